@@ -1,0 +1,75 @@
+"""What every model promises to the task that trains it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cvtrain.types import Prediction, Target
+
+
+class Model(nn.Module, ABC):
+    """A plain torch module with a loss and predictions; it knows no data set and no trainer.
+
+    A system implements ``forward`` (images to raw outputs), ``compute_loss`` and ``decode``. One
+    whose loss and predictions cannot share a forward overrides ``loss``, ``predict`` and
+    ``loss_and_predict`` instead. No method's return type depends on ``self.training``.
+
+    Images come as ``(B, C, H, W)`` in the file's dtype; the model casts and normalises them.
+    """
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Any:
+        """``(B, C, H, W)`` images -> raw outputs, whatever ``compute_loss`` and ``decode`` take."""
+
+    @abstractmethod
+    def compute_loss(self, outputs: Any, targets: list[Target]) -> dict[str, Tensor]:
+        """Loss terms by name, each a scalar, already weighted; the training loss is their sum.
+
+        Names that begin with ``num_`` are counts: detached, not part of the sum, added up over
+        an epoch and reported.
+        """
+
+    @abstractmethod
+    def decode(self, outputs: Any) -> list[Prediction]:
+        """Raw outputs -> one prediction an image, in network pixels."""
+
+    def loss(self, images: Tensor, targets: list[Target]) -> dict[str, Tensor]:
+        """Loss terms on a batch, with gradient."""
+        return self.compute_loss(self(images), targets)
+
+    def predict(self, images: Tensor) -> list[Prediction]:
+        """Predictions on a batch, in eval mode and without gradient; the mode is restored."""
+        with evaluating(self):
+            return self.decode(self(images))
+
+    def loss_and_predict(
+        self, images: Tensor, targets: list[Target]
+    ) -> tuple[dict[str, Tensor], list[Prediction]]:
+        """Validation: both from one forward, in eval mode and without gradient."""
+        with evaluating(self):
+            outputs = self(images)
+            return self.compute_loss(outputs, targets), self.decode(outputs)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradient inside; every submodule's own mode is restored after."""
+    modes = [(m, m.training) for m in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for m, mode in modes:
+            m.training = mode
+
+
+def total_loss(terms: dict[str, Tensor]) -> Tensor:
+    """The sum of the loss terms, counts (``num_...``) left out."""
+    return torch.stack([v for k, v in terms.items() if not k.startswith("num_")]).sum()

@@ -1,0 +1,190 @@
+"""The nouns every part of cvtrain shares: Target, Prediction, ImageInfo, Batch.
+
+Conventions, stated once
+------------------------
+- Images: ``(B, C, H, W)`` in the file's dtype (nearly always uint8), RGB, upright. Models cast and
+  normalise them with buffers of their own.
+- Boxes: xyxy, absolute pixels, float32 ``(N, 4)``, N may be 0; x to the right, y down; a box that
+  covers the whole image is ``[0, 0, W, H]``.
+- Labels: int64 in ``0..K-1``; ``K = num_classes`` never counts a background class.
+- Semantic masks: int64 ``(H, W)``, ``IGNORE_INDEX`` (255) is void for losses and metrics alike.
+- Instance masks: bool ``(N, H, W)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IGNORE_INDEX = 255
+"""The value of void pixels in semantic masks."""
+
+TASKS = (
+    "classification",
+    "localization",
+    "detection",
+    "semantic_segmentation",
+    "instance_segmentation",
+)
+
+
+class _TensorFields:
+    """Moves the tensor fields of a dataclass together; everything else is kept as it is."""
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Any:
+        changed = {
+            field.name: function(value)
+            for field in fields(self)  # type: ignore[arg-type]
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **changed)  # type: ignore[type-var]
+
+    def to(self, device: Any, non_blocking: bool = False) -> Any:
+        return self._map(lambda t: t.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Any:
+        return self._map(lambda t: t.pin_memory())
+
+    def cpu(self) -> Any:
+        return self.to("cpu")
+
+
+@dataclass
+class Target(_TensorFields):
+    """The ground truth of one image; the task decides which fields are there.
+
+    Attributes:
+        boxes: float32 ``(N, 4)`` xyxy pixels.
+        labels: int64 ``(N,)``, one a box.
+        ignore: bool ``(N,)``: crowd regions and "difficult" objects. Neither loss nor metric
+            counts them as objects; metrics do not count a match with them as a mistake.
+        areas: float64 ``(N,)`` square pixels, as the data set gives them (COCO: of the segment).
+        label: int64 ``()``, the class of the image (classification, localization).
+        mask: int64 ``(H, W)``, semantic classes.
+        masks: bool ``(N, H, W)``, one a box.
+    """
+
+    boxes: Tensor | None = None
+    labels: Tensor | None = None
+    ignore: Tensor | None = None
+    areas: Tensor | None = None
+    label: Tensor | None = None
+    mask: Tensor | None = None
+    masks: Tensor | None = None
+
+
+@dataclass
+class Prediction(_TensorFields):
+    """What a model says of one image; pixels are those of the image it was given.
+
+    Attributes:
+        boxes: float32 ``(N, 4)`` xyxy pixels, inside the image.
+        scores: float32 ``(N,)`` in 0..1, highest first.
+        labels: int64 ``(N,)``.
+        probs: float32 ``(K,)``, class probabilities of the image (classification, localization).
+        mask: int64 ``(H, W)``, the semantic class of each pixel.
+        masks: bool ``(N, H, W)``, one a box.
+    """
+
+    boxes: Tensor | None = None
+    scores: Tensor | None = None
+    labels: Tensor | None = None
+    probs: Tensor | None = None
+    mask: Tensor | None = None
+    masks: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the original image lies in the network's input: ``x_net = x * scale_x + shift_x``.
+
+    Attributes:
+        scale_x, scale_y: network pixels per original pixel.
+        shift_x, shift_y: network pixels (the letterbox border).
+        height, width: original size in pixels.
+    """
+
+    scale_x: float
+    scale_y: float
+    shift_x: float
+    shift_y: float
+    height: int
+    width: int
+
+    def boxes_to_network(self, boxes: Tensor) -> Tensor:
+        """``(N, 4)`` xyxy in original pixels -> ``(N, 4)`` in network pixels."""
+        scale, shift = self._vectors(boxes)
+        return boxes * scale + shift
+
+    def boxes_to_original(self, boxes: Tensor) -> Tensor:
+        """``(N, 4)`` xyxy in network pixels -> ``(N, 4)`` in original pixels, clipped to the image."""
+        scale, shift = self._vectors(boxes)
+        limit = boxes.new_tensor([self.width, self.height, self.width, self.height])
+        return ((boxes - shift) / scale).clamp(min=0).minimum(limit)
+
+    def _vectors(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        scale = like.new_tensor([self.scale_x, self.scale_y, self.scale_x, self.scale_y])
+        shift = like.new_tensor([self.shift_x, self.shift_y, self.shift_x, self.shift_y])
+        return scale, shift
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """Which image a sample is, so that what is said of it can be written in the user's terms.
+
+    Attributes:
+        index: row in the split's table.
+        image_id: COCO's own id, otherwise the POSIX path below ``data.root``.
+        file_name: POSIX path below ``data.root`` (below ``source`` in predict).
+        height, width: pixels of the upright original.
+        placement: how it was put into the network's input; None where a random warp was drawn.
+    """
+
+    index: int
+    image_id: int | str
+    file_name: str
+    height: int
+    width: int
+    placement: Placement | None = None
+
+
+@dataclass
+class Batch:
+    """What a data loader yields.
+
+    Attributes:
+        images: ``(B, C, H, W)`` in the file's dtype.
+        targets: B targets in network pixels, for the loss.
+        infos: B image infos.
+        truths: B targets in original pixels, for the metric; None in training.
+    """
+
+    images: Tensor
+    targets: list[Target]
+    infos: list[ImageInfo]
+    truths: list[Target] | None = None
+
+    def to(self, device: Any, non_blocking: bool = False) -> Batch:
+        """Images and targets move; truths stay where the metric wants them, on the CPU."""
+        images = self.images.to(device, non_blocking=non_blocking)
+        targets = [t.to(device, non_blocking=non_blocking) for t in self.targets]
+        return replace(self, images=images, targets=targets)
+
+    def pin_memory(self) -> Batch:
+        return replace(
+            self,
+            images=self.images.pin_memory(),
+            targets=[t.pin_memory() for t in self.targets],
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def empty_boxes(device: torch.device | None = None) -> Tensor:
+    """float32 ``(0, 4)``: no objects."""
+    return torch.zeros((0, 4), dtype=torch.float32, device=device)
