@@ -1,0 +1,1 @@
+"""Readers, one per on-disk format; each fills the packed table of ``cvtrain.data.table``."""

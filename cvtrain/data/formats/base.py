@@ -1,0 +1,214 @@
+"""What every reader of an on-disk format is, and the problems readers report.
+
+A reader judges annotation *text*: is it well-formed, does it name classes and images that exist.
+What needs an image opened or a box measured is the gate's (``cvtrain/data/gate.py``): boxes leave a
+reader exactly as written.
+
+``CODES`` says of each code: its severity, what dropping it removes, and what to do. With
+``on_bad=fix`` and ``on_bad=drop`` alike, what ``rejects`` names is removed, and a problem that
+rejects nothing is taken as its ``fix`` says; a problem whose code is not ``curable`` stops the run
+whatever ``on_bad`` says.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+from cvtrain.data.formats.files import data_root, shorten
+from cvtrain.data.table import Problem, Split
+from cvtrain.errors import DataError
+
+SPLITS: dict[str, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+"""Split -> the folder and file names it goes by; the first that is there is read."""
+
+
+@dataclass(frozen=True)
+class Code:
+    """The kind of a problem.
+
+    Attributes:
+        severity: ``error`` or ``note``.
+        rejects: what dropping removes: ``image``, ``annotation`` or ``nothing``.
+        fix: one line: what the user does, and what ``on_bad=fix`` does.
+        curable: False: no ``on_bad`` helps, there is nothing to go on with.
+    """
+
+    severity: str
+    rejects: str
+    fix: str
+    curable: bool = True
+
+
+CODES: dict[str, Code] = {
+    # Files that cannot be read as what they are.
+    "json-malformed": Code("error", "nothing", "write the file again as COCO JSON", False),
+    "yaml-malformed": Code("error", "nothing", "correct the YAML file", False),
+    "list-malformed": Code("error", "nothing", "write the file again as UTF-8 text", False),
+    "xml-malformed": Code("error", "image", "correct the XML; on_bad=fix|drop drops the image"),
+    "xml-entities": Code(
+        "error", "image", "remove DTD and entities; on_bad=fix|drop leaves the image out"
+    ),
+    "label-malformed": Code(
+        "error", "image", "write the label file again; on_bad=fix|drop leaves the image out"
+    ),
+    # Records inside them.
+    "line-malformed": Code(
+        "error", "annotation", "correct the line; on_bad=fix|drop leaves it out"
+    ),
+    "record-malformed": Code(
+        "error", "image", "correct the image's record; on_bad=fix|drop leaves the image out"
+    ),
+    "annotation-malformed": Code(
+        "error", "annotation", "correct the annotation; on_bad=fix|drop leaves it out"
+    ),
+    "segment-malformed": Code(
+        "error", "annotation", "correct the segmentation; on_bad=fix|drop leaves the annotation out"
+    ),
+    "segment-degenerate": Code(
+        "note", "nothing", "a ring of fewer than 3 points covers no pixel and is left out"
+    ),
+    # Classes.
+    "class-unknown": Code(
+        "error", "annotation", "add the class to the table; on_bad=fix|drop leaves these out"
+    ),
+    "class-duplicate": Code(
+        "error", "nothing", "name each class once; on_bad=fix|drop takes them as one class"
+    ),
+    "classes-differ": Code(
+        "error", "nothing", "give all splits the same classes; on_bad=fix|drop takes the union"
+    ),
+    # Things given twice.
+    "duplicate-image-id": Code(
+        "error", "image", "number the images anew; on_bad=fix|drop leaves out all that share the id"
+    ),
+    "duplicate-annotation-id": Code(
+        "error", "nothing", "number the annotations anew; on_bad=fix|drop keeps them all"
+    ),
+    "duplicate-annotation": Code(
+        "error", "annotation", "delete the copy; on_bad=fix|drop leaves it out"
+    ),
+    "duplicate-file": Code(
+        "error", "nothing", "name each image once; on_bad=fix|drop reads it once, with all objects"
+    ),
+    # Halves of pairs.
+    "image-missing": Code(
+        "error", "image", "restore the image; on_bad=fix|drop leaves it out with its annotations"
+    ),
+    "image-ambiguous": Code(
+        "error", "image", "keep one image of that name; on_bad=fix|drop leaves this one out"
+    ),
+    "image-unknown": Code(
+        "error", "annotation", "add the image to the JSON; on_bad=fix|drop leaves this out"
+    ),
+    "annotation-missing": Code(
+        "error", "image", "add the file or unlist the image; on_bad=fix|drop leaves it out"
+    ),
+    "label-without-image": Code(
+        "error", "annotation", "restore the image or delete the file; on_bad=fix|drop ignores it"
+    ),
+    "mask-missing": Code(
+        "error", "image", "add the mask or delete the image; on_bad=fix|drop leaves the image out"
+    ),
+    "mask-without-image": Code(
+        "error", "annotation", "restore the image or delete the mask; on_bad=fix|drop ignores it"
+    ),
+    "image-without-label": Code("note", "nothing", "read as an image without objects"),
+    "filename-differs": Code("note", "nothing", "the image of the XML file's own name is read"),
+    # Paths and splits.
+    "path-outside-root": Code(
+        "error", "image", "use paths below data.root (links are followed); on_bad=fix|drop skips it"
+    ),
+    "path-mended": Code("note", "nothing", "write the path relative to the data set's folder"),
+    "empty-split": Code("error", "nothing", "add images, or remove the split", False),
+}
+"""Every code a reader reports; the gate has its own beside them."""
+
+
+def problem(
+    code: str,
+    file: str,
+    message: str,
+    *,
+    where: str = "",
+    split: str = "",
+    image: int = -1,
+    annotation: int = -1,
+    rejects: str | None = None,
+) -> Problem:
+    """A ``Problem`` with severity, rejection and fix from ``CODES``."""
+    kind = CODES[code]
+    return Problem(
+        file=file,
+        where=where,
+        code=code,
+        severity=kind.severity,
+        message=shorten(message, 300),
+        fix=kind.fix,
+        split=split,
+        image=image,
+        annotation=annotation,
+        rejects=kind.rejects if rejects is None else rejects,
+    )
+
+
+class Reader(ABC):
+    """Reads one on-disk format into packed tables; never writes to the data set.
+
+    The constructor looks at the folder's layout only and raises ``DataError`` where it is missing
+    or not of this format. ``read`` never raises for bad content: that becomes a ``Problem``.
+
+    Attributes:
+        root: absolute path of the data set, links in it unresolved.
+    """
+
+    layout: str = ""
+    """What the format looks like on disk, one line, for messages."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = data_root(root)
+        self._done: dict[str, Split] = {}
+
+    @property
+    @abstractmethod
+    def kinds(self) -> frozenset[str]:
+        """What it annotates: of ``label``, ``boxes``, ``segments``, ``mask``."""
+
+    @abstractmethod
+    def splits(self) -> list[str]:
+        """The splits there are, of train, val, test, in this order."""
+
+    def read(self, split: str) -> Split:
+        """The packed table of a split and what could not be read; kept, so a second call is free.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        if split not in self.splits():
+            raise DataError(
+                f"no split {split!r} in {self.root}; there are: {', '.join(self.splits())}"
+            )
+        if split not in self._done:
+            self._done[split] = self._read(split)
+        return self._done[split]
+
+    @abstractmethod
+    def _read(self, split: str) -> Split:
+        """Reads a split that ``splits`` lists."""
+
+    @classmethod
+    def detect(cls, root: Path) -> str | None:
+        """One line on what of this format lies in ``root``, or None where it is something else."""
+        raise DataError(f"{cls.__name__} cannot recognise a folder; name the format instead")
+
+    def _first(self, split: str) -> bool:
+        """Whether what concerns the whole data set is reported with this split."""
+        return split == self.splits()[0]
+
+    def _not_this(self, why: str) -> DataError:
+        return DataError(f"{self.root}: {why}; expected {self.layout}")
