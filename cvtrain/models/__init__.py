@@ -1,0 +1,1 @@
+"""Models in plain torch: one system a file, built on a backbone."""

@@ -1,0 +1,70 @@
+"""A small darknet-style network for CPUs and demonstrations.
+
+Ours; after the 9-layer "fast" network of Redmon et al. 2015, arXiv 1506.02640, section 2.2, and the
+batch norm of YOLO9000 (Redmon & Farhadi 2016, arXiv 1612.08242): 3 x 3 convolutions, batch norm,
+leaky ReLU (0.1), channels doubled wherever the resolution halves. A strided convolution halves it
+instead of max pooling: that spares the convolutions at full resolution, most of such a network's
+time on a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from cvtrain.layers.conv import ConvBlock
+from cvtrain.models.backbones.base import Backbone
+from cvtrain.models.backbones.weights import load_weights
+
+
+class DarknetTiny(Backbone):
+    """Stages of 3 x 3 convolutions, the first of each with stride 2.
+
+    Maps: ``widths[i]`` channels at stride ``2 ** (i + 1)``.
+
+    Args:
+        widths: channels of each stage.
+        blocks: convolutions in each stage, at least 1.
+        in_channels: channels of the images.
+        weights: a file to start from.
+
+    Raises:
+        ValueError: ``widths`` and ``blocks`` differ in length, or a stage without a convolution.
+        UsageError, CheckpointError: ``weights`` cannot be taken.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (16, 32, 64, 128, 256),
+        blocks: Sequence[int] = (1, 1, 1, 1, 1),
+        in_channels: int = 3,
+        weights: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        if len(widths) != len(blocks) or not widths or min(blocks) < 1:
+            raise ValueError(
+                f"widths={list(widths)} blocks={list(blocks)}: one number each a stage, blocks >= 1"
+            )
+        self.in_channels = in_channels
+        self.stages = nn.ModuleList()
+        previous = in_channels
+        for width, count in zip(widths, blocks, strict=True):
+            first = ConvBlock(previous, width, stride=2)
+            self.stages.append(
+                nn.Sequential(first, *(ConvBlock(width, width) for _ in range(count - 1)))
+            )
+            previous = width
+        self.channels = list(widths)
+        self.strides = [2 ** (i + 1) for i in range(len(widths))]
+        self.num_features = previous
+        if weights is not None:
+            load_weights(self, weights)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps
