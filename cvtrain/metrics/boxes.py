@@ -11,9 +11,11 @@ def box_areas(boxes: np.ndarray) -> np.ndarray:
 
 
 def box_ious(boxes: np.ndarray, others: np.ndarray, crowd: np.ndarray | None = None) -> np.ndarray:
-    """``(N, 4)`` and ``(M, 4)`` xyxy -> ``(N, M)`` intersection over union, 0 where both are empty.
+    """Intersection over union, float64 ``(N, M)``; 0 where both boxes are empty.
 
     Args:
+        boxes: ``(N, 4)`` xyxy.
+        others: ``(M, 4)`` xyxy.
         crowd: bool ``(M,)``: for these the intersection is divided by the area of ``boxes`` alone,
             as COCO does for crowd regions.
     """

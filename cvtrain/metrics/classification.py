@@ -37,7 +37,7 @@ class ClassificationMetrics(Metrics):
     and torchmetrics take it); ``ece``, the expected calibration error over 15 bins of equal width
     (Guo et al. 2017, "On Calibration of Modern Neural Networks", arXiv 1706.04599, eq. 3).
 
-    ``details()`` has ``per_class`` (precision, recall, F1), ``notes``, ``confusion`` ``(K, K)``
+    ``details()`` has ``per_class`` (F1, precision, recall), ``notes``, ``confusion`` ``(K, K)``
     (rows truths, columns predictions) with ``confusion_labels``, and ``reliability``: ``edges``
     ``(16,)``, and ``count``, ``accuracy``, ``confidence`` ``(15,)``, NaN for empty bins.
     """
@@ -100,9 +100,9 @@ class ClassificationMetrics(Metrics):
                 "id": self.classes.ids[c],
                 "images": int(confusion[c].sum()),
                 "predictions": int(confusion[:, c].sum()),
+                "f1": float(f1[c]),
                 "precision": float(precision[c]),
                 "recall": float(recall[c]),
-                "f1": float(f1[c]),
             }
             for c, name in enumerate(self.classes.names)
         ]

@@ -46,7 +46,7 @@ def _add_image(
     ious = box_ious(data.boxes[dt], data.gt_boxes[objects])  # (D_i, objects)
     regions = data.gt_boxes[gt[ignored]]
     covered = box_ious(data.boxes[dt], regions, crowd=np.ones(len(regions), bool))
-    excused = (covered >= iou).any(axis=1)  # (D_i,)
+    excused: np.ndarray = np.any(covered >= iou, axis=1)  # (D_i,)
     free = np.ones(len(objects), bool)
     for row, label in enumerate(data.labels[dt]):
         candidates = np.where(free, ious[row], -1.0)

@@ -20,7 +20,13 @@ from cvtrain.types import ImageInfo, Prediction, Target
 
 @dataclass(frozen=True)
 class PackedBoxes:
-    """The predicted boxes of one image: float32 ``(N, 4)`` xyxy, float32 ``(N,)``, int32 ``(N,)``."""
+    """The predictions of one image.
+
+    Attributes:
+        boxes: float32 ``(N, 4)`` xyxy.
+        scores: float32 ``(N,)``.
+        labels: int32 ``(N,)``.
+    """
 
     boxes: np.ndarray
     scores: np.ndarray

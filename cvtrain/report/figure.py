@@ -1,0 +1,97 @@
+"""What all plots share: a figure without global state, safe text, colours, atomic PNGs.
+
+matplotlib's object interface with the Agg canvas alone: no pyplot, so no display, no backend
+switch for the user's own code, and nothing that outlives the file.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from matplotlib import font_manager, rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from cvtrain.report.results import replacing
+
+INK = "#1f2430"
+MUTED = "#6b7280"
+GRID = "#e5e7eb"
+# Told apart by eyes with colour deficiencies: Okabe and Ito 2008, the yellow left out on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A5195", "#8C564B")
+
+# Fonts that cover what DejaVu Sans lacks, by the names systems ship them under.
+_WIDE_FONTS = (
+    "Noto Sans CJK JP", "Noto Sans CJK SC", "Source Han Sans", "WenQuanYi Zen Hei", "Hiragino Sans",
+    "PingFang SC", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Noto Sans Devanagari",
+    "Noto Sans Thai", "Noto Emoji",
+)  # fmt: skip
+
+_STYLE: Any = {
+    "axes.edgecolor": MUTED,
+    "axes.grid": True,
+    "axes.labelcolor": INK,
+    "axes.prop_cycle": f"cycler('color', {list(COLOURS)!r})",
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.axisbelow": True,
+    "font.size": 9,
+    "grid.color": GRID,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "text.color": INK,
+    "text.parse_math": False,  # "$" in a class name is a dollar, not TeX
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+}
+
+
+@cache
+def _fonts() -> list[str]:
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in _WIDE_FONTS if name in installed)]
+
+
+@contextmanager
+def new_figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
+    """A figure of ``width`` x ``height`` inches, saved as PNG to ``path`` at the end.
+
+    Raises:
+        RunError: the file cannot be written; nothing is left behind then.
+    """
+    style = _STYLE | {"font.family": _fonts()}
+    with rc_context(style), warnings.catch_warnings():
+        # A class name in a script that no installed font has: its boxes say so themselves.
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from")
+        # Axes too small for their labels on extreme data: still better drawn than not.
+        warnings.filterwarnings("ignore", message="constrained_layout not applied")
+        figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+        with replacing(Path(path)) as partial:
+            figure.savefig(partial, format="png")
+
+
+def safe(text: str, limit: int = 28) -> str:
+    """Text that any font can be asked to draw: one line, no control characters, cut to ``limit``.
+
+    What is cut is cut from the middle: names of a set often share their beginning or their end.
+    """
+    text = "".join(" " if c.isspace() else c for c in text)
+    # Cs: half of a surrogate pair, from a file name that is no UTF-8; Cc: control characters.
+    text = "".join("\ufffd" if unicodedata.category(c) in ("Cs", "Cc") else c for c in text)
+    if len(text) <= limit:
+        return text
+    head = (limit - 1) * 2 // 3
+    return text[:head] + "\u2026" + text[len(text) - (limit - 1 - head) :]

@@ -1,0 +1,298 @@
+"""The PNG plots of a run. Each function writes one file and returns its path.
+
+``plot_curves`` (metrics.csv) and ``plot_labels`` (a table) live in files of their own and are
+offered here too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+
+from cvtrain.report.curves import plot_curves
+from cvtrain.report.figure import COLOURS, GRID, INK, MUTED, new_figure, safe
+from cvtrain.report.labels import plot_labels
+from cvtrain.types import ImageInfo, Prediction, Target
+
+__all__ = [
+    "plot_confusion",
+    "plot_curves",
+    "plot_details",
+    "plot_labels",
+    "plot_pr",
+    "plot_predictions",
+    "plot_reliability",
+]
+
+MAX_NAMED = 8
+"""Classes with a coloured curve of their own."""
+
+
+def plot_details(details: Mapping[str, Any], folder: str | Path) -> list[Path]:
+    """Draw whatever ``Metrics.details()`` holds that has a plot; returns the files.
+
+    ``pr_curves`` -> pr.png, ``confusion`` -> confusion.png, ``reliability`` -> reliability.png.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
+    plots = {
+        "pr_curves": ("pr.png", plot_pr),
+        "confusion": ("confusion.png", plot_confusion),
+        "reliability": ("reliability.png", plot_reliability),
+    }
+    folder = Path(folder)
+    return [draw(details, folder / name) for key, (name, draw) in plots.items() if key in details]
+
+
+def plot_pr(details: Mapping[str, Any], path: str | Path) -> Path:
+    """Precision over recall at IoU 0.5, a curve a class and their mean.
+
+    Up to 8 classes are named; of more, the three best and the three worst.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    curves = details["pr_curves"]
+    recall, precision = curves["recall"], curves["precision"]  # (R,), (K, R)
+    names = [row["name"] for row in details["per_class"]]
+    defined = np.flatnonzero(~np.isnan(precision).all(axis=1))
+    scores = precision.mean(axis=1)  # the AP of each class
+    ranked = defined[np.argsort(-scores[defined], kind="stable")]
+    few = len(ranked) <= MAX_NAMED
+    named = ranked if few else np.concatenate([ranked[:3], ranked[-3:]])
+    with new_figure(path, 8.2, 4.8) as figure:
+        ax = figure.subplots()
+        ax.set_title(f"Precision and recall at IoU {curves['iou']:g}")
+        ax.set_xlabel("recall")
+        ax.set_ylabel("precision")
+        ax.set_xlim(0, 1)
+        ax.set_ylim(0, 1.02)
+        if not len(ranked):
+            ax.text(0.5, 0.5, "no ground truth", ha="center", va="center", color=MUTED)
+            return Path(path)
+        for k in [] if few else ranked[3:-3]:
+            ax.plot(recall, precision[k], color=MUTED, linewidth=0.5, alpha=0.5)
+        if not few:
+            hidden = f"{len(ranked) - len(named)} other classes"
+            ax.plot([], [], color=MUTED, linewidth=0.5, label=hidden)
+        for n, k in enumerate(named):
+            label = f"{safe(names[k], 24)}  {scores[k]:.3f}"
+            ax.plot(recall, precision[k], color=COLOURS[n % len(COLOURS)], label=label)
+        if len(ranked) > 1:
+            mean = precision[defined].mean(axis=0)
+            label = f"mean of {len(ranked)} classes  {mean.mean():.3f}"
+            ax.plot(recall, mean, color=INK, linewidth=2.8, label=label)
+        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), title="class  AP50", fontsize=8)
+    return Path(path)
+
+
+def plot_confusion(details: Mapping[str, Any], path: str | Path) -> Path:
+    """The confusion matrix, each row (a true class) divided by its sum.
+
+    Cells carry numbers up to 20 classes; ticks shrink, and beyond 120 classes thin out.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    counts = np.asarray(details["confusion"], np.float64)  # (n, n)
+    names = [safe(name, 20) for name in details["confusion_labels"]]
+    n = len(names)
+    total = counts.sum(axis=1, keepdims=True)
+    share = np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)
+    side = float(np.clip(1.2 + 0.42 * n, 3.2, 15))
+    margin = 0.075 * max(len(name) for name in names)
+    tick_size = float(np.clip(72 * side / n * 0.62, 4.5, 9))
+    with new_figure(path, side + margin + 1.0, side + margin + 0.2) as figure:
+        ax = figure.subplots()
+        # Many classes carry no numbers: a root scale keeps a confusion of 1 % visible there.
+        norm = PowerNorm(1.0 if n <= 20 else 0.5, vmin=0, vmax=1)
+        image = ax.imshow(np.ma.masked_invalid(share), cmap="Blues", norm=norm)
+        ax.set_facecolor(GRID)  # a row without any truth
+        ax.grid(visible=False)
+        every = math.ceil(n / 120)
+        ticks = np.arange(0, n, every)
+        labels = [names[t] for t in ticks]
+        ax.set_xticks(ticks, labels, rotation=90, fontsize=tick_size)
+        ax.set_yticks(ticks, labels, fontsize=tick_size)
+        ax.tick_params(length=0)
+        ax.set_xlabel("predicted")
+        ax.set_ylabel("true")
+        ax.set_title(_confusion_title(details))
+        if n <= 20:
+            _write_cells(ax, share)
+        bar = figure.colorbar(image, ax=ax, fraction=0.046, pad=0.02)
+        bar.set_label("share of the true class")
+        bar.outline.set_visible(False)  # type: ignore[operator]
+    return Path(path)
+
+
+def _confusion_title(details: Mapping[str, Any]) -> str:
+    at = details.get("confusion_thresholds")
+    return f"Confusion (score {at['score']:g}, IoU {at['iou']:g})" if at else "Confusion"
+
+
+def _write_cells(ax: Axes, share: np.ndarray) -> None:
+    for row, column in zip(*np.nonzero(np.nan_to_num(share) >= 0.005), strict=True):
+        value = share[row, column]
+        colour = "white" if value > 0.55 else INK
+        text = f"{value:.2f}".replace("0.", ".") if value < 0.995 else "1"
+        ax.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+
+
+def plot_reliability(details: Mapping[str, Any], path: str | Path) -> Path:
+    """Accuracy over confidence in 15 bins, and how many images fall into each.
+
+    Guo et al. 2017, arXiv 1706.04599, figure 1. Bars below the diagonal: too sure of itself.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    bins = details["reliability"]
+    edges, count = np.asarray(bins["edges"]), np.asarray(bins["count"])
+    accuracy, confidence = np.asarray(bins["accuracy"]), np.asarray(bins["confidence"])
+    width = np.diff(edges)
+    filled = count > 0
+    gap = np.nansum(count * np.abs(accuracy - confidence)) / max(1, count.sum())
+    with new_figure(path, 5.6, 6.0) as figure:
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        upper.set_title(f"Calibration: expected error {gap:.3f}")
+        upper.bar(
+            edges[:-1][filled], accuracy[filled], width[filled], align="edge",
+            color=COLOURS[4], edgecolor="white", label="accuracy in the bin",
+        )  # fmt: skip
+        upper.plot([0, 1], [0, 1], color=MUTED, linestyle="--", linewidth=1, label="perfect")
+        upper.plot(
+            confidence[filled], accuracy[filled], color=COLOURS[0], marker="o", markersize=4,
+            linewidth=1, label="mean confidence",
+        )  # fmt: skip
+        upper.set_ylabel("accuracy")
+        upper.set_ylim(0, 1.02)
+        upper.legend(loc="upper left", bbox_to_anchor=(0.0, -0.02), ncols=3, fontsize=8)
+        lower.bar(edges[:-1], count, width, align="edge", color=COLOURS[0], edgecolor="white")
+        lower.set_xlim(0, 1)
+        lower.set_xlabel("confidence")
+        lower.set_ylabel("images")
+    return Path(path)
+
+
+def plot_predictions(
+    images: Sequence[np.ndarray],
+    predictions: Sequence[Prediction],
+    truths: Sequence[Target],
+    names: Sequence[str],
+    path: str | Path,
+    *,
+    infos: Sequence[ImageInfo] | None = None,
+    score_threshold: float = 0.25,
+) -> Path:
+    """Ground truth and prediction side by side, a pair an image.
+
+    Args:
+        images: uint8 ``(H, W, 3)`` RGB originals.
+        predictions: one an image, in its pixels.
+        truths: one an image, in its pixels.
+        names: K class names.
+        path: the PNG to write.
+        infos: for captions with the file names.
+        score_threshold: predicted boxes below it are not drawn.
+
+    Raises:
+        RunError: the file cannot be written.
+        ValueError: no image, or lists of different lengths.
+    """
+    if not len(images) == len(predictions) == len(truths) or not len(images):
+        raise ValueError(
+            f"{len(images)} images, {len(predictions)} predictions, {len(truths)} truths"
+        )
+    pairs = 1 if len(images) == 1 else 2  # pairs a row
+    rows = math.ceil(len(images) / pairs)
+    shape = float(np.median([image.shape[0] / image.shape[1] for image in images]))
+    cell = 3.3
+    height = rows * (cell * float(np.clip(shape, 0.4, 1.8)) + 0.45)
+    with new_figure(path, 2 * pairs * cell, height) as figure:
+        axes = figure.subplots(rows, 2 * pairs, squeeze=False).reshape(-1, 2)  # a pair a row
+        for pair in axes:
+            for ax in pair:
+                ax.set_axis_off()
+        for n, (image, prediction, truth) in enumerate(
+            zip(images, predictions, truths, strict=True)
+        ):
+            title = safe(Path(infos[n].file_name).name, 34) if infos is not None else f"image {n}"
+            _show_truth(axes[n, 0], image, truth, names, title)
+            _show_prediction(axes[n, 1], image, prediction, truth, names, score_threshold)
+    return Path(path)
+
+
+def _show_truth(
+    ax: Axes, image: np.ndarray, truth: Target, names: Sequence[str], title: str
+) -> None:
+    shown = image
+    if truth.boxes is not None and truth.labels is not None:
+        labels = np.asarray(truth.labels)
+        ignore = np.zeros(len(labels), bool) if truth.ignore is None else np.asarray(truth.ignore)
+        # Ignored objects carry names of their own, K places further on.
+        both = [*names, *(f"{name} (ignored)" for name in names)]
+        shown = _drawn(shown, truth, labels + len(names) * ignore, both, None, truth.masks)
+    elif truth.mask is not None:
+        shown = _drawn(shown, truth, None, names, None, None)
+    ax.imshow(shown)
+    what = "truth" if truth.label is None else f"truth: {safe(names[int(truth.label)], 20)}"
+    ax.set_title(f"{title}\n{what}", fontsize=8, weight="normal")
+
+
+def _show_prediction(
+    ax: Axes,
+    image: np.ndarray,
+    prediction: Prediction,
+    truth: Target,
+    names: Sequence[str],
+    threshold: float,
+) -> None:
+    shown, what, colour = image, "prediction", INK
+    if prediction.boxes is not None and prediction.labels is not None:
+        labels = np.asarray(prediction.labels)
+        scores = (
+            np.ones(len(labels)) if prediction.scores is None else np.asarray(prediction.scores)
+        )
+        keep = scores >= threshold
+        masks = None if prediction.masks is None else prediction.masks[keep]
+        kept = Prediction(boxes=prediction.boxes[keep])
+        shown = _drawn(shown, kept, labels[keep], names, scores[keep], masks)
+        what = f"prediction: {int(keep.sum())} of score {threshold:g} or more"
+    elif prediction.mask is not None:
+        shown = _drawn(shown, prediction, None, names, None, None)
+    if prediction.probs is not None:
+        best = int(prediction.probs.argmax())
+        what = f"prediction: {safe(names[best], 20)} {float(prediction.probs[best]):.2f}"
+        if truth.label is not None:
+            colour = COLOURS[2] if best == int(truth.label) else COLOURS[1]
+    ax.imshow(shown)
+    ax.set_title(f"\n{what}", fontsize=8, weight="normal", color=colour)
+
+
+def _drawn(
+    image: np.ndarray,
+    what: Target | Prediction,
+    labels: np.ndarray | None,
+    names: Sequence[str],
+    scores: np.ndarray | None,
+    masks: Any,
+) -> np.ndarray:
+    from cvtrain.report.draw import draw
+
+    return draw(
+        image,
+        np.zeros((0, 4)) if what.boxes is None else np.asarray(what.boxes),
+        np.zeros(0, np.int64) if labels is None else labels,
+        list(names),
+        scores=scores,
+        masks=None if masks is None else np.asarray(masks),
+        mask=None if what.mask is None else np.asarray(what.mask),
+    )
