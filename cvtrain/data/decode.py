@@ -1,0 +1,166 @@
+"""Image files to arrays: upright, RGB, in the file's own bit depth, each decoded once.
+
+OpenCV decodes JPEG, PNG, WebP, BMP, GIF (first frame), JPEG 2000 and PNM; Pillow the rest, and what
+OpenCV gets wrong: AVIF (no EXIF turn), TIFF with an alpha channel (premultiplied), 32-bit TIFF.
+An alpha channel is dropped, not composited: hidden pixels keep the colour that the file gives them.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+from cvtrain.errors import DataError
+
+MAX_PIXELS = 178_956_970
+"""More pixels than this is taken for a decompression bomb (Pillow's own limit, 2 x 89 478 485)."""
+
+IMAGE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .png .webp .bmp .gif .tif .tiff .jp2 .pgm .ppm .pnm .avif".split()
+)
+"""Extensions, lower case, of the files that a folder or a glob is searched for."""
+
+_ALPHA_OR_32_BIT = frozenset({"RGBA", "LA", "PA", "RGBa", "La", "I", "F"})
+_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def single_threaded() -> None:
+    """OpenCV without threads of its own: a pool does not survive fork and fights the loader's workers.
+
+    Also silences its log: a file that cannot be read becomes a ``DataError`` here.
+    """
+    cv2.setNumThreads(0)
+    cv2.setLogLevel(0)
+
+
+def decode(path: str | Path, channels: int = 3) -> np.ndarray:
+    """Reads one image file.
+
+    Args:
+        path: the file; any name the file system allows.
+        channels: 3 gives RGB whatever the file's mode (gray, palette, CMYK, RGBA); 1 gives gray;
+            any other N the file's own N channels (RGBA for 4; a TIFF of N pages counts as N).
+
+    Returns:
+        ``(H, W, channels)``, uint8, or uint16 (float32) where the file holds that, EXIF applied.
+
+    Raises:
+        DataError: the file is missing, empty, no image, or not of N channels.
+    """
+    try:
+        raw = np.fromfile(path, np.uint8)
+    except OSError as e:
+        raise DataError(f"{path}: {e.strerror or e}; restore the file, or run `cvtrain check`") from e
+    if not raw.size:
+        raise DataError(f"{path}: the file is empty; restore it or set data.on_bad=drop")
+    return decode_bytes(raw, str(path), channels)
+
+
+def decode_bytes(raw: np.ndarray, name: str, channels: int = 3) -> np.ndarray:
+    """``decode`` for the file's bytes (uint8 ``(n,)``); ``name`` is for the error message."""
+    image = None if _needs_pillow(raw) else _opencv(raw, channels)
+    if image is None:
+        image = _pillow(raw, name, channels)
+    if image.shape[2] != channels:
+        raise DataError(
+            f"{name}: has {image.shape[2]} channels, data.channels={channels}; "
+            f"use data.channels={image.shape[2]} or 3 (RGB)"
+        )
+    return image
+
+
+def header_pixels(raw: np.ndarray, name: str) -> int:
+    """Width times height as the file's header claims; reads no pixels.
+
+    Raises:
+        DataError: Pillow does not know the format.
+    """
+    try:
+        with Image.open(io.BytesIO(raw)) as image:
+            return int(image.width) * int(image.height)
+    except Image.DecompressionBombError:
+        return MAX_PIXELS + 1
+    except (OSError, ValueError, SyntaxError) as e:
+        raise DataError(f"{name}: not an image ({_short(e)})") from e
+
+
+def _needs_pillow(raw: np.ndarray) -> bool:
+    head = raw[:12].tobytes()
+    if head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis", b"mif1"):
+        return True
+    if head[:4] not in _TIFF_MAGIC:
+        return False
+    try:
+        with Image.open(io.BytesIO(raw)) as image:
+            return image.mode in _ALPHA_OR_32_BIT
+    except (OSError, ValueError, SyntaxError):
+        return False  # Pillow cannot read 16-bit RGB TIFF; OpenCV can
+
+
+def _opencv(raw: np.ndarray, channels: int) -> np.ndarray | None:
+    """None: OpenCV does not read this file."""
+    flags = {3: cv2.IMREAD_COLOR_RGB, 1: cv2.IMREAD_GRAYSCALE}.get(channels)
+    try:
+        if flags is not None:
+            image = cv2.imdecode(raw, flags | cv2.IMREAD_ANYDEPTH)
+            return None if image is None else image.reshape(*image.shape[:2], channels)
+        image = cv2.imdecode(raw, cv2.IMREAD_UNCHANGED)
+        if image is None:
+            return None
+        image = image.reshape(*image.shape[:2], -1)  # (H, W) -> (H, W, 1)
+        if image.shape[2] != channels:
+            read, pages = cv2.imdecodemulti(raw, cv2.IMREAD_UNCHANGED)
+            if read and len(pages) == channels and len({p.shape for p in pages}) == 1:
+                return np.ascontiguousarray(np.dstack(pages))  # N x (H, W) -> (H, W, N)
+        if image.shape[2] in (3, 4):
+            code = cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
+            image = cv2.cvtColor(image, code)
+        return _turn(image, raw)
+    except cv2.error:
+        return None
+
+
+def _turn(image: np.ndarray, raw: np.ndarray) -> np.ndarray:
+    """Applies the EXIF orientation, which OpenCV leaves out where it keeps a file unchanged."""
+    try:
+        with Image.open(io.BytesIO(raw)) as opened:
+            orientation = opened.getexif().get(0x0112, 1)
+    except (OSError, ValueError, SyntaxError):
+        return image  # a format without EXIF that only OpenCV reads
+    if orientation in (5, 6, 7, 8):
+        image = image.transpose(1, 0, 2)  # (H, W, C) -> (W, H, C)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)
+
+
+def _pillow(raw: np.ndarray, name: str, channels: int) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(raw)) as opened:
+            image = ImageOps.exif_transpose(opened)
+            if image.mode in ("I", "F", "I;16", "I;16B", "I;16L"):
+                array = _deep(np.asarray(image))[:, :, None]  # (H, W) -> (H, W, 1)
+                return np.repeat(array, channels, axis=2) if channels in (1, 3) else array
+            if channels in (1, 3):
+                image = image.convert("RGB" if channels == 3 else "L")
+            array = np.asarray(image)
+    except Exception as e:  # Pillow's plugins raise every kind of error on broken files
+        raise DataError(f"{name}: not a readable image ({_short(e)}); set data.on_bad=drop") from e
+    return np.ascontiguousarray(array.reshape(*array.shape[:2], -1))  # (H, W) -> (H, W, 1)
+
+
+def _deep(array: np.ndarray) -> np.ndarray:
+    """Integers that fit become uint16, everything else float32."""
+    if array.dtype.kind in "iu" and array.size and array.min() >= 0 and array.max() <= 65535:
+        return array.astype(np.uint16)
+    return array.astype(np.float32)
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__

@@ -1,0 +1,115 @@
+"""Segments as the table stores them (JSON polygons or COCO RLE) to masks, and back.
+
+Masks are rasterised by pycocotools, as COCO's own evaluation does, so that areas and IoU agree
+with it to the pixel.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco
+
+from cvtrain.data.table import CROWD, Blobs, Classes, Table
+from cvtrain.errors import DataError
+from cvtrain.types import IGNORE_INDEX
+
+BACKGROUND = "background"
+"""The class that semantic masks made from segments have where no object is."""
+
+
+def to_rle(segment: bytes, height: int, width: int) -> dict[str, Any]:
+    """One stored segment -> compressed COCO RLE ``{"size": [h, w], "counts": bytes}``.
+
+    Several polygons of one object are joined; an empty segment gives an empty mask.
+
+    Raises:
+        DataError: an RLE of another size than the image, or something else than polygons or RLE.
+    """
+    value = json.loads(segment) if segment else []
+    if isinstance(value, dict):
+        size, counts = [int(v) for v in value["size"]], value["counts"]
+        if size != [height, width]:
+            raise DataError(f"RLE of size {size} in an image of {[height, width]}; correct it")
+        if isinstance(counts, list):
+            rle = coco.frPyObjects({"size": size, "counts": counts}, height, width)
+        else:
+            rle = {"size": size, "counts": counts.encode() if isinstance(counts, str) else counts}
+        return dict(rle)
+    rings = [ring for ring in value if len(ring) >= 6]
+    if not rings:
+        return to_rle_mask(np.zeros((height, width), np.uint8))
+    return dict(coco.merge(coco.frPyObjects(rings, height, width)))
+
+
+def to_mask(segment: bytes, height: int, width: int) -> np.ndarray:
+    """One stored segment -> uint8 ``(height, width)`` of 0 and 1."""
+    return np.ascontiguousarray(coco.decode(to_rle(segment, height, width)))
+
+
+def to_masks(segments: Blobs, rows: slice, height: int, width: int) -> np.ndarray:
+    """The segments of these rows -> uint8 ``(N, height, width)`` of 0 and 1."""
+    count = rows.stop - rows.start
+    if not count:
+        return np.zeros((0, height, width), np.uint8)
+    rles = [to_rle(segments[i], height, width) for i in range(rows.start, rows.stop)]
+    return np.ascontiguousarray(coco.decode(rles).transpose(2, 0, 1))  # (H, W, N) -> (N, H, W)
+
+
+def to_rle_mask(mask: np.ndarray) -> dict[str, Any]:
+    """``(H, W)`` of 0 and 1 (or bool) -> compressed COCO RLE, counts as bytes."""
+    return dict(coco.encode(np.asfortranarray(mask.astype(np.uint8, copy=False))))
+
+
+def from_mask(mask: np.ndarray) -> bytes:
+    """``(H, W)`` of 0 and 1 (or bool) -> a segment as the table stores it (RLE in JSON)."""
+    rle = to_rle_mask(mask)
+    size = [int(v) for v in rle["size"]]
+    return json.dumps({"size": size, "counts": rle["counts"].decode("ascii")}).encode("ascii")
+
+
+def mask_box(mask: np.ndarray) -> tuple[float, float, float, float]:
+    """The tight xyxy box around the non-zero pixels of ``(H, W)``; all zeros for an empty mask."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return 0.0, 0.0, 0.0, 0.0
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+
+
+def semantic_mask(table: Table, i: int) -> np.ndarray:
+    """The semantic mask of image i from its segments: uint8 ``(H, W)``.
+
+    Where no object is, it holds the class ``background`` (see ``semantic_table``); of two objects
+    at one pixel the smaller is on top; crowd regions are void.
+    """
+    height, width = (int(v) for v in table.sizes[i])
+    mask = np.full((height, width), table.classes.names.index(BACKGROUND), np.uint8)
+    rows = table.rows(i)
+    if table.segments is None or rows.start == rows.stop:
+        return mask
+    masks = to_masks(table.segments, rows, height, width)
+    order = np.argsort(-masks.sum(axis=(1, 2), dtype=np.int64), kind="stable")
+    for k in order:
+        row = rows.start + int(k)
+        value = IGNORE_INDEX if table.flags[row] & CROWD else int(table.labels[row])
+        mask[masks[k].astype(bool)] = value
+    return mask
+
+
+def semantic_table(table: Table) -> Table:
+    """A table of segments for semantic segmentation: ``background`` becomes class 0 if there is none.
+
+    Names and ids move up by one where the ids are the indices; ids of the data set's own stay, and
+    the background gets the largest unused id below them (COCO: 0).
+    """
+    names, ids = table.classes.names, table.classes.ids
+    if BACKGROUND in names:
+        return table
+    if ids == tuple(range(len(ids))):
+        ids = tuple(range(len(ids) + 1))
+    else:
+        ids = (min(ids) - 1, *ids)
+    return replace(table, classes=Classes((BACKGROUND, *names), ids), labels=table.labels + 1)
