@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from cvtrain.data.table import Classes
 from cvtrain.errors import RunError
@@ -187,6 +189,17 @@ class Metrics(ABC):
             )
         self._records[index] = record
         self._evaluated = None
+
+
+def as_array(tensor: Tensor | None, what: str, dtype: torch.dtype) -> np.ndarray:
+    """A copy on the CPU in ``dtype``: nothing of the batch it came from stays alive.
+
+    Raises:
+        ValueError: the tensor is None; ``what`` names it.
+    """
+    if tensor is None:
+        raise ValueError(f"{what} is None, but this metric needs it")
+    return tensor.detach().to("cpu", dtype, copy=True).numpy()
 
 
 def check_finite(values: np.ndarray, what: str, info: ImageInfo) -> None:

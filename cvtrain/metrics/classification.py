@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
-from cvtrain.metrics.base import Metrics, Record, check_finite, listed
+from cvtrain.metrics.base import Metrics, Record, as_array, check_finite, listed
 from cvtrain.types import ImageInfo, Prediction, Target
 
 ECE_BINS = 15
@@ -43,9 +44,7 @@ class ClassificationMetrics(Metrics):
     """
 
     def _pack_prediction(self, prediction: Prediction, info: ImageInfo) -> PackedClass:
-        if prediction.probs is None:
-            raise ValueError("Prediction.probs is None: classification metrics need it")
-        probs = np.array(prediction.probs.detach().cpu(), dtype=np.float32)
+        probs = as_array(prediction.probs, "Prediction.probs", torch.float32)
         if probs.shape != (len(self.classes),):
             raise ValueError(
                 f"{info.file_name}: probs of shape {probs.shape}, expected ({len(self.classes)},)"
@@ -57,7 +56,7 @@ class ClassificationMetrics(Metrics):
 
     def _pack_truth(self, truth: Target, info: ImageInfo) -> int:
         if truth.label is None:
-            raise ValueError("Target.label is None: classification metrics need it")
+            raise ValueError("Target.label is None, but this metric needs it")
         label = int(truth.label)
         if not 0 <= label < len(self.classes):
             raise ValueError(

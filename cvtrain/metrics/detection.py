@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+import torch
 
 from cvtrain.data.table import Classes
 from cvtrain.errors import UsageError
-from cvtrain.metrics.base import Metrics, Record, check_finite, listed
+from cvtrain.metrics.base import Metrics, Record, as_array, check_finite, listed
 from cvtrain.metrics.coco import BACKENDS, Detections, coco_evaluate, mean, truth_areas
 from cvtrain.metrics.confusion import IOU_THRESHOLD, SCORE_THRESHOLD, detection_confusion
 from cvtrain.metrics.voc import voc_evaluate
@@ -78,9 +78,9 @@ class DetectionMetrics(Metrics):
         self.backend = backend
 
     def _pack_prediction(self, prediction: Prediction, info: ImageInfo) -> PackedBoxes:
-        boxes = _array(prediction.boxes, "Prediction.boxes", np.float32).reshape(-1, 4)
-        scores = _array(prediction.scores, "Prediction.scores", np.float32)
-        labels = _array(prediction.labels, "Prediction.labels", np.int32)
+        boxes = as_array(prediction.boxes, "Prediction.boxes", torch.float32).reshape(-1, 4)
+        scores = as_array(prediction.scores, "Prediction.scores", torch.float32)
+        labels = as_array(prediction.labels, "Prediction.labels", torch.int32)
         if not len(boxes) == len(scores) == len(labels):
             raise ValueError(
                 f"{info.file_name}: {len(boxes)} boxes, {len(scores)} scores, {len(labels)} labels"
@@ -91,16 +91,20 @@ class DetectionMetrics(Metrics):
         return PackedBoxes(boxes, scores, labels)
 
     def _pack_truth(self, truth: Target, info: ImageInfo) -> PackedTruth:
-        boxes = _array(truth.boxes, "Target.boxes", np.float32).reshape(-1, 4)
-        labels = _array(truth.labels, "Target.labels", np.int32)
+        boxes = as_array(truth.boxes, "Target.boxes", torch.float32).reshape(-1, 4)
+        labels = as_array(truth.labels, "Target.labels", torch.int32)
         self._check_labels(labels, info)
-        ignore = (
-            np.zeros(len(boxes), bool)
-            if truth.ignore is None
-            else _array(truth.ignore, "Target.ignore", np.bool_)
-        )
-        given = None if truth.areas is None else _array(truth.areas, "Target.areas", np.float64)
-        areas = truth_areas(boxes.astype(np.float64), given)
+        ignore, areas = np.zeros(len(boxes), bool), None
+        if truth.ignore is not None:
+            ignore = as_array(truth.ignore, "Target.ignore", torch.bool)
+        if truth.areas is not None:
+            areas = as_array(truth.areas, "Target.areas", torch.float64)
+        areas = truth_areas(boxes.astype(np.float64), areas)
+        if not len(boxes) == len(labels) == len(ignore) == len(areas):
+            raise ValueError(
+                f"{info.file_name}: {len(boxes)} boxes, {len(labels)} labels, "
+                f"{len(ignore)} ignore, {len(areas)} areas"
+            )
         return PackedTruth(boxes, labels, ignore, areas)
 
     def _packed_entries(self, predicted: PackedBoxes, info: ImageInfo) -> Iterator[dict[str, Any]]:
@@ -215,13 +219,6 @@ def pack_detections(records: list[Record], num_classes: int) -> Detections:
         gt_ignore=join([a.ignore for a in annotated], np.bool_),
         gt_areas=join([a.areas for a in annotated], np.float64),
     )
-
-
-def _array(tensor: Tensor | None, what: str, dtype: Any) -> np.ndarray:
-    """A copy of its own: nothing of the batch it came from stays alive."""
-    if tensor is None:
-        raise ValueError(f"{what} is None: detection metrics need it")
-    return np.array(tensor.detach().cpu(), dtype=dtype)
 
 
 def _xywh_lists(boxes: np.ndarray) -> list[list[float]]:
