@@ -80,6 +80,16 @@ def pad_value(dtype: np.dtype) -> float:
     return float(PAD * (np.iinfo(dtype).max // 255))
 
 
+def widen(image: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The image in a wider type, full scale on full scale: 255 of 8 bits is 65535 of 16, 1.0 of 32."""
+    if image.dtype == dtype or image.dtype.kind not in "iu":
+        return image
+    white = np.iinfo(image.dtype).max
+    if dtype.kind == "f":
+        return image.astype(dtype) / dtype.type(white)
+    return image.astype(dtype) * dtype.type(np.iinfo(dtype).max // white)
+
+
 def put(
     image: np.ndarray, place: Box2Box, out_height: int, out_width: int, fill: float, nearest: bool
 ) -> np.ndarray:

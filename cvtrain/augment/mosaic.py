@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cvtrain.augment.geometry import Box2Box, fit, map_boxes, pad_value, put
+from cvtrain.augment.geometry import Box2Box, fit, map_boxes, pad_value, put, widen
 from cvtrain.augment.scene import Scene, box_areas
 from cvtrain.types import IGNORE_INDEX
 
@@ -35,7 +35,7 @@ def mosaic(
     than ``min_area`` square pixels, are dropped, with their masks.
     """
     first = scenes[0]
-    channels, dtype = first.image.shape[2], first.image.dtype
+    channels, dtype = first.image.shape[2], np.result_type(*(s.image.dtype for s in scenes))
     image = np.full((height, width, channels), pad_value(dtype), dtype)
     mask = None if first.mask is None else np.full((height, width), IGNORE_INDEX, np.uint8)
     cy = round(height * generator.uniform(0.3, 0.7))
@@ -51,7 +51,7 @@ def mosaic(
         # The image's inner corner touches the meeting point: (top, left) in quadrant pixels.
         place = Box2Box(h, w, (0 if right else x1 - x0 - w), (0 if below else y1 - y0 - h))
         tile = _tile(scene, place, (y0, x0, y1, x1), (height, width), min_visibility, min_area)
-        image[y0:y1, x0:x1] = tile.image
+        image[y0:y1, x0:x1] = widen(tile.image, dtype)
         if mask is not None:
             mask[y0:y1, x0:x1] = tile.mask
         parts.append(tile)

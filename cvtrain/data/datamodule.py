@@ -1,0 +1,325 @@
+"""The loaders of a run: from the config's ``data`` and ``augment`` to batches, for any trainer."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from cvtrain.augment.geometry import RESIZES
+from cvtrain.data.cache import RamCache
+from cvtrain.data.collate import Sample, collate
+from cvtrain.data.dataset import Augmentation, VisionDataset, input_size, start_worker
+from cvtrain.data.sampler import EpochSampler
+from cvtrain.data.segments import semantic_table
+from cvtrain.data.table import Classes, Table
+from cvtrain.errors import DataError, UsageError
+from cvtrain.types import IGNORE_INDEX, TASKS
+
+if TYPE_CHECKING:
+    from cvtrain.data.gate import GateReport
+
+MOST_WORKERS = 8
+"""``data.num_workers=null`` takes one process a core, but not more than this."""
+
+_TARGETS = {
+    "classification": (),
+    "localization": ("boxes",),
+    "detection": ("boxes",),
+    "semantic_segmentation": ("mask",),
+    "instance_segmentation": ("boxes", "masks"),
+}
+
+
+class DataModule(pl.LightningDataModule):
+    """Loaders over checked tables.
+
+    Training keeps a short last batch, unless it is of one image, which batch normalisation cannot
+    take; ranks are padded to equal numbers of batches by repeating the epoch's first samples.
+    Validation and test see every image once: rank r takes every world-th, nothing is repeated.
+    Run the trainer with ``use_distributed_sampler=False``.
+
+    Args:
+        tables: split -> table, as the gate left it.
+        task: one of ``TASKS``.
+        augment: the config's node, for the ``train`` split; None: no augmentation.
+        batch_size: images a step and rank.
+        image_size: the network's input, pixels: an int or [H, W].
+        resize: ``letterbox`` or ``stretch``.
+        num_workers: loader processes; None: one a core and rank, at most 8.
+        cache: ``none`` or ``ram``.
+        channels: of the images.
+        seed: of the run; all draws follow from it.
+        trust: packages that the augmentation's targets may come from.
+        progress: shows a bar while the cache fills.
+
+    Raises:
+        UsageError: a value that cannot be used.
+    """
+
+    def __init__(
+        self,
+        tables: Mapping[str, Table],
+        task: str,
+        augment: Mapping[str, Any] | None = None,
+        *,
+        batch_size: int = 16,
+        image_size: int | Sequence[int] = 448,
+        resize: str = "letterbox",
+        num_workers: int | None = None,
+        cache: str = "none",
+        channels: int = 3,
+        seed: int = 0,
+        trust: Sequence[str] = (),
+        progress: bool = False,
+    ) -> None:
+        super().__init__()
+        if task not in TASKS:
+            raise UsageError(f"task={task} is not known; choose one of {', '.join(TASKS)}")
+        if type(batch_size) is not int or batch_size < 1:
+            raise UsageError(f"data.batch_size={batch_size}: give a whole number, at least 1")
+        if num_workers is not None and (type(num_workers) is not int or num_workers < 0):
+            raise UsageError(f"data.num_workers={num_workers}: give null or a whole number")
+        if resize not in RESIZES:
+            raise UsageError(f"data.resize={resize}: choose one of {', '.join(RESIZES)}")
+        if cache not in ("none", "ram"):
+            raise UsageError(f"data.cache={cache}: choose none or ram")
+        self.height, self.width = input_size(image_size)
+        self.tables, self.task = _for_task(tables, task), task
+        self.batch_size, self.resize, self.channels = batch_size, resize, channels
+        self.workers, self.cache = num_workers, cache
+        self.seed, self.progress = seed, progress
+        self.augmentation = compile_augment(
+            augment, task, height=self.height, width=self.width, resize=resize, trust=trust
+        )
+        self._datasets: dict[tuple[str, bool], VisionDataset] = {}
+        self._caches: dict[str, RamCache] = {}
+
+    @property
+    def classes(self) -> Classes:
+        """Names and ids, the same in every split."""
+        return next(iter(self.tables.values())).classes
+
+    def table(self, split: str) -> Table:
+        """The table of a split.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        if split not in self.tables:
+            there = ", ".join(self.tables) or "none"
+            raise DataError(f"the data set has no {split} split; there are: {there}")
+        return self.tables[split]
+
+    def dataset(self, split: str, *, train: bool = False) -> VisionDataset:
+        """The samples of a split: augmented (``train``), or fitted with their truths."""
+        key = (split, train)
+        if key not in self._datasets:
+            dataset = VisionDataset(
+                self.table(split),
+                self.task,
+                height=self.height,
+                width=self.width,
+                resize=self.resize,
+                channels=self.channels,
+                augmentation=self.augmentation if train else None,
+                seed=self.seed,
+            )
+            if self.cache == "ram":
+                if split not in self._caches:
+                    self._caches[split] = self._fill(dataset)
+                dataset.cache = self._caches[split]
+            self._datasets[key] = dataset
+        return self._datasets[key]
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Augmented, shuffled batches of ``train``."""
+        return self.loader("train", train=True)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """Every image of ``val`` once, with truths."""
+        return self.loader("val")
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        """Every image of ``test`` once, with truths."""
+        return self.loader("test")
+
+    def loader(self, split: str, *, train: bool = False) -> DataLoader[Sample]:
+        """Batches of a split, for this rank of the trainer this module belongs to (or alone)."""
+        dataset = self.dataset(split, train=train)
+        rank, world, local = self._ranks()
+        sampler = EpochSampler(
+            len(dataset), seed=self.seed, rank=rank, world=world, shuffle=train, pad=train
+        )
+        # One image alone has no batch statistics; a set of one image is the user's own choice.
+        lone = train and self.batch_size > 1 and len(sampler) % self.batch_size == 1
+        workers = default_workers(local) if self.workers is None else self.workers
+        workers = min(workers, -(-len(sampler) // self.batch_size))
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            drop_last=lone and len(sampler) > 1,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=self._on_cuda(),
+            persistent_workers=workers > 0,
+            worker_init_fn=start_worker,
+            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+            generator=torch.Generator().manual_seed(self.seed),  # the workers' seeds draw from it
+        )
+
+    def _ranks(self) -> tuple[int, int, int]:
+        """Rank, world size, and ranks on this machine."""
+        if self.trainer is None:
+            return 0, 1, 1
+        return self.trainer.global_rank, self.trainer.world_size, self.trainer.num_devices
+
+    def _on_cuda(self) -> bool:
+        if self.trainer is None:
+            return torch.cuda.is_available()
+        return self.trainer.strategy.root_device.type == "cuda"
+
+    def _fill(self, dataset: VisionDataset) -> RamCache:
+        return RamCache(
+            dataset.load,
+            dataset.table.sizes,
+            self.channels,
+            copies=self._ranks()[2],
+            progress=self.progress and self._ranks()[0] == 0,
+        )
+
+
+def default_workers(ranks: int = 1) -> int:
+    """One a core that this process may use, shared among the machine's ranks, at most 8."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, min(cores // max(1, ranks), MOST_WORKERS))
+
+
+def compile_augment(
+    augment: Mapping[str, Any] | None,
+    task: str,
+    *,
+    height: int,
+    width: int,
+    resize: str,
+    trust: Sequence[str] = (),
+) -> Augmentation:
+    """The config's ``augment`` node, ready to run.
+
+    Raises:
+        UsageError: an unknown key, transform or argument; a transform or mosaic that this task
+            cannot use.
+    """
+    from cvtrain.augment.pipeline import Pipeline, build_transforms, check_augment
+    from cvtrain.instantiate import instantiate
+
+    node = check_augment(augment)
+    if node["mosaic"] and task in ("classification", "localization"):
+        raise UsageError(f"augment.mosaic={node['mosaic']}: a mosaic has no single class; set it 0")
+    transforms = build_transforms(node["transforms"], lambda n: instantiate(n, trust=trust))
+    pipeline = Pipeline(
+        transforms,
+        height=height,
+        width=width,
+        resize=resize,
+        targets=_TARGETS[task],
+        min_visibility=node["min_visibility"],
+        min_area=node["min_area"],
+        name=node["name"],
+    )
+    return Augmentation(pipeline, node["mosaic"], node["min_visibility"], node["min_area"])
+
+
+def _for_task(tables: Mapping[str, Table], task: str) -> dict[str, Table]:
+    """Tables with what the task needs: background for masks from segments, objects to localize."""
+    ready = {}
+    for split, table in tables.items():
+        if task == "semantic_segmentation":
+            if table.masks is None:
+                if table.segments is None and table.num_annotations:
+                    raise DataError("no masks and no segments here; use task=detection")
+                table = semantic_table(table)
+            if len(table.classes) > IGNORE_INDEX:
+                raise DataError(
+                    f"{len(table.classes)} classes; semantic masks hold at most {IGNORE_INDEX}"
+                )
+        if task == "localization":
+            table = table.take(np.flatnonzero(np.diff(table.starts) > 0))
+            if not len(table):
+                raise DataError(f"no image of {split} has an object to localize")
+        ready[split] = table
+    return ready
+
+
+def make_reader(data: Mapping[str, Any], trust: Sequence[str] = ()) -> Any:
+    """The reader of the config's ``data`` node; downloads first where ``data.download`` says so.
+
+    Raises:
+        UsageError, DataError: the reader does not take its arguments, or finds no data set.
+    """
+    from cvtrain.instantiate import instantiate
+
+    return instantiate(data["reader"], trust=trust)
+
+
+def build_datamodule(
+    cfg: Mapping[str, Any],
+    task: str,
+    *,
+    seed: int = 0,
+    trust: Sequence[str] = (),
+    splits: Sequence[str] | None = None,
+    progress: bool = True,
+) -> tuple[DataModule, GateReport]:
+    """Reads the data set, passes it through the gate, and makes the loaders.
+
+    Args:
+        cfg: the resolved config; ``data`` and ``augment`` are read.
+        task: one of ``TASKS``.
+        seed: of the run.
+        trust: packages that targets may come from.
+        splits: None: all there are.
+        progress: shows bars.
+
+    Raises:
+        DataError: the data set has errors and ``data.on_bad`` is ``error``, or cannot be used.
+        UsageError: a value in the config that cannot be used.
+    """
+    from cvtrain.data.gate import run_gate
+
+    data = cfg["data"]
+    report = run_gate(
+        make_reader(data, trust),
+        task,
+        on_bad=data["on_bad"],
+        val_fraction=data["val_fraction"],
+        seed=seed,
+        channels=data["channels"],
+        progress=progress,
+        splits=splits,
+    )
+    module = DataModule(
+        report.tables,
+        task,
+        cfg.get("augment"),
+        batch_size=data["batch_size"],
+        image_size=data["image_size"],
+        resize=data["resize"],
+        num_workers=data["num_workers"],
+        cache=data["cache"],
+        channels=data["channels"],
+        seed=seed,
+        trust=trust,
+        progress=progress,
+    )
+    return module, report

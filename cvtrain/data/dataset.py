@@ -1,0 +1,434 @@
+"""Rows of a table to samples: decode, pick the task's targets, augment, place.
+
+Every random draw for a sample comes from (seed, epoch, row): the mosaic's partners and each
+transform. So a sample is the same in any worker, on any rank and after any resume.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from cvtrain.augment.geometry import fit, map_boxes, pad_value, placement, put
+from cvtrain.augment.scene import Scene, box_areas
+from cvtrain.data.cache import RamCache
+from cvtrain.data.collate import LoaderBatch, Sample, collate
+from cvtrain.data.decode import (
+    IMAGE_SUFFIXES,
+    MAX_PIXELS,
+    decode,
+    decode_bytes,
+    header_pixels,
+    single_threaded,
+)
+from cvtrain.data.segments import semantic_mask, to_masks
+from cvtrain.data.table import CROWD, DIFFICULT, Table
+from cvtrain.errors import DataError, UsageError
+from cvtrain.types import IGNORE_INDEX, ImageInfo, Target
+
+if TYPE_CHECKING:
+    from cvtrain.augment.pipeline import Pipeline
+
+
+def input_size(image_size: int | Sequence[int]) -> tuple[int, int]:
+    """``data.image_size`` -> height, width in pixels.
+
+    Raises:
+        UsageError: neither a whole number nor two of them.
+    """
+    size = [image_size] * 2 if isinstance(image_size, int) else image_size
+    valid = isinstance(size, Sequence) and not isinstance(size, str) and len(size) == 2
+    if not valid or not all(type(v) is int and v > 0 for v in size):
+        raise UsageError(f"data.image_size={image_size}: give pixels, an int or [H, W]")
+    return size[0], size[1]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """A compiled ``augment`` node: the pipeline, and what it does before it.
+
+    Attributes:
+        pipeline: transforms, ending at the network's input.
+        mosaic: probability that a sample is made of four images.
+        min_visibility, min_area: which boxes a mosaic drops.
+    """
+
+    pipeline: Pipeline
+    mosaic: float = 0.0
+    min_visibility: float = 0.1
+    min_area: float = 1.0
+
+
+class VisionDataset(Dataset[Sample]):
+    """The samples of one split, for one task.
+
+    Keys are (epoch, row); a plain row means epoch 0. With an ``augmentation`` (training) images are
+    augmented and ``truth`` is None; without one they are letterboxed or stretched, and ``truth``
+    holds the annotations in pixels of the original.
+
+    The table's arrays are all that is held: no Python object per image or box, so that forked
+    workers share them.
+
+    Args:
+        table: checked by the gate.
+        task: decides which fields of ``Target`` are filled. Localization takes the largest object
+            that is not to be ignored; an augmentation that loses it is not applied.
+        height, width: the network's input, pixels.
+        resize: ``letterbox`` or ``stretch``.
+        channels: of the images.
+        augmentation: None for evaluation.
+        seed: of the run.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        task: str,
+        *,
+        height: int,
+        width: int,
+        resize: str = "letterbox",
+        channels: int = 3,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        single_threaded()
+        self.table, self.task = table, task
+        self.height, self.width, self.resize = height, width, resize
+        self.channels, self.seed = channels, seed
+        self.augmentation = augmentation
+        self.cache: RamCache | None = None
+        self._mask_values = _mask_values(table)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        epoch, row = key if isinstance(key, tuple) else (0, key)
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        scene = self.scene(row)
+        if self.augmentation is None:
+            return self._fitted(row, scene)
+        return self._augmented(epoch, row, scene, self.augmentation)
+
+    def image(self, row: int) -> np.ndarray:
+        """The upright original, ``(H, W, C)``; not to be written to.
+
+        Raises:
+            DataError: it cannot be read, or has another size than when the data were checked.
+        """
+        return self.load(row) if self.cache is None else self.cache[row]
+
+    def load(self, row: int) -> np.ndarray:
+        """``image`` from its file (or its drawer), past the cache."""
+        file = self.table.files[row]
+        if self.table.generator is not None:
+            return self.table.generator(file)  # type: ignore[operator]
+        image = decode(os.path.join(self.table.root, file), self.channels)
+        size = [int(v) for v in self.table.sizes[row]]
+        if size != list(image.shape[:2]):
+            raise DataError(
+                f"{file}: is {image.shape[0]} x {image.shape[1]} now, was {size[0]} x {size[1]} "
+                "when the data were checked; start again"
+            )
+        return image
+
+    def scene(self, row: int) -> Scene:
+        """The original with what the task is told of it."""
+        table, rows = self.table, self.table.rows(row)
+        image = self.image(row)
+        if self.task in ("classification", "semantic_segmentation"):
+            rows = slice(0, 0)
+        boxes = table.boxes[rows]
+        areas = table.areas[rows]
+        scene = Scene(
+            image=image,
+            boxes=boxes,
+            labels=table.labels[rows],
+            ignore=(table.flags[rows] & (CROWD | DIFFICULT)) != 0,
+            areas=np.where(np.isnan(areas), box_areas(boxes), areas),
+        )
+        if self.task == "semantic_segmentation":
+            scene.mask = self._mask(row)
+        if self.task == "instance_segmentation":
+            scene.masks = self._masks(row, rows, image.shape[0], image.shape[1])
+        return _largest(scene) if self.task == "localization" else scene
+
+    def _masks(self, row: int, rows: slice, height: int, width: int) -> np.ndarray:
+        segments = self.table.segments
+        if segments is None:
+            if rows.start == rows.stop:
+                return np.zeros((0, height, width), np.uint8)
+            raise DataError(f"{self.table.files[row]}: objects without segments; use task=detection")
+        return to_masks(segments, rows, height, width)
+
+    def _mask(self, row: int) -> np.ndarray:
+        """uint8 ``(H, W)`` classes, void where the file holds no class."""
+        if self.table.masks is None:
+            return semantic_mask(self.table, row)
+        path = os.path.join(self.table.root, self.table.masks[row])
+        return self._mask_values[decode_mask(path)]
+
+    def _fitted(self, row: int, scene: Scene) -> Sample:
+        height, width = scene.image.shape[:2]
+        place = fit(height, width, self.height, self.width, self.resize)
+        out = (self.height, self.width)
+        mask = scene.mask
+        if mask is not None:
+            mask = put(mask, place, *out, IGNORE_INDEX, nearest=True)
+        masks = scene.masks
+        if masks is not None:
+            fitted = [put(m, place, *out, 0, nearest=True) for m in masks]
+            masks = np.stack(fitted) if fitted else np.zeros((0, *out), np.uint8)
+        where = placement(place, height, width)
+        boxes = map_boxes(scene.boxes, place.matrix(height, width))
+        image = put(scene.image, place, *out, pad_value(scene.image.dtype), nearest=False)
+        areas = scene.areas * where.scale_x * where.scale_y
+        moved = Scene(image, boxes, scene.labels, scene.ignore, areas, mask, masks)
+        info = self._info(row, height, width, where)
+        return Sample(image, self._target(row, moved), info, self._target(row, scene))
+
+    def _augmented(
+        self, epoch: int, row: int, scene: Scene, augmentation: Augmentation
+    ) -> Sample:
+        generator = np.random.default_rng([self.seed, epoch, row])
+        height, width = scene.image.shape[:2]
+        if augmentation.mosaic > 0 and generator.random() < augmentation.mosaic:
+            scene = self._mosaic(scene, generator, augmentation)
+        moved = augmentation.pipeline(scene, generator)
+        if self.task == "localization" and not len(moved.boxes):
+            return self._plain(row, scene)
+        info = self._info(row, height, width, None)
+        return Sample(moved.image, self._target(row, moved), info)
+
+    def _plain(self, row: int, scene: Scene) -> Sample:
+        sample = self._fitted(row, scene)
+        return Sample(sample.image, sample.target, sample.info)
+
+    def _mosaic(
+        self, scene: Scene, generator: np.random.Generator, augmentation: Augmentation
+    ) -> Scene:
+        from cvtrain.augment.mosaic import mosaic
+
+        partners = [self.scene(int(r)) for r in generator.integers(0, len(self), 3)]
+        return mosaic(
+            [scene, *partners],
+            generator,
+            self.height,
+            self.width,
+            resize=self.resize,
+            min_visibility=augmentation.min_visibility,
+            min_area=augmentation.min_area,
+        )
+
+    def _info(self, row: int, height: int, width: int, where: Any) -> ImageInfo:
+        file = self.table.files[row]
+        return ImageInfo(row, self.table.image_id(row), file, height, width, where)
+
+    def _target(self, row: int, scene: Scene) -> Target:
+        if self.task == "classification":
+            return Target(label=self._label(row))
+        if self.task == "semantic_segmentation":
+            assert scene.mask is not None
+            return Target(mask=torch.from_numpy(scene.mask.astype(np.int64)))
+        target = Target(
+            boxes=torch.from_numpy(scene.boxes.astype(np.float32)),
+            labels=torch.from_numpy(scene.labels.astype(np.int64)),
+            ignore=torch.from_numpy(scene.ignore),
+            areas=torch.from_numpy(scene.areas.astype(np.float64)),
+        )
+        if self.task == "localization":
+            target.label = torch.tensor(int(scene.labels[0]))
+        if scene.masks is not None:
+            target.masks = torch.from_numpy(scene.masks.astype(bool))
+        return target
+
+    def _label(self, row: int) -> torch.Tensor:
+        if self.table.image_labels is None:
+            raise DataError("the data set names no class of an image; use task=detection")
+        return torch.tensor(int(self.table.image_labels[row]))
+
+
+def decode_mask(path: str) -> np.ndarray:
+    """The values of a mask file, uint8 ``(H, W)``: palette indices where it has a palette.
+
+    Values above 255 become 255 (void). Of a colour file whose channels agree, one is taken.
+
+    Raises:
+        DataError: unreadable, or in colours that differ.
+    """
+    try:
+        with open(path, "rb") as file, Image.open(io.BytesIO(file.read())) as image:
+            array = np.asarray(image)
+    except Exception as e:  # Pillow's plugins raise every kind of error on broken files
+        raise DataError(f"{path}: the mask cannot be read ({e}); run `cvtrain check`") from e
+    if array.ndim == 3:
+        colours = array[..., : 3 if array.shape[2] >= 3 else 1]
+        if (colours != colours[..., :1]).any():
+            raise DataError(f"{path}: a mask in colours; write class indices, one channel")
+        array = colours[..., 0]
+    if array.dtype != np.uint8:
+        array = np.clip(array, 0, 255).astype(np.uint8)
+    return array
+
+
+def _mask_values(table: Table) -> np.ndarray:
+    """uint8 ``(256,)``: the class of each value a mask file may hold, void for the others."""
+    classes = np.full(256, IGNORE_INDEX, np.uint8)
+    count = min(len(table.classes), IGNORE_INDEX)
+    values = np.arange(count) if table.mask_values is None else table.mask_values[:count]
+    classes[values] = np.arange(len(values), dtype=np.uint8)
+    return classes
+
+
+def _largest(scene: Scene) -> Scene:
+    """The scene with its largest object alone, one that counts if there is one."""
+    if not len(scene.boxes):
+        raise DataError("an image without objects has nothing to localize; set data.on_bad=drop")
+    areas = np.where(scene.ignore, -1.0, box_areas(scene.boxes))
+    k = np.array([int(np.argmax(areas))])
+    return scene.moved(scene.image, scene.boxes[k], k, None, None)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file of a folder that is no image."""
+
+    file: str
+    why: str
+
+
+@dataclass
+class ImageFolder(Dataset["Sample | Unreadable"]):
+    """Images to predict on: a file, every image below a folder, or a glob (``**`` goes deep).
+
+    Args:
+        source: file, folder or glob.
+        image_size: the network's input, pixels: an int or [H, W].
+        resize, channels: as in ``VisionDataset``.
+
+    Attributes:
+        root: the folder that ``info.file_name`` is relative to.
+        files: POSIX paths below it, sorted.
+        unreadable: what ``batches`` could not read so far.
+
+    Raises:
+        UsageError: nothing is there, or no file of an image's extension.
+    """
+
+    source: str | Path
+    image_size: int | Sequence[int]
+    resize: str = "letterbox"
+    channels: int = 3
+    root: Path = field(init=False)
+    files: list[str] = field(init=False)
+    height: int = field(init=False)
+    width: int = field(init=False)
+    unreadable: list[Unreadable] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        single_threaded()
+        self.height, self.width = input_size(self.image_size)
+        self.root, self.files = find_images(self.source)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def image(self, row: int) -> np.ndarray:
+        """The upright original ``(H, W, C)``.
+
+        Raises:
+            DataError: unreadable, or more pixels than any photograph.
+        """
+        path = self.root / self.files[row]
+        try:
+            raw = np.fromfile(path, np.uint8)
+        except OSError as e:
+            raise DataError(f"{path}: {e.strerror or e}") from e
+        if not raw.size:
+            raise DataError(f"{path}: the file is empty")
+        pixels = header_pixels(raw, str(path))
+        if pixels > MAX_PIXELS:
+            raise DataError(f"{path}: more than {MAX_PIXELS} pixels; taken for a bomb")
+        return decode_bytes(raw, str(path), self.channels)
+
+    def __getitem__(self, row: int) -> Sample | Unreadable:
+        file = self.files[row]
+        try:
+            image = self.image(row)
+        except DataError as e:
+            return Unreadable(file, str(e))
+        height, width = image.shape[:2]
+        place = fit(height, width, self.height, self.width, self.resize)
+        fill = pad_value(image.dtype)
+        fitted = put(image, place, self.height, self.width, fill, nearest=False)
+        where = placement(place, height, width)
+        return Sample(fitted, Target(), ImageInfo(row, file, file, height, width, where))
+
+    def batches(self, batch_size: int = 16, num_workers: int = 0) -> Iterator[LoaderBatch]:
+        """Batches in the order of ``files``; what cannot be read is left out and listed.
+
+        One that has no readable file at all is not yielded.
+        """
+        loader: DataLoader[Any] = DataLoader(
+            self,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            collate_fn=_collate_readable,
+            worker_init_fn=start_worker,
+        )
+        for batch, unreadable in loader:
+            self.unreadable.extend(unreadable)
+            if batch is not None:
+                yield batch
+
+
+def _collate_readable(
+    items: list[Sample | Unreadable],
+) -> tuple[LoaderBatch | None, list[Unreadable]]:
+    samples = [i for i in items if isinstance(i, Sample)]
+    return (collate(samples) if samples else None), [i for i in items if isinstance(i, Unreadable)]
+
+
+def start_worker(_: int) -> None:
+    """Runs first in each loader worker."""
+    single_threaded()
+
+
+def find_images(source: str | Path) -> tuple[Path, list[str]]:
+    """The folder that names are relative to, and the images in it: POSIX paths, sorted.
+
+    Raises:
+        UsageError: nothing is there.
+    """
+    text = os.path.expanduser(str(source))
+    path = Path(text)
+    if path.is_file():
+        return path.parent, [path.name]
+    if path.is_dir():
+        found = [p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
+        root = path
+    elif glob.has_magic(text):
+        found = [Path(p) for p in glob.glob(text, recursive=True) if os.path.isfile(p)]
+        fixed = []
+        for part in path.parts[:-1]:
+            if glob.has_magic(part):
+                break
+            fixed.append(part)
+        root = Path(*fixed)
+    else:
+        raise UsageError(f"source={source}: no such file or folder")
+    if not found:
+        raise UsageError(f"source={source}: no images there ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return root, sorted(p.relative_to(root).as_posix() for p in found)

@@ -1,0 +1,302 @@
+"""Pictures of images with what is said of them: boxes, class names, masks. numpy, OpenCV, Pillow.
+
+Small images are enlarged first, so that lines and letters stay readable; every class has a colour
+of its own, and text stands on that colour in black or white, whichever is easier to read.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from cvtrain.types import IGNORE_INDEX
+
+PALETTE = np.array(
+    [
+        [230, 57, 70], [46, 134, 222], [60, 180, 75], [255, 190, 11], [157, 78, 221],
+        [0, 181, 173], [244, 121, 32], [240, 98, 200], [122, 199, 12], [92, 107, 192],
+        [161, 105, 60], [0, 121, 107], [200, 30, 120], [128, 128, 0], [100, 181, 246],
+        [255, 138, 128], [94, 53, 177], [38, 70, 83], [212, 175, 55], [120, 144, 156],
+    ],
+    np.uint8,
+)  # fmt: skip
+"""One RGB colour a class; class 20 begins anew."""
+
+MIN_SIDE = 320
+"""Images whose shorter side is below this are enlarged by a whole factor, pixels."""
+CROWDED = 25
+"""More objects than this are drawn with thin lines and a legend instead of a name each."""
+
+_VOID = np.array([20, 20, 20], np.uint8)
+_PAPER = (250, 250, 250)
+_INK = (25, 25, 25)
+
+
+def colour(label: int) -> tuple[int, int, int]:
+    """The RGB colour of a class."""
+    r, g, b = (int(v) for v in PALETTE[label % len(PALETTE)])
+    return r, g, b
+
+
+def to_rgb8(image: Any) -> np.ndarray:
+    """An image of any depth and channels, ``(H, W[, C])`` -> uint8 ``(H, W, 3)`` to look at.
+
+    More than three channels: the first three are shown. Floats are stretched to their range.
+    """
+    array = np.asarray(image)
+    array = array if array.ndim == 3 else array[:, :, None]  # (H, W) -> (H, W, 1)
+    if array.dtype.kind == "f":
+        low, high = float(np.nanmin(array)), float(np.nanmax(array))
+        array = np.nan_to_num((array - low) / max(high - low, 1e-9) * 255)
+    elif array.dtype != np.uint8:
+        array = array // (np.iinfo(array.dtype).max // 255)
+    array = array[:, :, :3] if array.shape[2] >= 3 else array[:, :, :1].repeat(3, axis=2)
+    return np.ascontiguousarray(array.astype(np.uint8))
+
+
+def draw(
+    image: Any,
+    boxes: Any = None,
+    labels: Any = None,
+    names: Sequence[str] = (),
+    scores: Any = None,
+    masks: Any = None,
+    mask: Any = None,
+    ignore: Any = None,
+    min_side: int = MIN_SIDE,
+) -> np.ndarray:
+    """Draws annotations or predictions on a copy of an image.
+
+    Args:
+        image: ``(H, W, 3)`` uint8 RGB (other types go through ``to_rgb8``).
+        boxes: ``(N, 4)`` xyxy, pixels of the image.
+        labels: ``(N,)``; needed with boxes.
+        names: of the classes.
+        scores: ``(N,)`` in 0..1, written behind the names.
+        masks: ``(N, H, W)`` instance masks.
+        mask: ``(H, W)`` semantic classes; a legend is drawn below the image.
+        ignore: bool ``(N,)``: drawn thin and gray, named "(ignored)".
+        min_side: enlarge until the shorter side has this many pixels.
+
+    Returns:
+        uint8 ``(H', W', 3)``; larger than the image where it was enlarged or has a legend.
+    """
+    canvas = to_rgb8(image)
+    factor = max(1, -(-min_side // max(1, min(canvas.shape[:2]))))
+    canvas = _enlarge(canvas, factor, smooth=True)
+    seen: list[int] = []
+    if mask is not None:
+        classes = np.asarray(mask)
+        canvas = _tint(canvas, _enlarge(classes.astype(np.int32), factor, smooth=False))
+        seen += [int(c) for c in np.unique(classes)]
+    if boxes is not None:
+        found = np.asarray(boxes, np.float64).reshape(-1, 4) * factor
+        kinds = np.asarray(labels, np.int64).reshape(-1)
+        void = np.zeros(len(found), bool) if ignore is None else np.asarray(ignore, bool)
+        if masks is not None:
+            _instances(canvas, np.asarray(masks), kinds, factor)
+        canvas = _boxes(canvas, found, kinds, names, scores, void)
+        if len(found) > CROWDED:
+            seen += sorted({int(k) for k in kinds})
+    return _legend(canvas, seen, names) if seen else canvas
+
+
+def grid(
+    images: Sequence[np.ndarray], columns: int, captions: Sequence[str] | None = None
+) -> np.ndarray:
+    """Lays pictures out in rows, each with a caption below it: uint8 ``(H, W, 3)``.
+
+    Pictures of several sizes are scaled to fit the cells, which have the size of the largest.
+    """
+    if not images:
+        raise ValueError("grid needs at least one image")
+    columns = max(1, min(columns, len(images)))
+    height = max(i.shape[0] for i in images)
+    width = max(i.shape[1] for i in images)
+    size = int(np.clip(width / 22, 12, 22))
+    gap, band = max(8, size // 2), (int(size * 1.7) if captions else 0)
+    rows = -(-len(images) // columns)
+    sheet = Image.new(
+        "RGB", (columns * (width + gap) + gap, rows * (height + band + gap) + gap), _PAPER
+    )
+    pen = ImageDraw.Draw(sheet)
+    for k, image in enumerate(images):
+        row, column = divmod(k, columns)
+        x, y = gap + column * (width + gap), gap + row * (height + band + gap)
+        fitted = _fit(to_rgb8(image), height, width)
+        left = x + (width - fitted.shape[1]) // 2
+        sheet.paste(Image.fromarray(fitted), (left, y + (height - fitted.shape[0]) // 2))
+        if captions:
+            text = _shorten(captions[k], _font(size), width)
+            pen.text((x + width / 2, y + height + band / 2), text, _INK, _font(size), anchor="mm")
+    return np.asarray(sheet).copy()
+
+
+def save(path: str | Path, image: np.ndarray) -> Path:
+    """Writes a PNG; makes the folder. Written beside and renamed, never half there."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.part")
+    Image.fromarray(image).save(beside, format="PNG")
+    beside.replace(path)
+    return path
+
+
+def _enlarge(image: np.ndarray, factor: int, smooth: bool) -> np.ndarray:
+    if factor == 1:
+        return image.copy()
+    if not smooth:
+        return image.repeat(factor, axis=0).repeat(factor, axis=1)
+    size = (image.shape[1] * factor, image.shape[0] * factor)
+    return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
+
+
+def _fit(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    scale = min(height / image.shape[0], width / image.shape[1])
+    if scale <= 1.0:
+        return image
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
+
+
+def _tint(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Semantic classes in colour over the image; void is dark."""
+    colours = PALETTE[np.where(mask == IGNORE_INDEX, 0, mask) % len(PALETTE)]  # -> (H, W, 3)
+    colours = np.where((mask == IGNORE_INDEX)[:, :, None], _VOID, colours)
+    return cv2.addWeighted(image, 0.45, colours, 0.55, 0.0)
+
+
+def _instances(canvas: np.ndarray, masks: np.ndarray, labels: np.ndarray, factor: int) -> None:
+    """Fills and outlines each instance, in place; neighbours of a class differ in shade."""
+    for k, small in enumerate(masks):
+        one = _enlarge(small.astype(np.uint8), factor, smooth=False)
+        if not one.any():
+            continue
+        shade = np.array(colour(int(labels[k]))) * (1.0, 0.8, 1.15)[k % 3]
+        inside = one.astype(bool)
+        paint = np.clip(shade, 0, 255)
+        canvas[inside] = (0.5 * canvas[inside] + 0.5 * paint).astype(np.uint8)
+        outline, _ = cv2.findContours(one, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(canvas, outline, -1, [int(v) for v in paint], 1, cv2.LINE_AA)
+
+
+def _boxes(
+    canvas: np.ndarray,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    names: Sequence[str],
+    scores: Any,
+    ignore: np.ndarray,
+) -> np.ndarray:
+    height, width = canvas.shape[:2]
+    crowded = len(boxes) > CROWDED
+    thick = 1 if crowded else max(2, round(min(height, width) / 200))
+    for box, label, void in zip(boxes, labels, ignore, strict=True):
+        # Pixel i covers [i, i + 1): the last pixel of a box ends before its right edge.
+        x0, y0 = int(round(box[0])), int(round(box[1]))
+        x1, y1 = int(round(box[2])) - 1, int(round(box[3])) - 1
+        ink = (150, 150, 150) if void else colour(int(label))
+        cv2.rectangle(canvas, (x0, y0), (x1, y1), ink, 1 if void else thick, cv2.LINE_AA)
+    if crowded:
+        return canvas
+    size = int(np.clip(min(height, width) / 26, 12, 30))
+    sheet = Image.fromarray(canvas)
+    pen = ImageDraw.Draw(sheet)
+    placed: list[tuple[float, float, float, float]] = []
+    for k in np.argsort(boxes[:, 1], kind="stable"):
+        text = _name(int(labels[k]), names)
+        if scores is not None:
+            text += f" {float(np.asarray(scores)[k]):.2f}"
+        if ignore[k]:
+            text += " (ignored)"
+        ink = (150, 150, 150) if ignore[k] else colour(int(labels[k]))
+        placed.append(_tag(pen, text, boxes[k], (height, width), ink, _font(size), placed))
+    return np.asarray(sheet).copy()
+
+
+def _tag(
+    pen: ImageDraw.ImageDraw,
+    text: str,
+    box: np.ndarray,
+    size: tuple[int, int],
+    ink: tuple[int, int, int],
+    font: Any,
+    placed: Sequence[tuple[float, float, float, float]],
+) -> tuple[float, float, float, float]:
+    """Writes a name at a box, where no other name stands if there is such a place."""
+    height, width = size
+    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    w, h = right - left + 8, bottom - top + 6
+    x0, y0, x1, y1 = (float(v) for v in box)
+    places = [(x0, y0 - h), (x0, y0), (x1 - w, y0 - h), (x0, y1), (x0, y1 - h), (x1 - w, y1)]
+    inside = [(min(max(0.0, x), width - w), y) for x, y in places if 0 <= y <= height - h]
+    inside = inside or [(min(max(0.0, x0), width - w), min(max(0.0, y0), height - h))]
+    free = [p for p in inside if not any(_meet((*p, p[0] + w, p[1] + h), q) for q in placed)]
+    x, y = (free or inside)[0]
+    area = (x, y, x + w, y + h)
+    pen.rectangle((x, y, x + w - 1, y + h - 1), fill=ink)
+    pen.text((x + 4 - left, y + 3 - top), text, _on(ink), font)
+    return area
+
+
+def _meet(a: Sequence[float], b: Sequence[float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _legend(canvas: np.ndarray, classes: Sequence[int], names: Sequence[str]) -> np.ndarray:
+    """Adds a strip below the image: a coloured square and the name of each class."""
+    height, width = canvas.shape[:2]
+    size = int(np.clip(width / 28, 11, 20))
+    font, line = _font(size), int(size * 1.6)
+    entries, x, row = [], 6.0, 0
+    for label in dict.fromkeys(classes):
+        text = "void" if label == IGNORE_INDEX else _name(label, names)
+        text = _shorten(text, font, width - 2 * size - 12)
+        length = font.getlength(text) + size * 2
+        if x + length > width and x > 6:
+            x, row = 6.0, row + 1
+        entries.append((x, row, text, tuple(map(int, _VOID)) if text == "void" else colour(label)))
+        x += length
+    strip = Image.new("RGB", (width, (row + 1) * line + 6), _PAPER)
+    pen = ImageDraw.Draw(strip)
+    for x, row, text, ink in entries:
+        y = 3 + row * line + line / 2
+        pen.rectangle((x, y - size / 2, x + size, y + size / 2), fill=ink)
+        pen.text((x + size * 1.3, y), text, _INK, font, anchor="lm")
+    return np.concatenate([canvas, np.asarray(strip)], axis=0)
+
+
+def _name(label: int, names: Sequence[str]) -> str:
+    return names[label] if 0 <= label < len(names) else f"class {label}"
+
+
+def _on(ink: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Black or white, whichever has more contrast on that colour."""
+    r, g, b = ink
+    return (0, 0, 0) if 0.299 * r + 0.587 * g + 0.114 * b > 140 else (255, 255, 255)
+
+
+def _shorten(text: str, font: Any, width: float) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
+
+
+@functools.cache
+def _font(size: int) -> Any:
+    """DejaVu Sans, which matplotlib brings: Latin, Greek, Cyrillic and more."""
+    spec = importlib.util.find_spec("matplotlib")
+    if spec is not None and spec.origin:
+        path = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+        if path.exists():
+            return ImageFont.truetype(str(path), size)
+    return ImageFont.load_default(size)
