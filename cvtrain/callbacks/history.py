@@ -1,0 +1,143 @@
+"""metrics.csv: one row an epoch; the line that is said after each; the time limit."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import STEP_OUTPUT
+
+from cvtrain.callbacks.console import LOG
+from cvtrain.report.results import write_atomic
+from cvtrain.tasks.base import Task
+from cvtrain.tasks.distributed import broadcast, world_size
+from cvtrain.types import Batch
+
+Row = dict[str, float]
+
+LOG_EVERY_STEPS = 50
+"""Steps between two points of the training loss in the loggers."""
+
+
+class History(pl.Callback):
+    """Keeps a row an epoch and writes all rows after each, so that a resume can rewrite them.
+
+    Columns: ``epoch`` (from 0), ``train/...`` and ``val/...`` losses, counts and metrics, ``lr``
+    at the end of the epoch, and the times: ``seconds`` of the epoch with its validation,
+    ``images_per_s`` in training over all processes, ``memory_gib`` at most so far.
+
+    Args:
+        path: where metrics.csv goes.
+        max_minutes: stop after the epoch in which so many are over; None: no limit.
+    """
+
+    def __init__(self, path: str | Path, max_minutes: float | None = None) -> None:
+        self.path = Path(path)
+        self.max_minutes = max_minutes
+        self.rows: list[Row] = []
+        self._images = 0
+        self._started = self._trained = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in finished epochs, those before a resume included."""
+        return sum(row["seconds"] for row in self.rows)
+
+    @property
+    def time_is_over(self) -> bool:
+        """Whether ``max_minutes`` are over."""
+        return self.max_minutes is not None and self.seconds >= 60 * self.max_minutes
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero and self.rows:
+            self._write()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._images = 0
+        self._started = self._trained = time.perf_counter()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        assert isinstance(pl_module, Task)
+        self._images += len(batch)
+        self._trained = time.perf_counter()
+        if trainer.loggers and trainer.global_step % LOG_EVERY_STEPS == 0:
+            pl_module.train_sums.drain()
+            values = {"train/loss_step": pl_module.train_sums.latest}
+            for logger in trainer.loggers:
+                logger.log_metrics(values, step=trainer.global_step)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Task)
+        row: Row = {"epoch": trainer.current_epoch}
+        row |= {f"train/{k}": v for k, v in pl_module.train_results().items()}
+        row |= {f"val/{k}": v for k, v in pl_module.results.items()}
+        row["lr"] = pl_module.learning_rate()
+        training = max(1e-9, self._trained - self._started)
+        row["seconds"] = time.perf_counter() - self._started
+        row["images_per_s"] = self._images * world_size() / training
+        row["memory_gib"] = memory_gib()
+        self.rows.append(row)
+        if broadcast(self.time_is_over):  # clocks differ between processes
+            trainer.should_stop = True
+        if trainer.is_global_zero:
+            self._write()
+            LOG.info(epoch_line(row, pl_module.monitor, pl_module.mode, trainer, self.rows))
+        for logger in trainer.loggers:
+            logger.log_metrics(dict(row), step=trainer.global_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": [dict(row) for row in self.rows]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = [dict(row) for row in state_dict["rows"]]
+
+    def _write(self) -> None:
+        columns = list(dict.fromkeys(key for row in self.rows for key in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomic(self.path, lambda file: file.write(text.getvalue()))
+
+
+def epoch_line(row: Row, monitor: str, mode: str, trainer: pl.Trainer, rows: list[Row]) -> str:
+    """What is said after an epoch: where it stands, losses, the metric, counts, speed."""
+    last = trainer.max_epochs
+    parts = [f"epoch {int(row['epoch']) + 1:>{len(str(last))}}/{last}"]
+    parts.append(f"loss {row['train/loss']:.4g}")
+    if "val/loss" in row:
+        parts.append(f"val loss {row['val/loss']:.4g}")
+    key = f"val/{monitor}"
+    if key in row:
+        seen = [r[key] for r in rows if key in r and not math.isnan(r[key])]
+        best = (max if mode == "max" else min)(seen) if seen else math.nan
+        parts.append(f"{monitor} {row[key]:.4f}{' (best)' if row[key] == best else ''}")
+    for name, value in row.items():
+        if name.startswith("train/num_") and value:
+            parts.append(f"{name.removeprefix('train/num_').replace('_', ' ')} {value:.0f}")
+    parts.append(f"{row['images_per_s']:.0f} images/s")
+    parts.append(f"{row['seconds']:.1f} s")
+    return "  ".join(parts)
+
+
+def memory_gib() -> float:
+    """The most memory held so far: of the GPU where one is used, otherwise of this process."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_reserved():
+        return float(torch.cuda.max_memory_reserved() / 2**30)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB; bytes on macOS
+    return float(peak / (2**30 if sys.platform == "darwin" else 2**20))

@@ -1,0 +1,1 @@
+"""Train, evaluate, predict: what the command line calls."""

@@ -1,0 +1,89 @@
+"""Config nodes -> model, task, callbacks, loggers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cvtrain.data.table import Classes
+from cvtrain.errors import UsageError
+from cvtrain.instantiate import instantiate, resolve
+from cvtrain.metrics import metrics_for
+from cvtrain.models.base import Model
+from cvtrain.tasks.base import Task
+
+
+def build_model(config: Mapping[str, Any], num_classes: int, trust: Sequence[str] = ()) -> Model:
+    """The model that ``config["model"]`` describes.
+
+    Args:
+        config: a resolved run config.
+        num_classes: K, without a background class.
+        trust: packages of the user's own.
+
+    Raises:
+        UsageError: no model, one that is not a ``cvtrain.models.base.Model``, wrong arguments.
+    """
+    node = config.get("model")
+    if not node:
+        task = (config.get("task") or {}).get("name")
+        raise UsageError(f"task={task} has no model yet: choose one with model=NAME")
+    model = instantiate(node, trust=trust, num_classes=num_classes)
+    if not isinstance(model, Model):
+        raise UsageError(
+            f"model._target_={node.get('_target_')}: expected a subclass of "
+            "cvtrain.models.base.Model"
+        )
+    return model
+
+
+def build_task(
+    config: Mapping[str, Any], model: Model, classes: Classes, trust: Sequence[str] = ()
+) -> Task:
+    """The task that ``config["task"]`` describes, around a model.
+
+    Raises:
+        UsageError: a task without ``_target_``, unknown metrics, wrong arguments.
+    """
+    node = dict(config["task"])
+    if "_target_" not in node:
+        raise UsageError(f"task={node.get('name')}: no system trains for it yet")
+    optimizer = config.get("optimizer") or {}
+    target = optimizer.get("_target_")
+    task = instantiate(
+        node,
+        trust=trust,
+        model=model,
+        classes=classes,
+        metrics=metrics_for(node["name"], classes),
+        optimizer=optimizer,
+        scheduler=config.get("scheduler"),
+        optimizer_factory=resolve(target, trust=trust, path="optimizer") if target else None,
+        channels_last=bool(config["trainer"].get("channels_last", False)),
+    )
+    if not isinstance(task, Task):
+        raise UsageError(f"task._target_={node['_target_']}: expected a subclass of Task")
+    return task
+
+
+def build_callbacks(config: Mapping[str, Any], trust: Sequence[str] = ()) -> dict[str, Any]:
+    """The callbacks of the config by name; those set to null are left out."""
+    nodes = config.get("callbacks") or {}
+    return {name: instantiate(node, trust=trust) for name, node in nodes.items() if node}
+
+
+def build_loggers(config: Mapping[str, Any], run_dir: Path, trust: Sequence[str] = ()) -> list[Any]:
+    """The loggers of the config beside metrics.csv, writing into the run folder.
+
+    Raises:
+        UsageError: a logger that is not installed, or wrong arguments.
+    """
+    name = "/".join([config["task"]["name"], config["model"]["name"], run_dir.name])
+    loggers = []
+    for node in (config.get("logger") or {}).values():
+        if isinstance(node, Mapping) and "_target_" in node:
+            own = str(node["_target_"]).startswith("cvtrain.callbacks.loggers.")
+            extra = {"run_name": name} if own else {}
+            loggers.append(instantiate(node, trust=trust, save_dir=str(run_dir), **extra))
+    return loggers

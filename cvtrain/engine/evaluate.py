@@ -1,0 +1,183 @@
+"""Score a checkpoint on a split of its own data or of another data set."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cvtrain.callbacks.console import LOG
+from cvtrain.engine.build import build_callbacks, build_task
+from cvtrain.engine.checkpoint import LoadedRun, load_model
+from cvtrain.engine.data import load_data
+from cvtrain.engine.device import choose_device
+from cvtrain.engine.failures import Interrupted
+from cvtrain.engine.launch import launch, started_elsewhere
+from cvtrain.engine.rundir import RunDir, new_run_dir
+from cvtrain.engine.scoring import score, write_scores
+from cvtrain.engine.session import session
+from cvtrain.engine.world import join_world
+from cvtrain.errors import DataError, UsageError
+from cvtrain.report.results import write_json_atomic
+from cvtrain.tasks.distributed import broadcast, rank
+
+# How a run was trained that its evaluation does not take over: where, and on how much.
+_HERE = {
+    "accelerator": "auto",
+    "devices": 1,
+    "num_nodes": 1,
+    "strategy": "auto",
+    "limit_train_batches": None,
+    "limit_val_batches": None,
+    "overfit_batches": 0,
+    "profiler": None,
+    "compile": False,
+}
+
+MODEL_INPUT = ("image_size", "resize", "channels")
+"""Keys of ``data`` that a trained model fixes; other data is brought to them."""
+
+
+def evaluate(config: dict[str, Any]) -> int:
+    """Evaluate ``config["ckpt"]``; the exit code.
+
+    Args:
+        config: ``ckpt`` (file or run folder), ``split``, ``run_dir`` (None: a new folder),
+            ``trust``, ``overrides``: ``{"data": a whole data node or None, "set": {key: value}}``.
+
+    Raises:
+        CvtrainError: one line for the user.
+    """
+    with session(config) as log:
+        loaded = load_model(config["ckpt"], trust=config.get("trust") or ())
+        run_config = run_settings(loaded, config)
+        device = choose_device(run_config["trainer"])
+        if device.world_size > 1 and not started_elsewhere():
+            run = _run_dir(config, run_config)
+            return launch(
+                "cvtrain.engine.evaluate:evaluate",
+                {**config, "run_dir": str(run.path)},
+                device.processes,
+                device.nodes,
+            )
+        environment = join_world(device)
+        try:
+            run = RunDir(broadcast(str(_run_dir(config, run_config).path)))
+            _evaluate(loaded, run_config, config, device, environment, run, log)
+        except Interrupted as signal:
+            LOG.info("stopped; the evaluation was not finished")
+            return signal.code
+    return 0
+
+
+def _evaluate(
+    loaded: LoadedRun,
+    run_config: dict[str, Any],
+    config: Mapping[str, Any],
+    device: Any,
+    environment: Any,
+    run: RunDir,
+    log: Any,
+) -> None:
+    trust = list(config.get("trust") or [])
+    split = str(config.get("split") or "val")
+    data, report = load_data(run_config, trust=trust, splits=[split])
+    _same_classes(loaded, data.classes.names)
+    task = build_task(run_config, loaded.model, data.classes, trust=trust)
+    callbacks = build_callbacks(run_config, trust)
+    if rank() == 0:
+        run.create(run_config, [])
+        log.open(run.log)
+        write_json_atomic(run.check, report.to_json())
+    LOG.info(f"{loaded.path} (epoch {loaded.epoch + 1}), on {device}")
+    seconds = score(
+        task,
+        lambda trainer: _loader(data, split, trainer),
+        run_config,
+        device,
+        environment,
+        run,
+        callbacks,
+    )
+    if rank() == 0:
+        write_scores(
+            run,
+            task,
+            run_config,
+            split,
+            seconds,
+            f"{run_config['data']['name']}, {split}, {len(task.metrics):,} images:",
+            checkpoint=str(loaded.path),
+            epoch=loaded.epoch,
+        )
+        LOG.info(f"results: {run}")
+
+
+def _loader(data: Any, split: str, trainer: Any) -> Any:
+    data.trainer = trainer
+    return data.loader(split)
+
+
+def run_settings(loaded: LoadedRun, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The run's own config with this command's changes.
+
+    Raises:
+        UsageError: a key the run does not have.
+    """
+    settings = copy.deepcopy(loaded.config)
+    settings["trainer"].update(_HERE)
+    overrides = config.get("overrides") or {}
+    if overrides.get("data"):
+        fixed = {k: settings["data"][k] for k in MODEL_INPUT if k in settings["data"]}
+        settings["data"] = {**fixed, **overrides["data"]}
+    for key, value in (overrides.get("set") or {}).items():
+        _set(settings, key, value)
+    if config.get("seed") is not None:
+        settings["seed"] = config["seed"]
+    settings["run_dir"] = None
+    return settings
+
+
+def _set(settings: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key; ``data.root`` and the like also where the reader took them over."""
+    *path, last = key.split(".")
+    node: Any = settings
+    for part in path:
+        node = node.get(part) if isinstance(node, dict) else None
+    if not isinstance(node, dict):
+        raise UsageError(f"{key}: the run's configuration has no such key")
+    old = node.get(last)
+    node[last] = value
+    reader = node.get("reader")
+    if path == ["data"] and isinstance(reader, dict) and last in reader and reader[last] == old:
+        reader[last] = value
+
+
+def _run_dir(config: Mapping[str, Any], run_config: Mapping[str, Any]) -> RunDir:
+    if config.get("run_dir"):
+        run = RunDir(config["run_dir"])
+        run.refuse_if_used()
+        return run
+    return new_run_dir(run_config["task"]["name"], run_config["model"]["name"], "-eval")
+
+
+def _same_classes(loaded: LoadedRun, names: tuple[str, ...]) -> None:
+    """Raise DataError where the data's classes are not those the model was trained on."""
+    known = loaded.classes.names
+    if names == known:
+        return
+    missing = [n for n in known if n not in names]
+    extra = [n for n in names if n not in known]
+    if missing or extra:
+        said = "; ".join(
+            f"{what}: {', '.join(which[:5])}{' ...' if len(which) > 5 else ''}"
+            for what, which in (("not in the data", missing), ("not in the model", extra))
+            if which
+        )
+    else:
+        said = "the same names in another order"
+    raise DataError(
+        f"the data's {len(names)} classes are not the {len(known)} that "
+        f"{Path(loaded.path).name} was trained on ({said}); use the classes of the training data"
+    )

@@ -1,0 +1,203 @@
+"""Predict on images without ground truth: predictions.json and the images with them drawn."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.table import Table
+from torch import Tensor
+
+from cvtrain.callbacks.console import LOG, console
+from cvtrain.callbacks.pictures import displayable
+from cvtrain.data.dataset import ImageFolder, Unreadable
+from cvtrain.engine.build import build_task
+from cvtrain.engine.checkpoint import load_model
+from cvtrain.engine.device import Device, choose_device
+from cvtrain.engine.evaluate import run_settings
+from cvtrain.engine.failures import Interrupted
+from cvtrain.engine.logs import log_quietly
+from cvtrain.engine.rundir import RunDir, new_run_dir, shown
+from cvtrain.engine.session import session
+from cvtrain.errors import DataError
+from cvtrain.report.draw import draw
+from cvtrain.report.results import replacing, write_json_list_atomic
+from cvtrain.tasks.base import Task
+from cvtrain.types import ImageInfo, Prediction
+
+SHOWN = 20
+"""Images in the printed table; all are in predictions.json."""
+
+
+def predict(config: dict[str, Any]) -> int:
+    """Predict on ``config["source"]``; the exit code.
+
+    Args:
+        config: ``ckpt`` (file or run folder), ``source`` (file, folder or glob),
+            ``score_threshold`` (detections below it are left out), ``run_dir`` (None: a new
+            folder), ``trust``, ``overrides`` as for ``evaluate``.
+
+    Returns:
+        0 when at least one image was read; images that were not are named.
+
+    Raises:
+        CvtrainError: one line for the user.
+    """
+    with session(config) as log:
+        try:
+            loaded = load_model(config["ckpt"], trust=config.get("trust") or ())
+            settings = run_settings(loaded, config)
+            data = settings["data"]
+            device = choose_device({**settings["trainer"], "devices": 1, "num_nodes": 1})
+            images = ImageFolder(
+                config["source"], data["image_size"], data["resize"], data["channels"]
+            )
+            run = RunDir(config["run_dir"]) if config.get("run_dir") else None
+            if run is None:
+                run = new_run_dir(settings["task"]["name"], settings["model"]["name"], "-predict")
+            run.refuse_if_used()
+            task = build_task(settings, loaded.model, loaded.classes, config.get("trust") or ())
+            run.create(settings, [])
+            log.open(run.log)
+            LOG.info(f"{loaded.path} (epoch {loaded.epoch + 1}), on {device}")
+            _Predicting(task, images, settings, device, run, config["score_threshold"]).go()
+        except Interrupted as signal:
+            LOG.info("stopped; not all images were predicted")
+            return signal.code
+    return 0
+
+
+class _Predicting:
+    """One pass over the images."""
+
+    def __init__(
+        self,
+        task: Task,
+        images: ImageFolder,
+        settings: Mapping[str, Any],
+        device: Device,
+        run: RunDir,
+        threshold: float,
+    ) -> None:
+        self.task, self.images, self.run = task, images, run
+        self.settings, self.threshold = settings, float(threshold)
+        self.device = device.torch_device()
+        self.precision = device.precision
+        self.pictures = run.path / "images"
+        self.rows: list[tuple[str, str]] = []
+
+    def go(self) -> None:
+        """Predict, write, draw and print.
+
+        Raises:
+            DataError: no image could be read.
+        """
+        started = time.perf_counter()
+        path = write_json_list_atomic(self.run.path / "predictions.json", self._entries())
+        seconds = time.perf_counter() - started
+        for bad in self.images.unreadable:
+            LOG.warning(f"left out: {_named(bad)}")
+        if not self.rows:
+            raise DataError(f"none of the {len(self.images)} images could be read")
+        self._print()
+        count = len(self.rows)
+        said = f"{count} image{'s' if count != 1 else ''} in {seconds:.1f} s"
+        if self.images.unreadable:
+            said += f", {len(self.images.unreadable)} left out"
+        LOG.info(f"{said}; {shown(path)} and the images drawn in {shown(self.pictures)}")
+
+    def _entries(self) -> Iterator[dict[str, Any]]:
+        data = self.settings["data"]
+        model = self.task.model.to(self.device)
+        workers = data.get("num_workers")
+        batch_size = int(data["batch_size"])
+        # A few images are sooner read than processes started.
+        few = len(self.images) <= 4 * batch_size
+        workers = 0 if few else (min(os.cpu_count() or 1, 8) if workers is None else workers)
+        for batch in self.images.batches(batch_size, workers):
+            with self._autocast():
+                predictions = model.predict(batch.images.to(self.device))
+            for prediction, info in zip(predictions, batch.infos, strict=True):
+                original = self._cut(self.task.to_original(prediction.cpu(), info))
+                self._draw(original, info)
+                self.rows.append((info.file_name, self._say(original)))
+                yield from self.task.metrics.prediction_entries(original, info)
+
+    def _autocast(self) -> Any:
+        kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.precision)
+        if kind is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, kind)
+
+    def _cut(self, prediction: Prediction) -> Prediction:
+        """Without the detections below the threshold."""
+        if prediction.scores is None:
+            return prediction
+        keep = prediction.scores >= self.threshold
+        changed = {
+            name: value[keep]
+            for name in ("boxes", "scores", "labels", "masks")
+            if isinstance(value := getattr(prediction, name), Tensor)
+        }
+        return replace(prediction, **changed)
+
+    def _draw(self, prediction: Prediction, info: ImageInfo) -> None:
+        image = self.images.image(info.index)
+        picture = displayable(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None])[0]
+        drawn = draw(
+            picture,
+            _array(prediction.boxes, (0, 4)),
+            _array(prediction.labels, (0,)).astype(np.int64),
+            list(self.task.classes.names),
+            scores=None if prediction.scores is None else _array(prediction.scores, (0,)),
+            masks=None if prediction.masks is None else prediction.masks.numpy(),
+            mask=None if prediction.mask is None else prediction.mask.numpy(),
+        )
+        if prediction.probs is not None:
+            drawn = self._caption(drawn, prediction)
+        path = self.pictures / Path(info.file_name).with_suffix(".png")
+        if path.exists():  # a.jpg and a.png in one folder
+            path = self.pictures / f"{info.file_name}.png"
+        with replacing(path) as partial:
+            Image.fromarray(drawn).save(partial)
+
+    def _caption(self, image: np.ndarray, prediction: Prediction) -> np.ndarray:
+        from cvtrain.report.draw import grid
+
+        return grid([image], 1, [self._say(prediction)])
+
+    def _say(self, prediction: Prediction) -> str:
+        """A line: the best class, or how many objects of each."""
+        names = self.task.classes.names
+        if prediction.probs is not None:
+            best = int(prediction.probs.argmax())
+            return f"{names[best]} {float(prediction.probs[best]):.2f}"
+        if prediction.labels is None:
+            return ""
+        counts = torch.bincount(prediction.labels, minlength=len(names)).tolist()
+        return ", ".join(f"{n} {names[k]}" for k, n in enumerate(counts) if n) or "nothing"
+
+    def _print(self) -> None:
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+        for name, said in self.rows[:SHOWN]:
+            table.add_row(name, said)
+        if len(self.rows) > SHOWN:
+            table.add_row(f"({len(self.rows) - SHOWN} more)", "", style="dim")
+        console().print(table)
+        log_quietly("\n".join(f"{name}  {said}" for name, said in self.rows))
+
+
+def _array(tensor: Tensor | None, empty: tuple[int, ...]) -> np.ndarray:
+    return np.zeros(empty) if tensor is None else tensor.float().numpy()
+
+
+def _named(bad: Unreadable) -> str:
+    return bad.why if bad.file in bad.why else f"{bad.file}: {bad.why}"

@@ -1,0 +1,139 @@
+"""The run folder: what lies where, and the files that describe the run itself."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+import cvtrain
+from cvtrain.errors import UsageError
+from cvtrain.report.results import write_atomic, write_json_atomic
+
+_PACKAGES = (
+    "torch", "torchvision", "pytorch-lightning", "timm", "albumentations", "opencv-python-headless",
+    "numpy", "pycocotools", "faster-coco-eval", "torchmetrics", "hydra-core", "wandb",
+)  # fmt: skip
+
+
+class RunDir:
+    """Paths below one run's folder.
+
+    Args:
+        path: the folder; it need not exist yet.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(os.path.abspath(path))  # noqa: PTH100 - keeps symbolic links
+        self.config = self.path / "config.yaml"
+        self.overrides = self.path / "overrides.txt"
+        self.checkpoints = self.path / "checkpoints"
+        self.best = self.checkpoints / "best.ckpt"
+        self.last = self.checkpoints / "last.ckpt"
+        self.metrics_csv = self.path / "metrics.csv"
+        self.results = self.path / "results.json"
+        self.check = self.path / "check.json"
+        self.environment = self.path / "environment.json"
+        self.plots = self.path / "plots"
+        self.log = self.path / "train.log"
+
+    def __str__(self) -> str:
+        return shown(self.path)
+
+    def refuse_if_used(self) -> None:
+        """Raise UsageError where another run's checkpoints or results would be overwritten."""
+        if self.last.exists() or self.results.exists():
+            raise UsageError(
+                f"run_dir={self} already holds a run: resume={self} goes on with it, "
+                "or choose another run_dir"
+            )
+
+    def create(self, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
+        """Make the folder and write what describes the run.
+
+        Raises:
+            RunError: the folder cannot be written to.
+        """
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=100)
+        head = f"# The configuration of this run; `cvtrain resume={self.path}` goes on with it.\n"
+        write_atomic(self.config, lambda file: file.write(head + text))
+        lines = "".join(f"{override}\n" for override in overrides)
+        write_atomic(self.overrides, lambda file: file.write(lines))
+        write_json_atomic(self.environment, environment())
+        self.plots.mkdir(exist_ok=True)
+        self.checkpoints.mkdir(exist_ok=True)
+
+    def sweep_partials(self) -> None:
+        """Remove halves of files that a killed run left."""
+        for folder in (self.path, self.checkpoints, self.plots):
+            for partial in folder.glob(".*.partial*"):
+                partial.unlink(missing_ok=True)
+
+
+def new_run_dir(task: str, model: str, suffix: str = "") -> RunDir:
+    """``runs/<task>/<model>/<timestamp><suffix>`` below the working directory, not there yet."""
+    stamp = time.strftime("%Y-%m-%d_%H-%M-%S") + suffix
+    path = Path("runs") / task / model / stamp
+    count = 1
+    while path.exists():
+        count += 1
+        path = path.with_name(f"{stamp}_{count}")
+    return RunDir(path)
+
+
+def shown(path: Path) -> str:
+    """A path as it is printed: relative where it lies below the working directory."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, git commit, hardware and command of this run."""
+    versions: dict[str, str | None] = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "cvtrain": cvtrain.__version__,
+        "git_commit": _git_commit(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "working_directory": str(Path.cwd()),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cpu_count": os.cpu_count(),
+        "cuda": torch.version.cuda,
+        "gpus": gpus,
+        "packages": versions,
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit cvtrain runs from, with ``+`` where files differ; None outside a checkout."""
+    folder = Path(cvtrain.__file__).parents[1]
+    if not (folder / ".git").exists():
+        return None
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+" if changed else "")
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()

@@ -1,0 +1,97 @@
+"""Evaluates a task on a split and writes what an evaluation leaves: numbers, files, pictures."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+from lightning_fabric.plugins.environments import ClusterEnvironment
+from rich.console import Console
+from torch.utils.data import DataLoader
+
+from cvtrain.callbacks.console import LOG, console
+from cvtrain.callbacks.pictures import Pictures
+from cvtrain.engine.device import Device
+from cvtrain.engine.logs import log_quietly
+from cvtrain.engine.rundir import RunDir
+from cvtrain.engine.signals import KeepSignals
+from cvtrain.engine.trainer import build_trainer
+from cvtrain.report.results import write_predictions, write_results
+from cvtrain.tasks.base import Task
+
+
+def score(
+    task: Task,
+    loader: Callable[[pl.Trainer], DataLoader[Any]],
+    config: Mapping[str, Any],
+    device: Device,
+    environment: ClusterEnvironment | None,
+    run: RunDir,
+    callbacks: Mapping[str, Any],
+) -> float:
+    """Validate ``task`` on ``loader``, on every process of the run; ``task.scores`` has the result.
+
+    ``loader`` makes this process's batches, given the Trainer; of the callbacks, ``progress`` and
+    ``pictures`` take part.
+
+    Returns:
+        The seconds it took.
+    """
+    started = time.perf_counter()
+    parts: list[pl.Callback] = [KeepSignals()]
+    for name in ("progress", "pictures"):
+        callback = callbacks.get(name)
+        if isinstance(callback, Pictures):
+            callback.path = run.plots / "predictions.png"
+        if callback is not None:
+            parts.append(callback)
+    trainer = build_trainer(config, device, environment, run.path, parts, [])
+    trainer.validate(task, loader(trainer), verbose=False)
+    return time.perf_counter() - started
+
+
+def write_scores(
+    run: RunDir,
+    task: Task,
+    config: Mapping[str, Any],
+    split: str,
+    seconds: float,
+    title: str,
+    **extra: Any,
+) -> None:
+    """Write results.json, predictions.json, ground_truth.json and plots, and print the table.
+
+    On rank 0 alone, after ``score``.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
+    from cvtrain.report.plots import plot_details
+    from cvtrain.report.table import results_table
+
+    details = task.metrics.details()
+    plot_details(details, run.plots)
+    write_predictions(run.path, task.metrics)
+    write_results(
+        run.path,
+        task.name,
+        config["model"]["name"],
+        config["data"]["name"],
+        split,
+        task.scores,
+        seconds,
+        images=len(task.metrics),
+        losses={k: v for k, v in task.results.items() if k not in task.scores},
+        per_class=details["per_class"],
+        notes=details["notes"],
+        **extra,
+    )
+    LOG.info(title)
+    table = results_table(task.scores, details)
+    console().print(table)
+    plain = Console(file=io.StringIO(), width=120)
+    plain.print(table)
+    log_quietly(plain.file.getvalue())  # type: ignore[attr-defined]

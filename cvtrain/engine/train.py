@@ -1,0 +1,295 @@
+"""The main job: check the data, train, evaluate the best epoch, leave a run folder behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+from lightning_fabric.plugins.environments import ClusterEnvironment
+
+import cvtrain
+from cvtrain.callbacks.checkpoint import BestAndLast
+from cvtrain.callbacks.console import LOG
+from cvtrain.callbacks.early_stopping import EarlyStopping
+from cvtrain.callbacks.history import History
+from cvtrain.callbacks.pictures import Pictures, log_picture
+from cvtrain.engine.build import build_callbacks, build_loggers, build_model, build_task
+from cvtrain.engine.checkpoint import load_checkpoint
+from cvtrain.engine.data import load_data, loaders
+from cvtrain.engine.device import Device, choose_device
+from cvtrain.engine.failures import Interrupted
+from cvtrain.engine.launch import launch, started_elsewhere
+from cvtrain.engine.rundir import RunDir, new_run_dir
+from cvtrain.engine.scoring import score, write_scores
+from cvtrain.engine.session import session
+from cvtrain.engine.signals import KeepSignals
+from cvtrain.engine.trainer import Reseed, build_trainer, seed_all
+from cvtrain.engine.world import join_world
+from cvtrain.errors import CheckpointError
+from cvtrain.report.results import write_json_atomic
+from cvtrain.tasks.distributed import broadcast, rank
+
+
+def train(config: dict[str, Any]) -> int:
+    """Train what ``config`` describes; the exit code.
+
+    Args:
+        config: resolved, plain dicts and lists; ``run_dir`` None: a new folder below ``runs/``;
+            ``resume`` a run folder: go on in it from its last finished epoch.
+
+    Returns:
+        0 done, 130 after Ctrl-C, 143 after SIGTERM: the last finished epoch is kept.
+
+    Raises:
+        CvtrainError: one line for the user.
+    """
+    device = choose_device(config["trainer"])
+    if device.world_size > 1 and not started_elsewhere():
+        config = {**config, "run_dir": str(_run_dir(config).path)}
+        return launch("cvtrain.engine.train:train", config, device.processes, device.nodes)
+    with session(config) as log:
+        environment = join_world(device)
+        run = RunDir(broadcast(str(_run_dir(config).path)))
+        training = _Training(config, device, environment, run)
+        try:
+            training.prepare(log)
+            training.fit()
+            training.finish()
+        except Interrupted as signal:
+            training.say_how_to_go_on()
+            return signal.code
+        finally:
+            training.close()
+    return 0
+
+
+def _run_dir(config: Mapping[str, Any]) -> RunDir:
+    """Where the run writes.
+
+    Raises:
+        UsageError: another run is there.
+    """
+    if config.get("resume"):
+        return RunDir(config["resume"])
+    if config.get("run_dir"):
+        run = RunDir(config["run_dir"])
+        run.refuse_if_used()
+        return run
+    return new_run_dir(config["task"]["name"], (config.get("model") or {}).get("name", "model"))
+
+
+class _Training:
+    """One process's part of a run."""
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        device: Device,
+        environment: ClusterEnvironment | None,
+        run: RunDir,
+    ) -> None:
+        self.config = config
+        self.device = device
+        self.environment = environment
+        self.run = run
+        self.main = rank() == 0
+        self.trust = list(config.get("trust") or [])
+        self.resumed: dict[str, Any] | None = None
+        self.loggers: list[Any] = []
+        self.status = "failed"
+
+    # Before the first epoch --------------------------------------------------------------------
+
+    def prepare(self, log: Any) -> None:
+        """Data, model, callbacks; then the run folder, once nothing can be wrong any more."""
+        config = self.config
+        stored = _stored(config, self.run)
+        if config.get("resume") and self.run.last.exists():
+            self.resumed = load_checkpoint(self.run.last)
+        self.callbacks = build_callbacks(config, self.trust)
+        self.data, report = load_data(config, trust=self.trust)
+        seed_all(int(config.get("seed") or 0))
+        model = build_model(config, len(self.data.classes), trust=self.trust)
+        self.task = build_task(config, model, self.data.classes, trust=self.trust)
+        header = {
+            "version": cvtrain.__version__,
+            "config": stored,
+            "classes": {
+                "names": list(self.data.classes.names),
+                "ids": list(self.data.classes.ids),
+            },
+        }
+        self.history = History(self.run.metrics_csv, config["trainer"].get("max_minutes"))
+        self.checkpoints = BestAndLast(self.run.checkpoints, header)
+        self.trainer = self._trainer()
+        self._check_resumed(header)
+        self.train_loader, self.val_loader = loaders(self.data, config, self.trainer)
+        if self.main:
+            if not self.run.config.exists():
+                self.run.create(stored, config.get("overrides") or [])
+            self.run.sweep_partials()
+            log.open(self.run.log)
+            write_json_atomic(self.run.check, report.to_json())
+        broadcast(None)  # the folder is there for all
+        self._say_what_is_trained()
+
+    def _trainer(self) -> pl.Trainer:
+        """The Trainer; its loggers open only after everything else has been checked."""
+        for callback in self.callbacks.values():
+            if isinstance(callback, Pictures):
+                callback.path = self.run.plots / "predictions.png"
+        seed = int(self.config.get("seed") or 0)
+        callbacks = [Reseed(seed), KeepSignals(), *self.callbacks.values()]
+        callbacks += [self.history, self.checkpoints]
+        self.loggers = build_loggers(self.config, self.run.path, self.trust)
+        return build_trainer(
+            self.config, self.device, self.environment, self.run.path, callbacks, self.loggers
+        )
+
+    def _check_resumed(self, header: Mapping[str, Any]) -> None:
+        if self.resumed is None:
+            return
+        if self.resumed["cvtrain"]["classes"] != header["classes"]:
+            raise CheckpointError(
+                f"{self.run.last}: its classes are not those of the data now "
+                f"({self.resumed['cvtrain']['classes']['names']} before); restore the data set"
+            )
+        states = self.resumed.get("callbacks", {})
+        for callback in [self.history, self.checkpoints, *self.callbacks.values()]:
+            if isinstance(callback, pl.Callback) and callback.state_key in states:
+                callback.load_state_dict(states[callback.state_key])
+
+    def _say_what_is_trained(self) -> None:
+        task, data = self.task, self.config["data"]
+        parameters = sum(p.numel() for p in task.model.parameters())
+        sizes = [len(loader.dataset) for loader in (self.train_loader, self.val_loader)]  # type: ignore[arg-type]
+        classes = len(self.data.classes)
+        LOG.info(
+            f"{self.config['model']['name']} for {task.name}: {parameters / 1e6:.2f} M parameters, "
+            f"{classes} class{'es' if classes != 1 else ''}, on {self.device}"
+        )
+        LOG.info(f"{data['name']}: {sizes[0]:,} training images, {sizes[1]:,} for validation")
+        LOG.info(f"run folder: {self.run}")
+
+    # Epochs ------------------------------------------------------------------------------------
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs that the checkpoint resumed from has finished."""
+        if self.resumed is None:
+            return 0
+        progress = self.resumed["loops"]["fit_loop"]["epoch_progress"]["current"]
+        return int(progress["processed"])
+
+    def _is_done(self) -> bool:
+        stopper = self.callbacks.get("early_stopping")
+        stopped = isinstance(stopper, EarlyStopping) and stopper.exhausted
+        return (
+            self.epochs_done >= self.config["trainer"]["max_epochs"]
+            or stopped
+            or (self.resumed is not None and self.history.time_is_over)
+        )
+
+    def fit(self) -> None:
+        """All epochs that are left."""
+        if self.resumed is not None:
+            LOG.info(f"going on after epoch {self.epochs_done} of {self.trainer.max_epochs}")
+        elif self.config.get("resume"):
+            LOG.info("no epoch of this run was finished: it starts again")
+        if self._is_done():
+            return
+        # Lightning makes the first epoch's iterator before it tells the sampler which epoch it is.
+        sampler = self.train_loader.sampler
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(self.epochs_done)
+        if self.config["trainer"].get("compile"):
+            self.task.model.compile()
+        for logger in self.loggers:
+            logger.log_hyperparams(_stored(self.config, self.run))
+        self.trainer.fit(
+            self.task,
+            train_dataloaders=self.train_loader,
+            val_dataloaders=self.val_loader,
+            ckpt_path=str(self.run.last) if self.resumed is not None else None,
+        )
+
+    # After the last epoch ----------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Evaluate the best epoch on the validation set; write, plot and print the result."""
+        if self._is_done() and self.run.results.exists():
+            self._say_finished()
+            self.status = "success"
+            return
+        path = self.run.best if self.run.best.exists() else self.run.last
+        checkpoint = load_checkpoint(path)
+        self.task.load_state_dict(checkpoint["state_dict"])
+        seconds = score(
+            self.task,
+            lambda _: self.val_loader,
+            self.config,
+            self.device,
+            self.environment,
+            self.run,
+            self.callbacks,
+        )
+        if self.main:
+            self._write(checkpoint["epoch"], path.name, seconds)
+        self.status = "success"
+
+    def _write(self, epoch: int, name: str, seconds: float) -> None:
+        from cvtrain.report.curves import plot_curves
+        from cvtrain.report.labels import plot_labels
+
+        plot_curves(self.run.metrics_csv, self.run.plots / "curves.png")
+        for split in ("train", "val"):
+            table = self.data.tables[split]
+            title = f"{split}: {len(table):,} images"
+            plot_labels(table, self.run.plots / f"labels_{split}.png", title)
+        split = "train" if self.config["trainer"].get("overfit_batches") else "val"
+        write_scores(
+            self.run,
+            self.task,
+            self.config,
+            split,
+            seconds,
+            f"{name} (epoch {epoch + 1}) on {split}, {len(self.task.metrics):,} images:",
+            checkpoint=f"checkpoints/{name}",
+            epoch=epoch,
+            epochs=len(self.history.rows),
+            train_seconds=self.history.seconds,
+        )
+        step = self.trainer.global_step
+        for logger in self.loggers:
+            logger.log_metrics({f"best/{k}": v for k, v in self.task.scores.items()}, step=step)
+        for path in sorted(self.run.plots.glob("*.png")):
+            log_picture(self.loggers, path.stem, path, step)
+        LOG.info(f"run folder: {self.run}")
+
+    def _say_finished(self) -> None:
+        LOG.info(
+            f"this run is finished ({self.epochs_done} epochs). To train longer, raise "
+            f"trainer.max_epochs in {self.run.config} and resume again"
+        )
+        LOG.info(f"run folder: {self.run}")
+
+    def say_how_to_go_on(self) -> None:
+        """What Ctrl-C and SIGTERM leave."""
+        if self.run.last.exists():
+            LOG.info(f"stopped; to go on from the last finished epoch: cvtrain resume={self.run}")
+        else:
+            LOG.info("stopped before the first epoch was finished: there is nothing to go on from")
+
+    def close(self) -> None:
+        """Close loggers that stay open for the pictures at the end."""
+        for logger in self.loggers:
+            close = getattr(logger, "close", None)
+            if close is not None:
+                close(self.status)
+
+
+def _stored(config: Mapping[str, Any], run: RunDir) -> dict[str, Any]:
+    """What config.yaml and the checkpoints hold: no trust, nothing of this one command."""
+    once = ("overrides", "resume", "trust", "ckpt", "source", "sweep_dir", "command")
+    return {**{k: v for k, v in config.items() if k not in once}, "run_dir": str(run.path)}

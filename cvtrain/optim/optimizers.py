@@ -1,0 +1,107 @@
+"""Optimizers by name, from torch.optim or timm.optim, with every argument checked."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from cvtrain.errors import UsageError
+from cvtrain.optim.groups import parameter_groups
+
+Factory = Callable[..., torch.optim.Optimizer]
+
+
+def build_optimizer(
+    module: nn.Module, config: Mapping[str, Any], factory: Factory | None = None
+) -> torch.optim.Optimizer:
+    """The optimizer that ``config`` describes, over the trainable parameters of ``module``.
+
+    Args:
+        module: whose parameters are trained.
+        config: ``name``, ``library`` (torch or timm), ``lr``, ``weight_decay``; every other key is
+            an argument of the optimizer.
+        factory: a class of the user's own, called in place of one found by name.
+
+    Raises:
+        UsageError: an unknown name or argument, or a value the optimizer refuses.
+    """
+    arguments = {k: v for k, v in config.items() if k not in ("name", "library", "_target_")}
+    name = str(config.get("name") or getattr(factory, "__name__", "optimizer"))
+    found = factory or find_optimizer(name, str(config.get("library") or "torch"))
+    for key, value in arguments.items():
+        arguments[key] = _number(key, value)
+    decay = arguments.pop("weight_decay", None)
+    _check_arguments(found, name, arguments)
+    groups = parameter_groups(module, 0.0 if decay is None else decay)
+    if not groups:
+        raise UsageError("the model has no trainable parameter: nothing to optimize")
+    if not _accepts(found, "weight_decay"):
+        if decay:
+            raise UsageError(f"optimizer.weight_decay={decay}: {name} takes none; set it to 0")
+        groups = [{"params": [p for group in groups for p in group["params"]]}]
+    try:
+        return found(groups, **arguments)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"optimizer {name}: {error}") from error
+
+
+def find_optimizer(name: str, library: str = "torch") -> Factory:
+    """The class of that name, upper and lower case aside.
+
+    Raises:
+        UsageError: no such library or class, with the nearest names.
+    """
+    if library == "torch":
+        known: dict[str, Factory] = {
+            key.lower(): value
+            for key, value in vars(torch.optim).items()
+            if isinstance(value, type)
+            and issubclass(value, torch.optim.Optimizer)
+            and value is not torch.optim.Optimizer
+        }
+    elif library == "timm":
+        from timm.optim import get_optimizer_class, list_optimizers
+
+        names = [str(key) for key in list_optimizers()]
+        known = {key: get_optimizer_class(key, bind_defaults=True) for key in names}
+    else:
+        raise UsageError(f"optimizer.library={library}: expected torch or timm")
+    if name.lower() not in known:
+        near = difflib.get_close_matches(name.lower(), known, 3) or sorted(known)
+        raise UsageError(
+            f"optimizer.name={name}: {library}.optim has no such optimizer; try {', '.join(near)}"
+        )
+    return known[name.lower()]
+
+
+def _number(key: str, value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 as text; text that is a number becomes one."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            if key in ("lr", "weight_decay"):
+                raise UsageError(f"optimizer.{key}={value}: expected a number") from None
+    return value
+
+
+def _parameters(factory: Factory) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(factory).parameters
+
+
+def _accepts(factory: Factory, name: str) -> bool:
+    parameters = _parameters(factory)
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    return name in parameters or open_ended
+
+
+def _check_arguments(factory: Factory, name: str, arguments: Mapping[str, Any]) -> None:
+    for key in arguments:
+        if not _accepts(factory, key):
+            takes = ", ".join(p for p in list(_parameters(factory))[1:])
+            raise UsageError(f"optimizer.{key}: {name} takes no such argument; it takes {takes}")

@@ -1,0 +1,161 @@
+"""The only Lightning class: wires a model, its data, its metrics and its optimizer together."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from cvtrain.data.table import Classes
+from cvtrain.errors import RunError, UsageError
+from cvtrain.metrics.base import Metrics
+from cvtrain.models.base import Model
+from cvtrain.optim.optimizers import Factory, build_optimizer
+from cvtrain.optim.schedules import Schedule
+from cvtrain.tasks.distributed import broadcast, gather
+from cvtrain.tasks.sums import LossSums, TrainingSums
+from cvtrain.types import Batch, ImageInfo, Prediction
+
+
+class Task(pl.LightningModule, ABC):
+    """Trains and validates one model; a family of tasks subclasses it and fills in ``to_original``.
+
+    Args:
+        model: loss and predictions.
+        classes: class names and ids of the data.
+        metrics: fed with predictions in original pixels.
+        optimizer: ``name``, ``library``, ``lr``, ``weight_decay`` and the optimizer's own keys.
+        scheduler: ``name`` and the schedule's own keys; None: a constant rate.
+        monitor: the metric that decides which epoch is best, without a prefix.
+        mode: ``max`` or ``min``: which of two values of it is better.
+        name: of the task family.
+        optimizer_factory: an optimizer class of the user's own, instead of one found by name.
+        channels_last: memory format of images and weights.
+
+    Attributes:
+        results: after a validation, loss means and metrics by name, the same on every process.
+        scores: the metrics among them.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        classes: Classes,
+        metrics: Metrics,
+        optimizer: Mapping[str, Any],
+        scheduler: Mapping[str, Any] | None,
+        monitor: str,
+        mode: str,
+        name: str,
+        optimizer_factory: Factory | None = None,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        if mode not in ("max", "min"):
+            raise UsageError(f"task.mode={mode}: expected max or min")
+        self.model = model
+        self.classes = classes
+        self.metrics = metrics
+        self.optimizer_config = dict(optimizer)
+        self.scheduler_config = None if scheduler is None else dict(scheduler)
+        self.optimizer_factory = optimizer_factory
+        self.monitor = monitor
+        self.mode = mode
+        self.name = name
+        self.channels_last = channels_last
+        self.train_sums = TrainingSums()
+        self.val_sums = LossSums()
+        self.results: dict[str, float] = {}
+        self.scores: dict[str, float] = {}
+
+    # What a family of tasks says of itself -----------------------------------------------------
+
+    @abstractmethod
+    def to_original(self, prediction: Prediction, info: ImageInfo) -> Prediction:
+        """A prediction in network pixels -> one in original pixels; both on the CPU."""
+
+    # The order of a run, fixed -----------------------------------------------------------------
+
+    def forward(self, images: Tensor) -> Any:
+        """``(B, C, H, W)`` images -> the model's raw outputs."""
+        return self.model(images)
+
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Images and targets move; truths stay on the CPU, where the metric is."""
+        batch = batch.to(device, non_blocking=True)
+        if self.channels_last:
+            images = batch.images.contiguous(memory_format=torch.channels_last)
+            batch = replace(batch, images=images)
+        return batch
+
+    def on_train_epoch_start(self) -> None:
+        self.train_sums.reset()
+        self.results = {}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        terms = self.model.loss(batch.images, batch.targets)
+        return self.train_sums.add(terms, len(batch), self.global_step)
+
+    def on_validation_epoch_start(self) -> None:
+        self.metrics.reset()
+        self.val_sums.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Prediction]]:
+        """Loss and metric from one forward; returns the predictions in network pixels."""
+        terms, predictions = self.model.loss_and_predict(batch.images, batch.targets)
+        self.val_sums.add(terms, len(batch), batch_idx)
+        if batch.truths is None:
+            raise ValueError("a validation batch carries no truths")
+        pairs = zip(predictions, batch.infos, strict=True)
+        originals = [self.to_original(p.cpu(), info) for p, info in pairs]
+        self.metrics.update(originals, batch.truths, batch.infos)
+        return {"predictions": predictions}
+
+    def on_validation_epoch_end(self) -> None:
+        """Every process's images meet on rank 0, which computes once over the whole set."""
+        losses = self.val_sums.means()
+        states = gather(self.metrics.state())
+        computed: dict[str, float] = {}
+        if states is not None:
+            if len(states) > 1:
+                self.metrics.merge(states)
+            computed = {k: float(v) for k, v in self.metrics.compute().items()}
+        self.scores = broadcast(computed)
+        self.results = {**losses, **self.scores}
+        if self.monitor not in self.results:
+            raise RunError(
+                f"task.monitor={self.monitor} is none of what validation gives: "
+                f"{', '.join(self.results)}"
+            )
+        self.log_dict({f"val/{k}": v for k, v in self.results.items()}, logger=False)
+
+    def train_results(self) -> dict[str, float]:
+        """Loss means and counts of the epoch so far, over all processes (every one must call)."""
+        return self.train_sums.means()
+
+    def learning_rate(self) -> float:
+        """The rate of the last optimizer step's schedule, highest of all groups."""
+        optimizers = self.optimizers()
+        optimizer = optimizers[0] if isinstance(optimizers, list) else optimizers
+        return max(float(group["lr"]) for group in optimizer.param_groups)
+
+    def configure_optimizers(self) -> Any:
+        """An optimizer, and a schedule that is set at every step."""
+        optimizer = build_optimizer(self.model, self.optimizer_config, self.optimizer_factory)
+        epochs = self.trainer.max_epochs or 1
+        schedule = Schedule(
+            self.scheduler_config, int(self.trainer.estimated_stepping_batches), epochs
+        )
+        # A plain function: LambdaLR would save (and on resume restore) an object's attributes.
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }

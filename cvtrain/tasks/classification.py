@@ -1,0 +1,13 @@
+"""Image classification: one class an image, told by probabilities."""
+
+from __future__ import annotations
+
+from cvtrain.tasks.base import Task
+from cvtrain.types import ImageInfo, Prediction
+
+
+class ClassificationTask(Task):
+    """Predictions are class probabilities ``probs`` ``(K,)``: the same at any image size."""
+
+    def to_original(self, prediction: Prediction, info: ImageInfo) -> Prediction:
+        return prediction
