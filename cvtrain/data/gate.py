@@ -1,0 +1,455 @@
+"""The check that every data set passes, by ``cvtrain check`` and before each train and eval.
+
+Reader -> tables as written -> this -> tables that hold: boxes in pixels of the upright image,
+finite, inside it; sizes of the files; labels of the class table; every file opened and decoded
+once. Each finding is an error (stops, unless ``data.on_bad`` says fix or drop) or a note (loses
+nothing). No image is lost without being counted: images = used + rejected. Nothing is written to
+the data set.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from cvtrain.data import gate_annotations as objects
+from cvtrain.data import gate_images as images
+from cvtrain.data.gate_segments import check_segments
+from cvtrain.data.gate_splits import draw_val
+from cvtrain.data.gate_state import SplitState, stops
+from cvtrain.data.probe import Probes
+from cvtrain.data.probe_cache import cached_probe
+from cvtrain.data.table import Classes, Problem, Table
+from cvtrain.errors import DataError, UsageError
+
+ON_BAD = ("error", "fix", "drop")
+
+NEEDS: dict[str, tuple[str, ...]] = {
+    "classification": ("label",),
+    "localization": ("boxes",),
+    "detection": ("boxes",),
+    "semantic_segmentation": ("mask", "segments"),
+    "instance_segmentation": ("segments",),
+}
+"""Task -> what a reader must annotate, any of them."""
+
+_MOST_WORKERS = 16
+_SHOWN = 5
+
+
+@dataclass
+class SplitCount:
+    """Numbers of one split: images = used + rejected, the same of annotations."""
+
+    images: int = 0
+    used: int = 0
+    rejected: int = 0
+    annotations: int = 0
+    annotations_used: int = 0
+
+
+@dataclass
+class GateReport:
+    """What the gate found and what it let through.
+
+    Attributes:
+        tables: split -> table, clean.
+        problems: errors first.
+        images, used, rejected: of all splits that were read; images = used + rejected.
+        unlisted: image files that no split names.
+        counts: split -> numbers.
+        root, reader, kinds, classes: of the data set.
+        task, on_bad: as asked for.
+        warnings: lines about the check itself (a cache that cannot be written).
+        seconds: what it took; ``cached`` of ``files`` files had not changed since the last time.
+    """
+
+    tables: dict[str, Table] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    images: int = 0
+    used: int = 0
+    rejected: int = 0
+    unlisted: list[str] = field(default_factory=list)
+    counts: dict[str, SplitCount] = field(default_factory=dict)
+    root: str = ""
+    reader: str = ""
+    kinds: tuple[str, ...] = ()
+    classes: Classes = field(default_factory=lambda: Classes((), ()))
+    task: str | None = None
+    on_bad: str = "error"
+    warnings: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    files: int = 0
+    cached: int = 0
+
+    @property
+    def errors(self) -> list[Problem]:
+        return [p for p in self.problems if p.severity == "error"]
+
+    @property
+    def notes(self) -> list[Problem]:
+        return [p for p in self.problems if p.severity == "note"]
+
+    @property
+    def stopping(self) -> list[Problem]:
+        """Errors that train and eval stop for, given ``on_bad``."""
+        return [p for p in self.problems if stops(p, self.on_bad)]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for check.json; ``unlisted`` is a number, the files themselves are notes."""
+        keys = ["file", "where", "code", "severity", "message", "fix", "split", "action"]
+        return {
+            "images": self.images,
+            "used": self.used,
+            "rejected": self.rejected,
+            "unlisted": len(self.unlisted),
+            "problems": [{key: getattr(p, key) for key in keys} for p in self.problems],
+            "codes": dict(Counter(p.code for p in self.problems)),
+            "splits": {name: vars(count) for name, count in self.counts.items()},
+            "root": self.root,
+            "reader": self.reader,
+            "kinds": list(self.kinds),
+            "classes": list(self.classes.names),
+            "task": self.task,
+            "on_bad": self.on_bad,
+            "seconds": round(self.seconds, 3),
+        }
+
+    def summary_lines(self) -> list[str]:
+        """A few lines for people: counts, then errors and notes by code."""
+        splits = ", ".join(f"{name} {count.used:,}" for name, count in self.counts.items())
+        boxes = sum(count.annotations_used for count in self.counts.values())
+        line = f"{self.used:,} of {self.images:,} images ({splits})"
+        if boxes:
+            line += f", {boxes:,} objects"
+        count = len(self.classes)
+        lines = [f"{line}, {count} class{'' if count == 1 else 'es'}"]
+        for name, found in (("errors", self.errors), ("notes", self.notes)):
+            if found:
+                lines.append(f"{name}: {_by_code(found)}")
+        if self.errors and self.on_bad != "error":
+            actions = Counter(p.action or "no more to do" for p in self.errors)
+            done = ", ".join(f"{what} {n:,}" for what, n in actions.items())
+            lines.append(f"data.on_bad={self.on_bad}: {done}")
+        return lines + self.warnings
+
+
+def run_gate(
+    reader: Any,
+    task: str | None,
+    *,
+    on_bad: str = "error",
+    val_fraction: float = 0.2,
+    seed: int = 0,
+    channels: int = 3,
+    workers: int | None = None,
+    progress: bool = True,
+    strict: bool = True,
+    splits: Sequence[str] | None = None,
+) -> GateReport:
+    """Reads a data set and checks all of it.
+
+    Args:
+        reader: a ``cvtrain.data.formats.base.Reader``.
+        task: what it is for; None checks what there is.
+        on_bad: ``error`` stops; ``fix`` repairs what can be and leaves out the rest; ``drop``
+            leaves out the annotation or the image that is wrong.
+        val_fraction: part of train that becomes val where there is no val split.
+        seed: of that choice.
+        channels: of the images the loader will make.
+        workers: threads that open files; None: one a core, at most 16.
+        progress: a bar on stderr, if that is a terminal.
+        strict: raises for errors; otherwise the report holds them (``stopping``), and its tables
+            are those without what is wrong.
+        splits: the only ones wanted; None: all.
+
+    Raises:
+        DataError: the data set has errors, or does not serve the task, or has no such split.
+        UsageError: ``on_bad`` or ``val_fraction`` is out of range.
+    """
+    if on_bad not in ON_BAD:
+        raise UsageError(f"data.on_bad={on_bad}: choose one of {', '.join(ON_BAD)}")
+    begun = time.perf_counter()
+    kinds = frozenset(reader.kinds)
+    if task is not None:
+        _check_task(task, kinds)
+    report = GateReport(task=task, on_bad=on_bad, kinds=tuple(sorted(kinds)))
+    report.root, report.reader = str(reader.root), type(reader).__name__
+    names, drawn = _splits_to_read(reader, splits)
+    states = _read(reader, names, on_bad, report)
+    _open_files(states, report, channels, workers or _cores(), progress)
+    objects.unite_classes(states)
+    for state in states:
+        _check_split(state, task, channels)
+    images.check_copies(states)
+    objects.note_unused_classes([s for s in states if s.table.generator is None])
+    _check_emptiness(states, names, splits is None)
+    _collect(states, report)
+    if drawn and len(report.tables.get("train", ())):
+        _draw_val(states, report, val_fraction, seed)
+    if splits is not None:
+        report.tables = {name: t for name, t in report.tables.items() if name in splits}
+    report.problems.sort(key=lambda p: p.severity != "error")
+    report.seconds = time.perf_counter() - begun
+    if strict and report.stopping:
+        raise DataError(_refusal(report))
+    return report
+
+
+def _check_task(task: str, kinds: frozenset[str]) -> None:
+    if task not in NEEDS:
+        raise UsageError(f"task={task}: choose one of {', '.join(NEEDS)}")
+    if not kinds & set(NEEDS[task]):
+        serves = [name for name, needs in NEEDS.items() if kinds & set(needs)]
+        held = ", ".join(sorted(kinds)) or "nothing"
+        raise DataError(
+            f"task={task} needs {' or '.join(NEEDS[task])}, this data set has {held}: "
+            f"use task={'|'.join(serves)}"
+        )
+
+
+def _cores() -> int:
+    counted = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
+    return min(len(counted), _MOST_WORKERS)
+
+
+def _splits_to_read(reader: Any, wanted: Sequence[str] | None) -> tuple[list[str], bool]:
+    """The splits to read, and whether val is drawn from train."""
+    there = list(reader.splits())
+    drawn = "train" in there and "val" not in there
+    if wanted is None:
+        return there, drawn
+    can = there + ["val"] * drawn
+    for name in wanted:
+        if name not in can:
+            have = f"it has {', '.join(can)}" if can else "it has no splits"
+            raise DataError(f"there is no {name} split in {reader.root}; {have}")
+    drawn = drawn and bool({"train", "val"} & set(wanted))
+    return [name for name in there if name in wanted or (drawn and name == "train")], drawn
+
+
+def _read(reader: Any, names: Sequence[str], on_bad: str, report: GateReport) -> list[SplitState]:
+    states = []
+    for name in names:
+        split = reader.read(name)
+        one_file = getattr(reader, "json_file", None)
+        states.append(
+            SplitState(
+                name,
+                split.table,
+                on_bad,
+                annotation_file=one_file(name) if one_file is not None else "",
+                problems=list(split.problems),
+            )
+        )
+        report.unlisted += split.unlisted
+    if states:
+        for file in report.unlisted:
+            states[0].split_problem("file-unlisted", "no split names this image", file=file)
+    for state in states:
+        if state.table.generator is None:
+            images.check_paths(state)
+    return states
+
+
+def _open_files(
+    states: Sequence[SplitState], report: GateReport, channels: int, workers: int, progress: bool
+) -> None:
+    """Decodes every image and mask that can be named, those of all splits together."""
+    states = [s for s in states if s.table.generator is None]
+    jobs: list[tuple[bool, list[str]]] = []
+    for masks in (False, True):
+        column = [(s, s.table.masks if masks else s.table.files) for s in states]
+        names = [
+            "" if images.leaves_root(strings[i]) else strings[i]
+            for _, strings in column
+            if strings is not None
+            for i in range(len(strings))
+        ]
+        jobs.append((masks, names))
+    total = sum(1 for _, names in jobs for name in names if name)
+    with _progress(total, progress) as tick:
+        for masks, names in jobs:
+            probes = _probe_named(report, names, masks, channels, workers, tick)
+            start = 0
+            for state in states:
+                if masks and state.table.masks is None:
+                    continue
+                part = _part(probes, start, len(state.table))
+                start += len(state.table)
+                if masks:
+                    state.masks = part
+                else:
+                    state.files = part
+    report.files = total
+
+
+def _probe_named(
+    report: GateReport,
+    names: Sequence[str],
+    masks: bool,
+    channels: int,
+    workers: int,
+    tick: Callable[[int], None],
+) -> Probes:
+    """Probes of N names; those that are "" count as missing."""
+    rows = [i for i, name in enumerate(names) if name]
+    found = cached_probe(
+        report.root,
+        [names[i] for i in rows],
+        masks=masks,
+        channels=channels,
+        workers=workers,
+        tick=tick,
+        warn=report.warnings.append,
+    )
+    probes = Probes.blank(len(names))
+    probes.records["status"] = 1  # missing
+    probes.records[rows] = found.records
+    probes.details = {rows[i]: text for i, text in found.details.items()}
+    probes.values = {rows[i]: pair for i, pair in found.values.items()}
+    report.cached += found.cached
+    return probes
+
+
+def _part(probes: Probes, start: int, count: int) -> Probes:
+    """Rows ``start`` to ``start + count``."""
+    rows = range(start, start + count)
+    return Probes(
+        probes.records[start : start + count],
+        {i - start: text for i, text in probes.details.items() if i in rows},
+        {i - start: pair for i, pair in probes.values.items() if i in rows},
+    )
+
+
+def _check_split(state: SplitState, task: str | None, channels: int) -> None:
+    if state.table.generator is not None:
+        return
+    images.check_images(state, channels)
+    if state.table.masks is not None and task in (None, "semantic_segmentation"):
+        images.check_masks(state)
+    objects.check_labels(state)
+    if task in (None, "semantic_segmentation", "instance_segmentation"):
+        check_segments(state, required=task == "instance_segmentation")
+    else:
+        state.set_table(segments=None)
+    objects.check_boxes(state)
+    state.set_table(relative=False)
+    objects.note_images_without_objects(state)
+    if task == "localization":
+        objects.check_localization(state)
+
+
+def _check_emptiness(states: Sequence[SplitState], names: Sequence[str], all_wanted: bool) -> None:
+    for state in states:
+        if not state.images.any() and not any(p.code == "empty-split" for p in state.problems):
+            of = f" of {len(state.images):,}" if len(state.images) else ""
+            state.split_problem("empty-split", f"{state.name} has no image{of} that can be used")
+    if all_wanted and "train" not in names and states:
+        states[0].split_problem("no-train-split", f"the data set has only {', '.join(names)}")
+
+
+def _collect(states: Sequence[SplitState], report: GateReport) -> None:
+    """Tables without what is left out, and the counts."""
+    for state in states:
+        kept = np.flatnonzero(state.images)
+        whole = len(kept) == len(state.images) and bool(state.annotations.all())
+        table = state.table if whole else state.table.take(kept, state.annotations)
+        rowless = {
+            (p.file, p.where)
+            for p in state.problems
+            if p.severity == "error" and p.rejects == "image" and p.image < 0
+        }
+        total = len(state.images) + len(rowless)
+        report.tables[state.name] = table
+        report.counts[state.name] = SplitCount(
+            total, len(table), total - len(table), len(state.annotations), table.num_annotations
+        )
+        report.problems += state.problems
+        report.images += total
+        report.used += len(table)
+    report.rejected = report.images - report.used
+    if states:
+        report.classes = states[0].table.classes
+
+
+def _draw_val(states: Sequence[SplitState], report: GateReport, fraction: float, seed: int) -> None:
+    """Splits train; says so."""
+    state = next(s for s in states if s.name == "train")
+    table = report.tables["train"]
+    digests = None if state.files is None else state.files.records["digest"][state.images]
+    train, val = draw_val(table, digests, fraction, seed)
+    everywhere = report.counts["train"]
+    tables = {"train": table.take(train), "val": table.take(val)}
+    before = list(report.tables)
+    report.tables = {**tables, **{n: report.tables[n] for n in before if n != "train"}}
+    drawn = SplitCount(
+        len(val), len(val), 0, tables["val"].num_annotations, tables["val"].num_annotations
+    )
+    everywhere.images -= drawn.images
+    everywhere.used -= drawn.used
+    everywhere.annotations -= drawn.annotations
+    everywhere.annotations_used -= drawn.annotations_used
+    rest = {name: count for name, count in report.counts.items() if name != "train"}
+    report.counts = {"train": everywhere, "val": drawn, **rest}
+    state.problems.clear()
+    state.split_problem(
+        "no-val-split",
+        f"no val split: {len(val):,} of {len(table):,} training images are kept for validation "
+        f"(data.val_fraction={fraction:g}, seed={seed})",
+    )
+    report.problems += state.problems
+
+
+def _by_code(problems: Sequence[Problem]) -> str:
+    counted = Counter(p.code for p in problems).most_common()
+    return ", ".join(f"{code} {count:,}" for code, count in counted)
+
+
+def _refusal(report: GateReport) -> str:
+    """One line that says all, then the first few problems."""
+    found = report.stopping
+    if report.on_bad == "error":
+        hint = "data.on_bad=fix|drop goes on without what is wrong"
+    else:
+        hint = f"data.on_bad={report.on_bad} cannot mend that"
+    lines = [
+        f"{report.root}: {len(found):,} error{'' if len(found) == 1 else 's'} in the data "
+        f"({_by_code(found)}); `cvtrain check` with the same data keys lists all; {hint}"
+    ]
+    for p in found[:_SHOWN]:
+        place = f"{p.file} {p.where}".strip()
+        lines.append(f"  {place}: {p.message} [{p.code}] -> {p.fix}")
+    if len(found) > _SHOWN:
+        lines.append(f"  ... and {len(found) - _SHOWN:,} more")
+    return "\n".join(lines).encode("utf-8", "replace").decode()
+
+
+@contextmanager
+def _progress(total: int, wanted: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr where a person looks at it."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not wanted or not console.is_terminal or not total:
+        yield lambda done: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    with Progress(
+        "checking files",
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    ) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done: bar.advance(task, done)

@@ -1,0 +1,234 @@
+"""The gate's checks of boxes and classes, on whole columns at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cvtrain.data.gate_images import mask_values
+from cvtrain.data.gate_state import VOID, SplitState
+from cvtrain.data.table import Classes
+from cvtrain.errors import DataError
+
+ROUNDING = 1.0
+"""A box may stick out of its image by so many pixels: tools round, and count from 0 or from 1."""
+
+_NOISE = 0.01  # pixels, cut without a word: relative coordinates have about six digits
+
+NAN, INVERTED, ZERO, OUTSIDE, ROUNDED = range(1, 6)
+_CODES = {NAN: "box-nan", INVERTED: "box-inverted", ZERO: "box-zero-area", OUTSIDE: "box-outside"}
+
+
+def judge_boxes(
+    boxes: np.ndarray, limits: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What is wrong with each box, and what it is when repaired.
+
+    Args:
+        boxes: float64 ``(M, 4)`` xyxy pixels, as written.
+        limits: float64 ``(M, 2)`` width, height of its image; infinite where unknown.
+
+    Returns:
+        verdict uint8 ``(M,)`` (0: fine), repaired boxes ``(M, 4)``, bool ``(M,)`` whether the
+        repaired box is one, and float64 ``(M,)`` by how many pixels it sticks out (0: it doesn't).
+    """
+    finite = np.isfinite(boxes).all(1)
+    low, high = np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])
+    inverted = finite & (boxes[:, 2:] < boxes[:, :2]).any(1)
+    zero = finite & ~_has_area(low, high)
+    with np.errstate(invalid="ignore"):  # infinity minus infinity, in boxes that are not finite
+        excess = np.maximum(np.maximum(-low, high - limits).max(1), 0)
+    excess[~finite] = 0
+    repaired = np.concatenate([np.clip(low, 0, limits), np.clip(high, 0, limits)], 1)
+    left = finite & _has_area(repaired[:, :2], repaired[:, 2:])
+    outside = finite & ((excess > ROUNDING + 1e-6) | ~left)
+    verdict = np.zeros(len(boxes), np.uint8)
+    verdict[excess > _NOISE] = ROUNDED
+    verdict[outside] = OUTSIDE
+    verdict[zero] = ZERO
+    verdict[inverted] = INVERTED
+    verdict[~finite] = NAN
+    return verdict, repaired, left, excess
+
+
+def _has_area(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Bool ``(M,)``; in float32, which is what models are given."""
+    return np.all(high.astype(np.float32) > low.astype(np.float32), axis=1)
+
+
+def check_boxes(state: SplitState) -> None:
+    """Boxes to pixels, finite, ordered, inside the upright image; areas that are areas."""
+    table, image_of = state.table, state.image_of
+    usable = (table.sizes > 0).all(1) & state.images
+    limits = np.where(usable[:, None], table.sizes[:, ::-1], np.inf)[image_of].astype(np.float64)
+    boxes = table.boxes
+    if table.relative:
+        scale = np.where(usable[:, None], table.sizes[:, ::-1], 1)[image_of]
+        boxes = boxes * np.concatenate([scale, scale], 1)
+    verdict, repaired, left, excess = judge_boxes(boxes, limits)
+    for row in np.flatnonzero((verdict > 0) & (verdict < ROUNDED)).tolist():
+        image, kind = int(image_of[row]), int(verdict[row])
+        fixed = state.fixing and bool(left[row]) and kind in (INVERTED, OUTSIDE)
+        message = _message(kind, boxes[row], limits[row], float(excess[row]), bool(left[row]))
+        state.annotation_problem(row, image, _CODES[kind], message, repaired=fixed)
+    rounded = verdict == ROUNDED
+    count = np.bincount(image_of[rounded], minlength=len(table))
+    furthest = np.zeros(len(table))
+    np.maximum.at(furthest, image_of[rounded], excess[rounded])
+    for i in np.flatnonzero(count).tolist():
+        boxes_say = "a box leaves" if count[i] == 1 else f"{count[i]} boxes leave"
+        message = f"{boxes_say} the image by {furthest[i]:.2g} of a pixel at most"
+        state.image_problem(i, "box-rounding", message)
+    state.annotations &= left | (verdict == 0)
+    state.set_table(boxes=repaired, areas=_areas(state, image_of))
+
+
+def _message(
+    kind: int, box: np.ndarray, limits: np.ndarray, excess: float, something_left: bool
+) -> str:
+    said = f"box [{', '.join(f'{v:.6g}' for v in box)}]"
+    if kind == NAN:
+        return f"{said} is not finite"
+    if kind == INVERTED:
+        axis = "xmax < xmin" if box[2] < box[0] else "ymax < ymin"
+        return f"{said} is inverted: {axis}"
+    if kind == ZERO:
+        return f"{said} has no area: {box[2] - box[0]:.6g} x {box[3] - box[1]:.6g} pixels"
+    image = f"the image of {limits[0]:.6g} x {limits[1]:.6g}"
+    if not something_left:
+        return f"{said} lies outside {image} altogether"
+    return f"{said} leaves {image} by {excess:.6g} pixels"
+
+
+def _areas(state: SplitState, image_of: np.ndarray) -> np.ndarray:
+    """The annotated areas, NaN (the box's) for those that are none."""
+    areas = state.table.areas
+    wrong = np.isinf(areas) | (areas < 0)
+    for i, n in zip(*np.unique(image_of[wrong], return_counts=True)):
+        first = areas[wrong & (image_of == i)][0]
+        message = f"area {first:.6g} of {n} objects" if n > 1 else f"area {first:.6g} of an object"
+        state.image_problem(int(i), "area-invalid", message)
+    return np.where(wrong, np.nan, areas)
+
+
+def check_labels(state: SplitState) -> None:
+    """Class indices that are none, of objects and of images."""
+    table, classes = state.table, len(state.table.classes)
+    image_of = state.image_of
+    for row in np.flatnonzero((table.labels < 0) | (table.labels >= classes)).tolist():
+        message = f"class {int(table.labels[row])} is not one of the {classes} classes"
+        state.annotation_problem(row, int(image_of[row]), "class-unknown", message)
+    if table.image_labels is not None:
+        wrong = (table.image_labels < 0) | (table.image_labels >= classes)
+        state.each_image(
+            wrong & state.images,
+            "image-class-unknown",
+            lambda i: f"class {int(table.image_labels[i])} is not one of the {classes} classes",  # type: ignore[index]
+        )
+
+
+def note_images_without_objects(state: SplitState) -> None:
+    """Images that are kept as background, and masks that are void throughout."""
+    table = state.table
+    if state.masks is not None:
+        for i in np.flatnonzero(state.images).tolist():
+            values, _ = state.masks.values.get(i, (np.zeros(0, np.int64), None))
+            if len(values) and (values == VOID).all() and VOID not in mask_values(state):
+                message = f"its mask {table.masks[i]!r} is void throughout"  # type: ignore[index]
+                state.image_problem(i, "image-without-annotation", message)
+    elif table.image_labels is None:
+        none = (np.diff(table.starts) == 0) & state.images
+        state.each_image(none, "image-without-annotation", lambda i: "no object is annotated on it")
+
+
+def check_localization(state: SplitState) -> None:
+    """Localization wants an object on every image."""
+    keep = np.flatnonzero(state.annotations)
+    objects = np.bincount(state.image_of[keep], minlength=len(state.table))
+    state.each_image(
+        (objects == 0) & state.images,
+        "image-without-object",
+        lambda i: "there is no object on it to localize",
+    )
+
+
+def class_counts(state: SplitState) -> np.ndarray:
+    """int64 ``(K,)`` of each class: objects, images or pixels of masks, whatever has classes."""
+    table, classes = state.table, len(state.table.classes)
+    counts = np.zeros(classes, np.int64)
+    if state.masks is not None:
+        pixel_values = mask_values(state)
+        for i in np.flatnonzero(state.images).tolist():
+            values, pixels = state.masks.values.get(i, (np.zeros(0, int), np.zeros(0, int)))
+            for k, value in enumerate(pixel_values):
+                counts[k] += pixels[values == value].sum()
+        return counts
+    if table.num_annotations or table.image_labels is None:
+        keep = state.annotations & state.images[state.image_of]
+        labels = table.labels[keep]
+    else:
+        labels = table.image_labels[state.images]
+    labels = labels[(labels >= 0) & (labels < classes)]
+    return np.bincount(labels, minlength=classes)
+
+
+def note_unused_classes(states: Sequence[SplitState]) -> None:
+    """Classes that occur nowhere, or not where they could be learned."""
+    if not states:
+        return
+    counts = {state.name: class_counts(state) for state in states}
+    everywhere = np.sum(list(counts.values()), 0)
+    for k, name in enumerate(states[0].table.classes.names):
+        if not everywhere[k]:
+            where = " or ".join(counts)
+            states[0].split_problem("class-unused", f"class {name!r} never occurs in {where}")
+        elif "train" in counts and not counts["train"][k]:
+            message = f"class {name!r} never occurs in train, but in {_others(counts, k)}"
+            states[0].split_problem("class-unused", message)
+
+
+def _others(counts: dict[str, np.ndarray], k: int) -> str:
+    return " and ".join(name for name, count in counts.items() if count[k])
+
+
+def unite_classes(states: Sequence[SplitState]) -> None:
+    """Class tables that differ are an error; repaired, all splits have the union, by name."""
+    if len({state.table.classes for state in states}) < 2:
+        return
+    names: dict[str, int] = {}
+    for state in states:
+        for name, ident in zip(state.table.classes.names, state.table.classes.ids):
+            names.setdefault(name, ident)
+    ids = tuple(names.values()) if len(set(names.values())) == len(names) else range(len(names))
+    union = Classes(tuple(names), tuple(ids))
+    index = {name: k for k, name in enumerate(names)}
+    first = states[0].table.classes
+    for state in states:
+        own = state.table.classes
+        if own != first:
+            state.split_problem(
+                "classes-differ",
+                f"{state.name} has the classes {_few(own.names)}, "
+                f"{states[0].name} has {_few(first.names)}",
+                repaired=state.on_bad != "error",
+            )
+        to = np.array([*(index[name] for name in own.names), -1])
+        columns = {"labels": to[_known(state.table.labels, len(own))]}
+        if state.table.image_labels is not None:
+            columns["image_labels"] = to[_known(state.table.image_labels, len(own))]
+        if state.table.masks is not None:
+            raise DataError(
+                f"masks of {state.name} are of {_few(own.names)}, those of {states[0].name} of "
+                f"{_few(first.names)}; give all splits the same classes"
+            )
+        state.set_table(classes=union, **columns)
+
+
+def _known(labels: np.ndarray, classes: int) -> np.ndarray:
+    return np.where((labels >= 0) & (labels < classes), labels, -1)
+
+
+def _few(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:6])
+    return f"{len(names)}: {shown}{', ...' if len(names) > 6 else ''}"

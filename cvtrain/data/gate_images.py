@@ -1,0 +1,259 @@
+"""The gate's checks of files: images, their annotated sizes, masks, and copies of an image."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Sequence
+
+import numpy as np
+
+from cvtrain.data import probe
+from cvtrain.data.gate_segments import turn_annotations
+from cvtrain.data.gate_state import VOID, SplitState
+from cvtrain.data.probe import MAX_PIXELS, STATUS, Probes
+
+_STATUS_SAYS = {
+    probe.MISSING: "there is no such file",
+    probe.EMPTY: "the file is empty (0 bytes)",
+    probe.UNREADABLE: "not a readable image: {detail}",
+    probe.TRUNCATED: "the file ends early: {detail}",
+    probe.BOMB: f"{{detail}}, more than the limit of {MAX_PIXELS:,}",
+    probe.CHANNELS: "{detail}",
+}
+_MODE_NAMES = {
+    b"1": "black and white",
+    b"L": "grayscale",
+    b"LA": "grayscale with alpha",
+    b"P": "palette",
+    b"PA": "palette with alpha",
+    b"RGB": "RGB",
+    b"RGBA": "RGB with alpha",
+    b"RGBX": "RGB with padding",
+    b"CMYK": "CMYK",
+    b"YCbCr": "YCbCr",
+    b"LAB": "Lab",
+    b"HSV": "HSV",
+}
+_ONE_CHANNEL = (b"1", b"L", b"P", b"I", b"F")  # and those that begin with I;16
+_TURNS = {
+    2: "mirrored",
+    3: "turned by 180 degrees",
+    4: "mirrored upside down",
+    5: "mirrored and turned",
+    6: "turned by 90 degrees clockwise",
+    7: "mirrored and turned",
+    8: "turned by 90 degrees counter-clockwise",
+}
+
+
+def leaves_root(name: str) -> bool:
+    """Whether a name points out of the data set: absolute, or with too many ``..`` (lexically)."""
+    path = posixpath.normpath(name)
+    return posixpath.isabs(path) or path == ".." or path.startswith("../") or "\0" in name
+
+
+def check_paths(state: SplitState) -> None:
+    """Names that leave the root, that come twice, and ids that do: their rows are left out.
+
+    The reader has looked already; this holds for readers of users' own, too.
+    """
+    table = state.table
+    seen: dict[str, int] = {}
+    for i in range(len(table)):
+        name = table.files[i]
+        mask = "" if table.masks is None else table.masks[i]
+        bad = name if leaves_root(name) else mask
+        if bad and leaves_root(bad):
+            state.image_problem(i, "path-outside-root", f"{bad!r} leaves the data set's folder")
+        elif state.images[i] and seen.setdefault(name, i) != i:
+            state.image_problem(i, "duplicate-file", f"{name!r} is listed twice in {state.name}")
+    if table.ids is not None and state.images.any():
+        rows = np.flatnonzero(state.images)
+        _, first, back = np.unique(table.ids[rows], return_index=True, return_inverse=True)
+        for i, j in zip(rows.tolist(), rows[first[back]].tolist()):
+            if i != j:
+                said = f"id {table.ids[i]} is also that of {table.files[j]!r}"
+                state.image_problem(i, "duplicate-image-id", said)
+
+
+def check_images(state: SplitState, channels: int) -> None:
+    """What opening the image files gave; the table's sizes become those of the upright files."""
+    probes = state.files
+    assert probes is not None
+    for i in np.flatnonzero(~probes.ok):
+        status = int(probes.records["status"][i])
+        message = _STATUS_SAYS[status].format(detail=probes.details.get(int(i), ""))
+        state.image_problem(int(i), f"image-{STATUS[status]}", message)
+    _note_files(state, probes, channels)
+    _check_sizes(state, probes)
+
+
+def _note_files(state: SplitState, probes: Probes, channels: int) -> None:
+    records, ok = probes.records, probes.ok
+
+    def turned(i: int) -> str:
+        said = _TURNS[int(records["orientation"][i])]
+        return f"EXIF orientation {records['orientation'][i]}: shown {said}"
+
+    state.each_image(ok & (records["orientation"] > 1), "exif-rotation", turned)
+    usual = {3: (b"RGB", b""), 1: (b"L", b"")}.get(channels)
+    if usual is not None:
+        modes = records["mode"]
+        odd = ok & ~np.isin(modes, usual) & ~np.char.startswith(modes, b"I") & (modes != b"F")
+        gray16 = ok & (channels == 3) & (np.char.startswith(modes, b"I") | (modes == b"F"))
+        into = "RGB" if channels == 3 else "gray"
+
+        def converted(i: int) -> str:
+            mode = bytes(modes[i])
+            return f"{_MODE_NAMES.get(mode, 'grayscale')}; read as {into}{_lost(mode, channels)}"
+
+        state.each_image(odd | gray16, "color-mode", converted)
+    state.each_image(
+        ok & (records["bits"] > 8), "bit-depth", lambda i: f"{records['bits'][i]} bits a channel"
+    )
+    for i in np.flatnonzero(ok):
+        promised = probe.extension_format(state.table.files[int(i)])
+        held = records["format"][i].decode()
+        if promised and held and promised != held.replace("MPO", "JPEG").replace("DIB", "BMP"):
+            ending = posixpath.splitext(state.table.files[int(i)])[1]
+            state.image_problem(int(i), "extension-lies", f"{ending} file holds {_name(held)}")
+    state.each_image(
+        ok & (records["frames"] > 1) & (channels in (1, 3)),
+        "image-frames",
+        lambda i: f"{records['frames'][i]} frames or pages; the first is used",
+    )
+
+
+def _lost(mode: bytes, channels: int) -> str:
+    if mode in (b"RGBA", b"LA", b"PA"):
+        return ", the alpha channel is not used"
+    return ", by its palette" if mode == b"P" and channels == 3 else ""
+
+
+def _name(held: str) -> str:
+    return {"JPEG2000": "a JPEG 2000", "MPO": "a JPEG"}.get(held, f"a {held}")
+
+
+def _check_sizes(state: SplitState, probes: Probes) -> None:
+    """Annotated sizes against the files'; with ``fix`` the file is right, and EXIF turns boxes."""
+    table, records, ok = state.table, probes.records, probes.ok
+    upright = probes.upright
+    stored = np.stack([records["stored_height"], records["stored_width"]], 1)
+    wrong = ok & ((table.sizes != upright) & (table.sizes != -1)).any(1)
+    sideways = wrong & (table.sizes == stored).all(1)
+
+    def message(i: int) -> str:
+        height, width = table.sizes[i]
+        true = f"{upright[i, 1]} x {upright[i, 0]}"
+        return f"annotated as {width} x {height}, the file has {true} pixels"
+
+    def exif(i: int) -> str:
+        height, width = table.sizes[i]
+        return (
+            f"annotated as {width} x {height}, as stored, but EXIF orientation "
+            f"{records['orientation'][i]} makes it {upright[i, 1]} x {upright[i, 0]}"
+        )
+
+    state.each_image(wrong & ~sideways, "size-mismatch", message, repaired=state.fixing)
+    state.each_image(sideways, "size-mismatch-exif", exif, repaired=state.fixing)
+    if state.fixing and sideways.any():
+        turn_annotations(state, np.flatnonzero(sideways), records["orientation"], stored)
+    sizes = table.sizes.copy()
+    sizes[ok] = upright[ok]
+    state.set_table(sizes=sizes)
+
+
+def check_masks(state: SplitState) -> None:
+    """Mask files: there, readable, one channel, the image's size, values that are classes."""
+    table, probes = state.table, state.masks
+    assert probes is not None
+    assert table.masks is not None
+    records = probes.records
+    for i in range(len(table)):
+        name = table.masks[i]
+        status = int(records["status"][i])
+        if not name:
+            state.image_problem(i, "mask-missing", "there is no mask for this image")
+        elif status == probe.MISSING:
+            state.image_problem(i, "mask-missing", f"there is no mask file {name!r}")
+        elif status != probe.OK:
+            text = _STATUS_SAYS[status].format(detail=probes.details.get(i, ""))
+            state.image_problem(i, f"mask-{STATUS[status]}", text, file=name)
+        else:
+            _check_mask(state, probes, i, name)
+
+
+def _check_mask(state: SplitState, probes: Probes, i: int, name: str) -> None:
+    record, table, files = probes.records[i], state.table, state.files
+    if i not in probes.values:
+        mode = bytes(record["mode"])
+        said = _MODE_NAMES.get(mode, "floating point" if mode == b"F" else mode.decode())
+        message = f"{said}; a mask has one channel, the class index of each pixel"
+        state.image_problem(i, "mask-mode", message, file=name)
+        return
+    if files is not None and files.ok[i]:
+        height, width = files.upright[i]
+        if (record["height"], record["width"]) != (height, width):
+            message = (
+                f"the mask is {record['width']} x {record['height']}, "
+                f"its image {width} x {height} pixels"
+            )
+            state.image_problem(i, "mask-size", message, file=name)
+    values, counts = probes.values[i]
+    wrong = ~np.isin(values, mask_values(state)) & (values != VOID)
+    if wrong.any():
+        shown = ", ".join(
+            f"{v} ({n:,} pixels)" for v, n in list(zip(values[wrong], counts[wrong]))[:4]
+        )
+        more = f" and {wrong.sum() - 4} more values" if wrong.sum() > 4 else ""
+        allowed = mask_values(state)
+        classes = (
+            f"0..{len(table.classes) - 1}"
+            if table.mask_values is None
+            else ", ".join(str(v) for v in allowed)
+        )
+        message = f"value {shown}{more}; classes are {classes}, void is {VOID}"
+        state.image_problem(i, "mask-value", message, file=name, repaired=state.fixing)
+
+
+def mask_values(state: SplitState) -> np.ndarray:
+    """int64 ``(K,)``: the pixel value of each class."""
+    given = state.table.mask_values
+    return np.arange(len(state.table.classes)) if given is None else np.asarray(given)
+
+
+def check_copies(states: Sequence[SplitState]) -> None:
+    """Notes on the same pixels twice: in one split, or in two (a leak)."""
+    where: list[tuple[SplitState, int]] = []
+    digests: list[np.ndarray] = []
+    for state in states:
+        if state.files is None:
+            continue
+        rows = np.flatnonzero(state.images & state.files.ok)
+        where += [(state, int(i)) for i in rows]
+        digests.append(state.files.records["digest"][rows])
+    if not where:
+        return
+    _, first, back = np.unique(
+        np.concatenate(digests), axis=0, return_index=True, return_inverse=True
+    )
+    for k in np.flatnonzero(first[back.ravel()] != np.arange(len(where))):
+        state, i = where[int(k)]
+        origin, j = where[int(first[back.ravel()[k]])]
+        if origin is state:
+            message = (
+                f"the same pixels as {origin.table.files[j]!r}{_conflict(origin, j, state, i)}"
+            )
+            state.image_problem(i, "duplicate-image", message)
+        else:
+            message = f"the same pixels as {origin.table.files[j]!r} in {origin.name}"
+            state.image_problem(i, "leak", message + _conflict(origin, j, state, i))
+
+
+def _conflict(a: SplitState, i: int, b: SplitState, j: int) -> str:
+    if a.table.image_labels is None or b.table.image_labels is None:
+        return ""
+    first, second = int(a.table.image_labels[i]), int(b.table.image_labels[j])
+    if first == second or min(first, second) < 0:
+        return ""
+    return f", there {a.table.classes.names[first]!r}, here {b.table.classes.names[second]!r}"

@@ -1,0 +1,249 @@
+"""What the gate's checks share: the codes of what they find, and the verdict on one split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from cvtrain.data.formats.base import CODES as READER_CODES
+from cvtrain.data.formats.base import Code
+from cvtrain.data.formats.files import shorten
+from cvtrain.data.probe import MAX_PIXELS, Probes
+from cvtrain.data.table import Problem, Table
+
+_NUMBERED = {"txt": "line", "xml": "object"}
+"""What ``Table.lines`` counts, by the annotation file's extension; otherwise COCO's ids."""
+
+VOID = 255
+"""Pixel value of void in semantic masks; ``cvtrain.types.IGNORE_INDEX``, which needs torch."""
+
+_OUT = "on_bad=fix|drop leaves the image out"
+_BOX_OUT = "on_bad=fix|drop leaves the object out"
+
+GATE_CODES: dict[str, Code] = {
+    # Image files.
+    "image-missing": Code("error", "image", f"restore the file; {_OUT}"),
+    "image-empty": Code("error", "image", f"copy the file again; {_OUT}"),
+    "image-unreadable": Code("error", "image", f"save it anew as PNG or JPEG; {_OUT}"),
+    "image-truncated": Code("error", "image", f"copy or download the file again; {_OUT}"),
+    "image-bomb": Code(
+        "error", "image", f"cut it into tiles of at most {MAX_PIXELS:,} pixels; {_OUT}"
+    ),
+    "image-channels": Code("error", "image", f"set data.channels to what the files hold; {_OUT}"),
+    "path-outside-root": Code("error", "image", f"use paths below data.root; {_OUT}"),
+    "duplicate-image-id": Code("error", "image", f"number the images anew; {_OUT}, but the first"),
+    "duplicate-file": Code("error", "image", f"name each image once; {_OUT}, but the first"),
+    "size-mismatch": Code(
+        "error",
+        "image",
+        "correct size or image; on_bad=fix believes the file, on_bad=drop leaves the image out",
+    ),
+    "size-mismatch-exif": Code(
+        "error",
+        "image",
+        "annotate the upright image; on_bad=fix turns the boxes as EXIF turns the image, "
+        "on_bad=drop leaves the image out",
+    ),
+    "exif-rotation": Code("note", "nothing", "none needed: it is read upright, as viewers show it"),
+    "color-mode": Code("note", "nothing", "none needed: it is converted when it is read"),
+    "bit-depth": Code("note", "nothing", "none needed: the values keep their depth"),
+    "extension-lies": Code("note", "nothing", "none needed: the content decides; rename the file"),
+    "image-frames": Code("note", "nothing", "none needed; save other frames as files of their own"),
+    "duplicate-image": Code("note", "nothing", "delete one of them"),
+    "leak": Code("note", "nothing", "keep it in one split: the score counts what was trained on"),
+    "image-without-annotation": Code("note", "nothing", "none needed: it is kept as background"),
+    "image-without-object": Code("error", "image", f"annotate it, or use task=detection; {_OUT}"),
+    # Boxes and classes.
+    "box-nan": Code("error", "annotation", f"write numbers; {_BOX_OUT}"),
+    "box-inverted": Code(
+        "error",
+        "annotation",
+        "write the smaller corner first; on_bad=fix swaps them, on_bad=drop leaves the object out",
+    ),
+    "box-zero-area": Code("error", "annotation", f"draw the box again; {_BOX_OUT}"),
+    "box-outside": Code(
+        "error",
+        "annotation",
+        "draw the box again; on_bad=fix cuts it to the image (out, where nothing is left), "
+        "on_bad=drop leaves the object out",
+    ),
+    "box-rounding": Code("note", "nothing", "none needed: it is cut to the image"),
+    "area-invalid": Code("note", "nothing", "none needed: the box's area is used"),
+    "class-unknown": Code("error", "annotation", f"add the class to the table; {_BOX_OUT}"),
+    "image-class-unknown": Code("error", "image", f"add the class to the table; {_OUT}"),
+    "class-unused": Code("note", "nothing", "none needed; it cannot be learned or scored"),
+    # Segments.
+    "segment-malformed": Code("error", "annotation", f"write the segment again; {_BOX_OUT}"),
+    "segment-short": Code(
+        "error",
+        "annotation",
+        "give 3 points or more; on_bad=fix leaves out the ring (the object, if it is its last), "
+        "on_bad=drop the object",
+    ),
+    "segment-size": Code("error", "annotation", f"encode it at the image's size; {_BOX_OUT}"),
+    "segment-empty": Code("error", "annotation", f"draw the object again; {_BOX_OUT}"),
+    "segment-missing": Code("error", "annotation", f"draw the object's outline; {_BOX_OUT}"),
+    "segments-partial": Code(
+        "note", "nothing", "draw the outlines; task=instance_segmentation needs them, others do not"
+    ),
+    "segment-outside": Code("note", "nothing", "none needed: it is cut to the image"),
+    # Masks.
+    "mask-missing": Code("error", "image", f"add the mask; {_OUT}"),
+    "mask-empty": Code("error", "image", f"copy the mask again; {_OUT}"),
+    "mask-unreadable": Code("error", "image", f"save the mask anew as PNG; {_OUT}"),
+    "mask-truncated": Code("error", "image", f"copy the mask again; {_OUT}"),
+    "mask-bomb": Code("error", "image", f"cut image and mask into tiles; {_OUT}"),
+    "mask-mode": Code("error", "image", f"save class indices in a gray or palette PNG; {_OUT}"),
+    "mask-size": Code("error", "image", f"save the mask at the image's size; {_OUT}"),
+    "mask-value": Code(
+        "error",
+        "image",
+        f"use class indices and {VOID} for void; on_bad=fix takes these pixels for void, "
+        "on_bad=drop leaves the image out",
+    ),
+    # The data set.
+    "classes-differ": READER_CODES["classes-differ"],
+    "empty-split": Code("error", "nothing", "add images, or remove the split", False),
+    "no-train-split": Code("error", "nothing", "add images to train on", False),
+    "no-val-split": Code("note", "nothing", "none needed; a val split of your own is never mixed"),
+    "file-unlisted": Code("note", "nothing", "none needed; add it to a split to use it"),
+}
+"""What the gate itself finds; the readers' codes are in ``cvtrain.data.formats.base``."""
+
+
+def stops(problem: Problem, on_bad: str) -> bool:
+    """Whether train and eval stop for it."""
+    if problem.severity != "error":
+        return False
+    if on_bad == "error":
+        return True
+    if problem.action:
+        return False
+    code = READER_CODES.get(problem.code) or GATE_CODES[problem.code]
+    return not code.curable
+
+
+@dataclass
+class SplitState:
+    """One split on its way through the gate.
+
+    Attributes:
+        name: train, val or test.
+        table: as read; the checks put repaired arrays in.
+        on_bad: error, fix or drop.
+        problems: found so far, the reader's first.
+        images: bool ``(N,)``, False: left out.
+        annotations: bool ``(M,)``, False: left out.
+        annotation_file: where one file holds all annotations of the split, its name; or "".
+        files, masks: what opening the files gave; None for generated data, or data without masks.
+    """
+
+    name: str
+    table: Table
+    on_bad: str
+    annotation_file: str = ""
+    problems: list[Problem] = field(default_factory=list)
+    images: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    annotations: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    files: Probes | None = None
+    masks: Probes | None = None
+    _reported: set[tuple[str, int, int]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.images = np.ones(len(self.table), bool)
+        self.annotations = np.ones(self.table.num_annotations, bool)
+        given, self.problems = self.problems, []
+        for problem in given:
+            self._take(replace(problem, split=self.name), repaired=False)
+
+    @property
+    def fixing(self) -> bool:
+        return self.on_bad == "fix"
+
+    @property
+    def image_of(self) -> np.ndarray:
+        """int64 ``(M,)`` image of each annotation."""
+        return np.repeat(np.arange(len(self.table)), np.diff(self.table.starts))
+
+    def set_table(self, **columns: Any) -> None:
+        """Puts repaired columns in the table."""
+        self.table = replace(self.table, **columns)
+
+    def image_problem(
+        self, i: int, code: str, message: str, *, file: str = "", repaired: bool = False
+    ) -> None:
+        """Something about image i; an error that is not repaired leaves the image out."""
+        if (code, i, -1) not in self._reported:
+            name = file or self.table.files[i]
+            self._take(self._problem(code, name, "", message, image=i), repaired)
+
+    def annotation_problem(
+        self, row: int, image: int, code: str, message: str, *, repaired: bool = False
+    ) -> None:
+        """Something about annotation ``row``; an error that is not repaired leaves it out."""
+        if (code, image, row) not in self._reported:
+            file, where = self.place(row, image)
+            self._take(self._problem(code, file, where, message, image, row), repaired)
+
+    def split_problem(
+        self, code: str, message: str, *, file: str = ".", repaired: bool = False
+    ) -> None:
+        """Something about the split or the data set."""
+        self._take(self._problem(code, file, "", message), repaired)
+
+    def each_image(
+        self, rows: np.ndarray, code: str, message: Callable[[int], str], repaired: bool = False
+    ) -> None:
+        """``image_problem`` for rows given as indices or as a bool mask."""
+        rows = np.flatnonzero(rows) if rows.dtype == bool else rows
+        for i in rows:
+            self.image_problem(int(i), code, message(int(i)), repaired=repaired)
+
+    def place(self, row: int, image: int) -> tuple[str, str]:
+        """The file that holds an annotation, and the place in it."""
+        table, number = self.table, int(self.table.lines[row])
+        if table.annotation_files is not None:
+            file = table.annotation_files[image]
+        else:
+            file = self.annotation_file or table.files[image]
+        if number <= 0:
+            return file, f"object {row - int(table.starts[image]) + 1}"
+        ending = file.rpartition(".")[2].lower()
+        return file, f"{_NUMBERED.get(ending, 'annotation id')} {number}"
+
+    def _problem(
+        self, code: str, file: str, where: str, message: str, image: int = -1, annotation: int = -1
+    ) -> Problem:
+        kind = GATE_CODES[code]
+        return Problem(
+            file=file,
+            where=where,
+            code=code,
+            severity=kind.severity,
+            message=shorten(message, 300),
+            fix=kind.fix,
+            split=self.name,
+            image=image,
+            annotation=annotation,
+            rejects=kind.rejects,
+        )
+
+    def _take(self, problem: Problem, repaired: bool) -> None:
+        if problem.severity == "error":
+            if not repaired and problem.rejects == "image" and problem.image >= 0:
+                self.images[problem.image] = False
+            if not repaired and problem.rejects == "annotation" and problem.annotation >= 0:
+                self.annotations[problem.annotation] = False
+            if self.on_bad != "error":
+                problem = replace(problem, action=_action(problem, repaired))
+        self._reported.add((problem.code, problem.image, problem.annotation))
+        self.problems.append(problem)
+
+
+def _action(problem: Problem, repaired: bool) -> str:
+    if repaired:
+        return "fixed"
+    return {"image": "image left out", "annotation": "annotation left out"}.get(problem.rejects, "")
