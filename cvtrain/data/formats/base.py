@@ -13,7 +13,7 @@ whatever ``on_bad`` says.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cvtrain.data.formats.files import data_root, shorten
@@ -80,6 +80,7 @@ CODES: dict[str, Code] = {
     "class-duplicate": Code(
         "error", "nothing", "name each class once; on_bad=fix|drop takes them as one class"
     ),
+    "classes-missing": Code("error", "nothing", "name the classes of the data set", False),
     "classes-differ": Code(
         "error", "nothing", "give all splits the same classes; on_bad=fix|drop takes the union"
     ),
@@ -118,12 +119,17 @@ CODES: dict[str, Code] = {
     "mask-without-image": Code(
         "error", "annotation", "restore the image or delete the mask; on_bad=fix|drop ignores it"
     ),
-    "image-without-label": Code("note", "nothing", "read as an image without objects"),
+    "image-without-label": Code("note", "nothing", "read as images without objects"),
+    "labels-missing": Code(
+        "error", "nothing", "put the label files there; on_bad=fix|drop: images without objects"
+    ),
     "filename-differs": Code("note", "nothing", "the image of the XML file's own name is read"),
     # Paths and splits.
     "path-outside-root": Code(
         "error", "image", "use paths below data.root (links are followed); on_bad=fix|drop skips it"
     ),
+    "place-missing": Code("error", "nothing", "correct the path or remove the entry", False),
+    "test-missing": Code("note", "nothing", "there is no test split"),
     "path-mended": Code("note", "nothing", "write the path relative to the data set's folder"),
     "empty-split": Code("error", "nothing", "add images, or remove the split", False),
 }
@@ -195,20 +201,25 @@ class Reader(ABC):
             )
         if split not in self._done:
             self._done[split] = self._read(split)
+            if split == self.splits()[0]:
+                tables = [self.read(name).table for name in self.splits()]
+                used = {table.files[i] for table in tables for i in range(len(table))}
+                unlisted = self._unlisted(used)
+                self._done[split] = replace(self._done[split], unlisted=unlisted)
         return self._done[split]
 
     @abstractmethod
     def _read(self, split: str) -> Split:
         """Reads a split that ``splits`` lists."""
 
+    def _unlisted(self, used: set[str]) -> list[str]:
+        """Image files of the layout's folders that are not among those the splits use."""
+        return []
+
     @classmethod
     def detect(cls, root: Path) -> str | None:
         """One line on what of this format lies in ``root``, or None where it is something else."""
         raise DataError(f"{cls.__name__} cannot recognise a folder; name the format instead")
-
-    def _first(self, split: str) -> bool:
-        """Whether what concerns the whole data set is reported with this split."""
-        return split == self.splits()[0]
 
     def _not_this(self, why: str) -> DataError:
         return DataError(f"{self.root}: {why}; expected {self.layout}")

@@ -101,6 +101,11 @@ def stem(name: str) -> str:
     return posixpath.splitext(name)[0]
 
 
+def inside(path: str, folder: str) -> str:
+    """A path below the root made relative to a folder that it lies in."""
+    return path[len(folder) + 1 :] if folder else path
+
+
 def walk(root: Path, folder: str = "", skip: Iterable[str] = ()) -> list[str]:
     """All files below ``root/folder``, sorted, as POSIX paths below ``root``.
 
@@ -151,12 +156,24 @@ def folders(root: Path, folder: str = "") -> list[str]:
 
 
 def find_split_folder(root: Path, folder: str, names: Iterable[str]) -> str | None:
-    """The first of ``names`` that is a folder in ``root/folder``, as a path below ``root``."""
+    """The first of ``names`` that is a folder in ``root/folder``, as a path below ``root``.
+
+    Upper and lower case are the same; a name may have several parts (``images/train``).
+    """
     for name in names:
-        path = posixpath.join(folder, name)
-        if (root / path).is_dir():
+        path = _folder_at(root, folder, name.split("/"))
+        if path is not None:
             return path
     return None
+
+
+def _folder_at(root: Path, folder: str, parts: list[str]) -> str | None:
+    if not parts:
+        return folder
+    there = folders(root, folder)
+    exact = [f for f in there if f == parts[0]]
+    found = exact or [f for f in there if f.lower() == parts[0].lower()]
+    return _folder_at(root, posixpath.join(folder, found[0]), parts[1:]) if found else None
 
 
 def images_of(files: Iterable[str]) -> list[str]:

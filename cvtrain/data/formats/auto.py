@@ -1,0 +1,91 @@
+"""Looks at a folder and reads it with the reader whose layout it has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cvtrain.data.formats.base import Reader
+from cvtrain.data.formats.coco import COCOReader
+from cvtrain.data.formats.files import data_root
+from cvtrain.data.formats.folder import FolderReader
+from cvtrain.data.formats.masks import MasksReader
+from cvtrain.data.formats.voc import VOCReader
+from cvtrain.data.formats.yolo import YOLOReader
+from cvtrain.data.table import Split
+from cvtrain.errors import DataError
+
+READERS: dict[str, type[Reader]] = {
+    "coco": COCOReader,
+    "voc": VOCReader,
+    "yolo": YOLOReader,
+    "masks": MasksReader,
+    "folder": FolderReader,
+}
+"""What ``data=NAME`` reads, in the order in which a folder is tried; folders fit much, so last."""
+
+
+class AutoReader(Reader):
+    """Reads whatever of the known layouts the folder has.
+
+    Args:
+        root: folder of the data set.
+
+    Attributes:
+        name: the format, as in ``data=NAME``.
+        found: one line saying what was found.
+        reader: the reader that reads it.
+
+    Raises:
+        DataError: no layout fits, or several do.
+    """
+
+    layout = "; ".join(reader.layout for reader in READERS.values())
+
+    def __init__(self, root: str | Path) -> None:
+        super().__init__(root)
+        self.name, line = recognise(self.root)
+        self.reader = READERS[self.name](self.root)
+        self.found = f"{self.root}: {line}; splits: {', '.join(self.reader.splits())}"
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        return self.reader.kinds
+
+    def splits(self) -> list[str]:
+        return self.reader.splits()
+
+    def read(self, split: str) -> Split:
+        return self.reader.read(split)
+
+    def _read(self, split: str) -> Split:
+        return self.reader.read(split)
+
+
+def recognise(root: str | Path) -> tuple[str, str]:
+    """Name of the format a folder has and one line on what was found.
+
+    Raises:
+        DataError: no layout fits, or several do; the message lists the layouts.
+    """
+    path = data_root(root)
+    found: dict[str, str] = {}
+    doubts: list[DataError] = []
+    for name, reader in READERS.items():
+        if name == "folder" and found:
+            continue
+        try:
+            line = reader.detect(path)
+        except DataError as error:
+            doubts.append(error)
+            continue
+        if line is not None:
+            found[name] = line
+    if len(found) == 1:
+        return next(iter(found.items()))
+    if found:
+        choices = " or ".join(f"data={name}" for name in found)
+        raise DataError(f"{path} may be {' or '.join(found.values())}; say {choices}")
+    if doubts:
+        raise doubts[0]
+    layouts = "; ".join(reader.layout for reader in READERS.values())
+    raise DataError(f"{path}: no known layout found; expected one of: {layouts}")

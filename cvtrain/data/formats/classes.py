@@ -1,0 +1,115 @@
+"""Class tables: one for the whole data set, whatever its splits say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from cvtrain.data.formats.base import problem
+from cvtrain.data.formats.files import MalformedError, shorten, storable
+from cvtrain.data.table import Classes, Problem
+
+
+@dataclass
+class MergedClasses:
+    """The union of the splits' class tables.
+
+    Attributes:
+        classes: names and ids, in the order of the first split, then of the others.
+        index: split -> its own category id -> class index.
+        problems: split -> what is wrong with its table.
+    """
+
+    classes: Classes
+    index: dict[str, dict[int, int]] = field(default_factory=dict)
+    problems: dict[str, list[Problem]] = field(default_factory=dict)
+
+
+def merge_classes(tables: dict[str, list[tuple[int, str]]], files: dict[str, str]) -> MergedClasses:
+    """One table from those of the splits: equal names are one class.
+
+    Args:
+        tables: split -> (category id, name) pairs in file order; the first is the reference.
+        files: split -> the file its table stands in, for messages.
+    """
+    ids: list[int] = []
+    names: list[str] = []
+    merged = MergedClasses(Classes((), ()))
+    first: dict[str, int] = {}
+    for split, table in tables.items():
+        own, found = _own_table(table, files[split], split)
+        differences = _differences(first, own) if first else []
+        if not first:
+            first = own
+        if differences:
+            message = f"classes differ from those of {next(iter(tables))}: {'; '.join(differences)}"
+            found.append(problem("classes-differ", files[split], message, split=split))
+        for name, ident in own.items():
+            if name not in names:
+                names.append(name)
+                ids.append(ident if ident not in ids else max(ids) + 1)
+        position = {name: i for i, name in enumerate(names)}
+        merged.index[split] = {ident: position[name] for ident, name in reversed(table)}
+        merged.problems[split] = found
+    merged.classes = Classes(tuple(names), tuple(ids))
+    return merged
+
+
+def _own_table(
+    table: list[tuple[int, str]], file: str, split: str
+) -> tuple[dict[str, int], list[Problem]]:
+    """Name -> id of one split, the first where one is given twice."""
+    own: dict[str, int] = {}
+    by_id: dict[int, str] = {}
+    found: list[Problem] = []
+    for ident, name in table:
+        if ident in by_id:
+            message = f"category id {ident} is given twice: {by_id[ident]!r} and {name!r}"
+        elif name in own:
+            message = f"category ids {own[name]} and {ident} have the same name {name!r}"
+        else:
+            own[name] = ident
+            by_id[ident] = name
+            continue
+        by_id.setdefault(ident, name)
+        where = f"category id {ident}"
+        found.append(problem("class-duplicate", file, message, where=where, split=split))
+    return own, found
+
+
+def _differences(first: dict[str, int], other: dict[str, int]) -> list[str]:
+    out = []
+    if lacks := [n for n in first if n not in other]:
+        out.append(f"lacks {shorten(', '.join(map(repr, lacks)))}")
+    if more := [n for n in other if n not in first]:
+        out.append(f"adds {shorten(', '.join(map(repr, more)))}")
+    moved = [n for n in other if n in first and other[n] != first[n]]
+    if moved:
+        out.append(f"{moved[0]!r} has id {other[moved[0]]} instead of {first[moved[0]]}")
+    return out
+
+
+def given_names(names: Sequence[str] | None) -> Classes | None:
+    """Classes from a ``names`` argument.
+
+    Raises:
+        MalformedError: a name is given twice.
+    """
+    if names is None:
+        return None
+    unique = [storable(str(name)) for name in names]
+    check_names(unique)
+    return Classes.from_names(unique)
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raises ``MalformedError`` where names are missing, empty or repeated."""
+    if not names:
+        raise MalformedError("no class names")
+    if "" in names:
+        raise MalformedError(f"class {list(names).index('')} has an empty name")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise MalformedError(f"class name {name!r} is given twice")
+        seen.add(name)

@@ -1,0 +1,151 @@
+"""Class folders: an image's class is the name of the folder it lies in."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cvtrain.data.formats.base import SPLITS, Reader, problem
+from cvtrain.data.formats.classes import given_names
+from cvtrain.data.formats.files import (
+    MalformedError,
+    find_split_folder,
+    folders,
+    images_of,
+    is_image,
+    unlisted_of,
+    walk,
+)
+from cvtrain.data.formats.packing import Packer
+from cvtrain.data.table import Classes, Problem, Split
+from cvtrain.errors import DataError
+
+_NOT_CLASSES = frozenset(
+    {"images", "labels", "masks", "annotations", "imagesets", "jpegimages", "vocdevkit", "data"}
+)
+"""Folder names, lower case, that make a folder look like something else than classes."""
+
+
+class FolderReader(Reader):
+    """Reads class folders.
+
+    Args:
+        root: folder of the data set, with ``train/CLASS/*`` and ``val/CLASS/*`` (``valid``,
+            ``test``), or ``CLASS/*`` alone, which is one split, ``train``. Images may lie deeper.
+        names: classes in the order wanted; other folders are errors. None: the folders' names,
+            sorted, all splits together.
+
+    Fills ``image_labels``; there are no boxes.
+    """
+
+    layout = "folder: train/CLASS/*.jpg + val/CLASS/*.jpg, or CLASS/*.jpg for two classes or more"
+
+    def __init__(self, root: str | Path, names: Sequence[str] | None = None) -> None:
+        super().__init__(root)
+        try:
+            self._given = given_names(names)
+        except MalformedError as error:
+            raise DataError(f"data.reader.names: {error.message}; name each class once") from error
+        self._splits = _split_folders(self.root)
+        self._files = walk(self.root)
+        if not self._splits:
+            if not any(is_image(f) and "/" in f for f in self._files):
+                raise self._not_this("no folders with images found")
+            self._splits = {"train": ""}
+        self._tables = {split: self._classes_of(split) for split in self._splits}
+
+    def _classes_of(self, split: str) -> list[str]:
+        """Class folders of a split; in a root without splits those that hold images."""
+        place = self._splits[split]
+        found = folders(self.root, place)
+        if place:
+            return found
+        used = {f.split("/", 1)[0] for f in images_of(self._files) if "/" in f}
+        return [name for name in found if name in used]
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        return frozenset({"label"})
+
+    def splits(self) -> list[str]:
+        return list(self._splits)
+
+    @classmethod
+    def detect(cls, root: Path) -> str | None:
+        places = _split_folders(root)
+        found = {}
+        for split, place in (places or {"train": ""}).items():
+            found[split] = [
+                f for f in folders(root, place) if images_of(walk(root, f"{place}/{f}".lstrip("/")))
+            ]
+        names = {name for classes in found.values() for name in classes}
+        if not names or any(name.lower() in _NOT_CLASSES for name in names):
+            return None
+        if not places and len(names) < 2:
+            return None
+        where = ", ".join(f"{place}/" for place in places.values()) or "no split folders"
+        return f"class folders ({where}; {len(names)} classes)"
+
+    def _classes(self) -> Classes:
+        if self._given is not None:
+            return self._given
+        names = {name for table in self._tables.values() for name in table}
+        return Classes.from_names(sorted(names))
+
+    def _read(self, split: str) -> Split:
+        classes = self._classes()
+        index = {name: i for i, name in enumerate(classes.names)}
+        place = self._splits[split]
+        prefix = f"{place}/" if place else ""
+        packer = Packer()
+        labels: list[int] = []
+        problems = self._differences(split)
+        for file in images_of(self._files):
+            parts = file[len(prefix) :].split("/") if file.startswith(prefix) else []
+            if len(parts) < 2:
+                continue  # lies in no class folder: unlisted
+            row = packer.image(file)
+            labels.append(index.get(parts[0], -1))
+            if labels[-1] < 0:
+                message = f"folder {parts[0]!r} is not among the class names"
+                found = problem(
+                    "class-unknown", file, message, split=split, image=row, rejects="image"
+                )
+                problems.append(found)
+        if not labels:
+            problems.append(problem("empty-split", place, "no images", split=split))
+        table = packer.table(self.root, classes, image_labels=np.array(labels, np.int64))
+        return Split(split, table, problems)
+
+    def _differences(self, split: str) -> list[Problem]:
+        """Class folders that the first split lacks or has beyond this one."""
+        first = next(iter(self._splits))
+        here, there = set(self._tables[split]), set(self._tables[first])
+        if self._given is not None or here == there:
+            return []
+        parts = [("lacks", there - here), ("adds", here - there)]
+        said = [f"{verb} {', '.join(map(repr, sorted(names)))}" for verb, names in parts if names]
+        message = f"class folders differ from those of {first}: {'; '.join(said)}"
+        return [problem("classes-differ", self._splits[split], message, split=split)]
+
+    def _unlisted(self, used: set[str]) -> list[str]:
+        return unlisted_of(self._files, used)
+
+
+def _split_folders(root: Path) -> dict[str, str]:
+    """Split -> its folder, where that holds folders; empty for classes in the root itself.
+
+    A folder ``train`` that holds images and no folders is a class of vehicles.
+    """
+    found = {}
+    for split, aliases in SPLITS.items():
+        place = find_split_folder(root, "", aliases)
+        if place is None:
+            continue
+        direct = any(is_image(p.name) for p in (root / place).iterdir())
+        if folders(root, place) or not direct:
+            found[split] = posixpath.basename(place)
+    return found if any(folders(root, place) for place in found.values()) else {}
