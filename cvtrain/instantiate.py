@@ -85,9 +85,7 @@ FUNCTIONS = (
 _KEYWORDS = frozenset({"_target_", "_partial_", "_recursive_", "_convert_", "_args_"})
 
 
-def instantiate(
-    node: Mapping[str, Any] | None, *, trust: Sequence[str] = (), **kwargs: Any
-) -> Any:
+def instantiate(node: Mapping[str, Any] | None, *, trust: Sequence[str] = (), **kwargs: Any) -> Any:
     """Build what ``node`` describes, children first.
 
     Args:

@@ -1,0 +1,158 @@
+"""Splits a command line into verb, flags and ``key=value`` overrides. No Hydra, no torch."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from cvtrain.cli import habits
+from cvtrain.errors import UsageError
+
+VERBS = ("train", "eval", "predict", "check", "show", "list")
+
+
+@dataclass
+class Command:
+    """A parsed command line.
+
+    Attributes:
+        verb: one of VERBS.
+        overrides: the ``key=value`` words, as typed and in order.
+        words: what follows ``list``.
+        config_dirs: folders given with ``--config-dir``.
+        cfg: ``job`` with ``--cfg job``: print the composed configuration and stop.
+        completion: the argument of ``-sc``, e.g. ``install=bash``.
+    """
+
+    verb: str = "train"
+    overrides: list[str] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)
+    config_dirs: list[str] = field(default_factory=list)
+    cfg: str | None = None
+    completion: str | None = None
+    resolve: bool = False
+    multirun: bool = False
+    help: bool = False
+    version: bool = False
+    debug: bool = False
+
+
+_SWITCHES = {
+    "-h": "help",
+    "--help": "help",
+    "--version": "version",
+    "--debug": "debug",
+    "-m": "multirun",
+    "--multirun": "multirun",
+    "--resolve": "resolve",
+}
+_OPTIONS = {
+    "--config-dir": "config_dirs",
+    "-cd": "config_dirs",
+    "--cfg": "cfg",
+    "-c": "cfg",
+    "--shell-completion": "completion",
+    "-sc": "completion",
+}
+
+
+def parse(argv: Sequence[str]) -> Command:
+    """The command that ``argv`` (without the program's name) spells.
+
+    Raises:
+        UsageError: unknown flags and words, a flag without its value, two verbs.
+    """
+    command = Command()
+    if any(a in ("-h", "--help") for a in argv):
+        command.help = True
+        return command
+    verbs: list[str] = []
+    words: list[str] = []
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        if word in _SWITCHES:
+            setattr(command, _SWITCHES[word], True)
+        elif name in _OPTIONS:
+            if not equals and not rest:
+                raise UsageError(f"{name} needs a value: {_example(name)}")
+            _set_option(command, name, value if equals else rest.pop(0))
+        elif word.startswith("-") and not _is_number(word):
+            takes = bool(rest) and "=" not in word and "=" not in rest[0] and rest[0] not in VERBS
+            raise UsageError(_unknown_flag(word, rest[0] if takes else None))
+        elif equals or word.startswith("~"):
+            command.overrides.append(word)
+        elif word in VERBS and "list" not in verbs:
+            verbs.append(word)
+        else:
+            words.append(word)
+    if len(verbs) > 1:
+        raise UsageError(f"one verb a command: {' or '.join(verbs)}, not {' and '.join(verbs)}")
+    command.verb = verbs[0] if verbs else "train"
+    if command.verb == "list":
+        command.words = words
+    elif words:
+        raise UsageError(_unknown_words(words, command.overrides, bool(verbs)))
+    return command
+
+
+def _set_option(command: Command, flag: str, value: str) -> None:
+    name = _OPTIONS[flag]
+    if name == "config_dirs":
+        command.config_dirs.append(value)
+    elif name == "cfg":
+        if value != "job":
+            raise UsageError(f"--cfg {value}: the configuration that is shown is --cfg job")
+        command.cfg = value
+    else:
+        command.completion = value
+
+
+def _example(flag: str) -> str:
+    return {
+        "config_dirs": "--config-dir=conf",
+        "cfg": "--cfg job",
+        "completion": 'eval "$(cvtrain -sc install=bash)"',
+    }[_OPTIONS[flag]]
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _unknown_flag(word: str, value: str | None) -> str:
+    """``--epochs 3``, ``--epochs=3``, ``--hlep``."""
+    typed = word if value is None else f"{word} {value}"
+    name, equals, inline = word.lstrip("-").partition("=")
+    if equals:
+        value = inline
+    flags = [*_SWITCHES, *_OPTIONS]
+    close = difflib.get_close_matches("--" + name, flags, n=1, cutoff=0.75)
+    if close and habits.replacement(name.replace("-", "_"), value or "") is None:
+        return f"unknown flag {word}; did you mean {close[0]}?"
+    key = name.replace("-", "_")
+    new = habits.replacement(key, value if value is not None else "VALUE")
+    if new is None and value is None and key in habits.SWITCHES:
+        new = habits.SWITCHES[key]
+    if new is None:
+        new = f"{name if '.' in name else key}={value if value is not None else 'VALUE'}"
+        return f"unknown flag {typed}; keys are written key=value: {new}, see cvtrain --help"
+    return f"unknown flag {typed}; write {new}"
+
+
+def _unknown_words(words: Sequence[str], overrides: Sequence[str], has_verb: bool) -> str:
+    """Words that are neither verbs nor ``key=value``."""
+    habit = habits.words(words, overrides, has_verb)
+    if habit:
+        return habit
+    word = words[0]
+    close = difflib.get_close_matches(word, VERBS, n=1, cutoff=0.6)
+    if close:
+        return f"unknown verb {word}; did you mean {close[0]}?"
+    return f"{word} is neither a verb ({', '.join(VERBS)}) nor key=value; see cvtrain --help"

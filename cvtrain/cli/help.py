@@ -1,0 +1,121 @@
+"""``cvtrain --help``: verbs, groups with their options, keys, ten examples. No Hydra, no torch."""
+
+from __future__ import annotations
+
+import textwrap
+
+from cvtrain.cli.conf import GROUPS, ConfDirs, timm_names
+
+WIDTH = 100
+"""Columns the help fits into."""
+
+_VERBS = {
+    "train": "train, evaluate the best checkpoint, leave a run folder (the default verb)",
+    "eval": "score a checkpoint on its own data or on other data: ckpt= [split=] [data=]",
+    "predict": "run a checkpoint on images: ckpt= source=FILE_FOLDER_OR_GLOB [score_threshold=]",
+    "check": "look for everything wrong in a data set, without training: data= data.root=",
+    "show": "draw augmented training samples with their boxes or masks: data= [augment=]",
+    "list": "what there is to choose: list models, list backbones filter=convnext*, ...",
+}
+
+_GROUPS = {
+    "task": "what is predicted; picks a default model, which brings loss and augmentation",
+    "model": "the system; without task=, its first task",
+    "backbone": "the feature extractor; any timm name works too ({timm} of them)",
+    "loss": "what training makes small",
+    "augment": "random changes of training images",
+    "data": "where images come from; shapes is embedded, auto looks at data.root",
+    "optimizer": "timm, torch: any of theirs by optimizer.name=",
+    "scheduler": "the learning rate over a run",
+    "trainer": "epochs, devices, precision",
+    "callbacks": "EMA, early stopping, pictures, progress bar",
+    "logger": "one or several: logger=[csv,wandb]",
+    "experiment": "a recipe: a difference to the defaults",
+    "debug": "short runs that look for mistakes",
+}
+
+_KEYS = {
+    "data.root=DIR": "folder of the data set; it is never written to",
+    "data.batch_size=N": "images per step; also data.image_size=N or [H,W], data.num_workers=N,",
+    "": "data.on_bad=error|fix|drop, data.val_fraction=0.2, data.cache=ram, data.channels=N",
+    "trainer.max_epochs=N": "also trainer.accelerator, .devices, .precision, .max_minutes",
+    "optimizer.lr=X": "learning rate; also optimizer.weight_decay, scheduler.warmup_epochs",
+    "backbone.weights=FILE": "weights to start from; backbone.pretrained=true fetches timm's",
+    "run_dir=DIR": "where the run writes; default runs/TASK/MODEL/TIMESTAMP",
+    "resume=RUN_DIR": "go on with a run, in its folder and with its configuration; alone",
+    "seed=N": "every random draw of a run follows from it",
+    "trust=[PACKAGE]": "let configurations and checkpoints name classes of your own package",
+}
+
+_FLAGS = {
+    "-m, --multirun": "one run for each combination of values, in sweep_dir=DIR",
+    "--cfg job [--resolve]": "print the composed configuration and stop",
+    "--config-dir DIR": "a folder of your own with model/mynet.yaml, data/mine.yaml, ...",
+    "--debug": "show the traceback of an error",
+    "--version, -h, --help": "",
+    "-sc install=bash|zsh|fish": 'completion: eval "$(cvtrain -sc install=bash)"',
+}
+
+EXAMPLES = {
+    "cvtrain task=detection model=yolo": "the demo: YOLO on drawn shapes",
+    "cvtrain check data=auto data.root=photos": "is my data all right?",
+    "cvtrain show data=coco data.root=photos augment=detection": "what the network will see",
+    "cvtrain model=yolo data=coco data.root=photos": "train a detector on it",
+    "cvtrain data=folder data.root=photos backbone=resnet50": "train a classifier",
+    "cvtrain resume=runs/a": "go on after Ctrl-C",
+    "cvtrain eval ckpt=runs/a split=test": "score the best checkpoint",
+    "cvtrain predict ckpt=runs/a source='new/*.jpg'": "use it",
+    "cvtrain -m model=yolo optimizer.lr=1e-3,1e-2 sweep_dir=lr": "two runs, one table",
+    "cvtrain model=yolo trainer.devices=2 logger=wandb --cfg job": "look before you leap",
+}
+"""Ten commands; each composes (given its folders), and a test says so."""
+
+
+def text(conf: ConfDirs) -> str:
+    """The help, at most WIDTH columns wide."""
+    parts = [
+        "cvtrain: train computer vision systems on your own images\n",
+        "cvtrain [VERB] key=value ...\n",
+        _table("Verbs", _VERBS, 10),
+        _groups(conf),
+        _table("Keys (cvtrain --cfg job shows all; Hydra's override grammar)", _KEYS, 24),
+        _table("Flags", _FLAGS, 27),
+        _examples(),
+        "Exit codes: 0 done, 1 the data or the run failed, 2 the command was wrong, 130 Ctrl-C, "
+        "143 SIGTERM.",
+    ]
+    return "\n".join(parts)
+
+
+def _table(title: str, rows: dict[str, str], indent: int) -> str:
+    lines = [f"{title}:"]
+    for name, about in rows.items():
+        lines += _row(name, about, indent)
+    return "\n".join(lines) + "\n"
+
+
+def _row(name: str, about: str, indent: int) -> list[str]:
+    first = f"  {name}".ljust(indent + 2)
+    return textwrap.wrap(
+        about,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=" " * (indent + 2),
+        break_on_hyphens=False,
+    ) or [first.rstrip()]
+
+
+def _groups(conf: ConfDirs) -> str:
+    lines = ["Groups and their options (GROUP=OPTION; cvtrain list GROUP says what each is):"]
+    for group in GROUPS:
+        about = _GROUPS[group].format(timm=len(timm_names()))
+        lines += _row(group, " ".join([*conf.options(group), f"({about})"]), 11)
+    return "\n".join(lines) + "\n"
+
+
+def _examples() -> str:
+    wide = max(len(c) for c in EXAMPLES) + 2
+    lines = ["Examples:"]
+    for command, about in EXAMPLES.items():
+        lines.append(f"  {command}".ljust(wide + 2) + f"# {about}")
+    return "\n".join(lines) + "\n"

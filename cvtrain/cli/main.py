@@ -1,0 +1,130 @@
+"""The ``cvtrain`` command: parse, compose, refuse what is wrong, hand the rest to the engine.
+
+Nothing here imports torch; the engine is imported once the command is known to be right.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cvtrain.cli import args, errors
+from cvtrain.cli.args import Command
+from cvtrain.cli.conf import ConfDirs
+
+JOBS = {
+    "train": "cvtrain.engine.train:train",
+    "eval": "cvtrain.engine.evaluate:evaluate",
+    "predict": "cvtrain.engine.predict:predict",
+    "check": "cvtrain.cli.check:check",
+    "show": "cvtrain.cli.show:show",
+}
+"""What runs a verb: a function of the plain configuration that returns an exit code."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; the exit code.
+
+    Args:
+        argv: the words after ``cvtrain``; default: the process's own.
+
+    Returns:
+        0 done, 1 the data or the run failed, 2 the command was wrong, 130 Ctrl-C, 143 SIGTERM.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    try:
+        code = _run(words)
+        sys.stdout.flush()
+        return code
+    except BaseException as error:  # signals too: every end has its exit code
+        return errors.report(error, debug=debug)
+
+
+def _run(words: Sequence[str]) -> int:
+    if not words:
+        return _help(Command())
+    command = args.parse(words)
+    if command.help:
+        return _help(command)
+    if command.version:
+        from cvtrain import __version__
+
+        print(f"cvtrain {__version__}")
+        return errors.DONE
+    conf = ConfDirs(command.config_dirs)
+    if command.completion is not None:
+        from cvtrain.cli.completion import complete
+
+        return complete(command.completion, conf)
+    if command.verb == "list":
+        from cvtrain.cli.listing import show_list
+
+        return show_list(command, conf)
+    if command.multirun:
+        from cvtrain.cli.multirun import multirun
+
+        return multirun(command, conf)
+    if command.cfg is not None:
+        return _print_config(command, conf)
+    config = configuration(command, conf)
+    return dispatch(command.verb, config)
+
+
+def _help(command: Command) -> int:
+    from cvtrain.cli.help import text
+
+    print(text(ConfDirs(command.config_dirs)))
+    return errors.DONE
+
+
+def _print_config(command: Command, conf: ConfDirs) -> int:
+    """``--cfg job``: the composed configuration as YAML."""
+    from omegaconf import OmegaConf
+
+    from cvtrain.cli.compose import compose_command, hydra_session, plain
+    from cvtrain.errors import UsageError
+
+    if command.verb in ("eval", "predict"):
+        raise UsageError(f"--cfg job: the configuration of {command.verb} is the checkpoint's own")
+    with hydra_session(conf):
+        config = compose_command(command, conf).config
+        if command.resolve:
+            config = OmegaConf.create(plain(config, resolve=True))
+        print(OmegaConf.to_yaml(config), end="")
+    return errors.DONE
+
+
+def configuration(command: Command, conf: ConfDirs) -> dict[str, Any]:
+    """The plain, resolved configuration that a verb's job is called with.
+
+    Raises:
+        UsageError: anything that is wrong with the command.
+    """
+    from cvtrain.cli import runs
+    from cvtrain.cli.compose import compose_command, finish, hydra_session
+
+    if command.verb in ("eval", "predict"):
+        config = runs.checkpoint_config(command, conf)
+    elif any(o.partition("=")[0] == "resume" for o in command.overrides):
+        config = runs.resume_config(command)
+    else:
+        with hydra_session(conf):
+            composed = compose_command(command, conf)
+            config = finish(composed)
+        if command.verb == "train":
+            runs.place_run(config)
+        config["overrides"] = [t.text for t in composed.typed]
+    if config.get("trust") and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # a package of the user's own, beside their images
+    return config
+
+
+def dispatch(verb: str, config: dict[str, Any]) -> int:
+    """Import what runs the verb, and run it."""
+    module, name = JOBS[verb].split(":")
+    job: Callable[[dict[str, Any]], int] = getattr(importlib.import_module(module), name)
+    return int(job(config))

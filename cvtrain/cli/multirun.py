@@ -1,0 +1,310 @@
+"""``-m``: several runs from one command, each in a process and a folder of its own.
+
+Hydra's sweepers and launchers decide which jobs there are and where they run; a job is
+``python -m cvtrain train OVERRIDES run_dir=SWEEP_DIR/N``, so that with several processes every rank
+trains that job's own configuration, and a job that fails takes nothing with it.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cvtrain.cli import errors
+from cvtrain.cli.args import Command
+from cvtrain.cli.compose import (
+    absolute,
+    check_options,
+    check_reads,
+    compose_command,
+    finish,
+    hydra_session,
+    one_line,
+)
+from cvtrain.cli.conf import ConfDirs, is_timm, load, pick
+from cvtrain.cli.runs import unused
+from cvtrain.cli.typed import Typed, by_key, parse, quote
+from cvtrain.errors import RunError, UsageError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+JOB_FILE = "job.json"
+"""In each job's folder: its overrides, exit code and metric."""
+
+_GRACE = 30.0  # seconds a job has to end by itself after SIGTERM
+
+
+def multirun(command: Command, conf: ConfDirs) -> int:
+    """Run every combination of the values typed; 0 if all succeeded, else 1.
+
+    Raises:
+        UsageError: anything wrong with any of the jobs, before the first one starts.
+        RunError: a sweeper or launcher that failed.
+    """
+    if command.verb != "train":
+        raise UsageError(f"-m runs train, not {command.verb}")
+    if command.cfg is not None:
+        raise UsageError("--cfg job shows one run; leave out -m and give one value a key")
+    typed = parse(command.overrides, multirun=True)
+    check_reads("train", typed, multirun=True)
+    given = by_key(typed)
+    if "resume" in given:
+        raise UsageError("resume= goes on with one run; leave out -m")
+    jobs = [t for t in typed if t.key != "sweep_dir"]
+    folder = _sweep_dir(given.get("sweep_dir"))
+    flags = [f"--config-dir={d}" for d in conf.user]
+    if command.debug:
+        flags.append("--debug")
+    with hydra_session(conf):
+        _check_jobs(jobs, command, conf)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            _sweep(check_options(_timm_names(jobs, conf), conf), Job(flags), folder)
+        except (KeyboardInterrupt, SystemExit):
+            _summary(folder)
+            raise
+    return _summary(folder)
+
+
+def _timm_names(typed: Sequence[Typed], conf: ConfDirs) -> list[Typed]:
+    """``backbone=resnet18,resnet26d`` -> ``backbone=timm backbone.name=resnet18,resnet26d``.
+
+    Hydra itself knows only the backbones that have a yaml.
+    """
+    result = []
+    for t in typed:
+        if t.key != "backbone" or not t.sweep:
+            result.append(t)
+            continue
+        names = [text.partition("=")[2] for (text,) in _combinations([t])]
+        if all(conf.path("backbone", name) for name in names):
+            result.append(t)
+        elif all(is_timm(name) for name in names):
+            result += parse(["backbone=timm", f"backbone.name={','.join(names)}"], multirun=True)
+        else:
+            other = next(name for name in names if not is_timm(name))
+            raise UsageError(f"{t.text}: {other} is not timm's; run it in a sweep of its own")
+    return result
+
+
+def _sweep_dir(typed: Typed | None) -> Path:
+    if typed is None or typed.value is None:
+        return Path(absolute(unused(Path("runs", "sweeps", time.strftime("%Y-%m-%d_%H-%M-%S")))))
+    folder = Path(absolute(typed.value))
+    if folder.is_file():
+        raise UsageError(f"sweep_dir={typed.shown} is a file; give a folder")
+    if folder.is_dir() and any(_job_folders(folder)):
+        raise UsageError(f"sweep_dir={typed.shown} already holds a sweep; choose another folder")
+    return folder
+
+
+def _job_folders(folder: Path) -> list[Path]:
+    found = [
+        p for p in folder.iterdir() if (p / JOB_FILE).is_file() or (p / "config.yaml").is_file()
+    ]
+    return sorted(found, key=lambda p: (len(p.name), p.name))
+
+
+def _check_jobs(typed: Sequence[Typed], command: Command, conf: ConfDirs) -> None:
+    """Compose every job once; of an unknown sweeper's ranges, what does not vary."""
+    own = [t for t in typed if not t.key.startswith("hydra")]
+    for texts in _combinations(own):
+        single = replace(command, overrides=texts, multirun=False)
+        try:
+            finish(compose_command(single, conf))
+        except UsageError as error:
+            varied = any(t.sweep for t in own)
+            where = f"in the job {' '.join(texts)}: " if varied else ""
+            raise UsageError(f"{where}{error}") from error
+
+
+def _combinations(typed: Sequence[Typed]) -> list[list[str]]:
+    """The overrides of every job, as Hydra's basic sweeper would make them.
+
+    Ranges without an end (``interval(0, 1)``, for optimising sweepers) are left out.
+    """
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    hydra = GlobalHydra.instance().hydra
+    assert hydra is not None
+    parser = OverridesParser.create(config_loader=hydra.config_loader)
+    swept = parser.parse_overrides([t.override for t in typed if t.sweep])
+    choices = [
+        [f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()]
+        for o in swept
+        if o.is_discrete_sweep()
+    ]
+    fixed = [t.text for t in typed if not t.sweep]
+    return [[*fixed, *job] for job in itertools.product(*choices)]
+
+
+def _sweep(typed: Sequence[Typed], job: Job, folder: Path) -> None:
+    """Hand the jobs to Hydra's sweeper."""
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    hydra = GlobalHydra.instance().hydra
+    assert hydra is not None
+    given = {t.key for t in typed}
+    settings = {
+        "hydra.sweep.dir": quote(str(folder)),
+        "hydra.sweep.subdir": "${hydra.job.num}",
+        "hydra.output_subdir": "null",  # the run folder has a config.yaml of its own
+        "hydra/job_logging": "disabled",
+        "hydra/hydra_logging": "disabled",
+    }
+    overrides = [f"{k}={v}" for k, v in settings.items() if k not in given]
+    overrides += [t.override for t in typed if t.override]
+    with _sigterm_raises():
+        try:
+            hydra.multirun("config", job, overrides)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise RunError(one_line(error)) from error
+
+
+class Job:
+    """The task function that Hydra calls for a job, here or in a launcher's process.
+
+    Args:
+        flags: go before the job's overrides.
+    """
+
+    def __init__(self, flags: Sequence[str]) -> None:
+        self.flags = list(flags)
+
+    def __call__(self, config: DictConfig) -> float:
+        """Run the job; its metric, or the worst there is where it failed (for sweepers)."""
+        from hydra.core.hydra_config import HydraConfig
+
+        settings = HydraConfig.get()
+        folder = Path(settings.runtime.output_dir)
+        overrides = [str(o) for o in settings.overrides.task]
+        print(f"job {settings.job.num}: {' '.join(overrides)}", flush=True)
+        command = [sys.executable, "-m", "cvtrain", "train", *self.flags, *overrides]
+        code = _run([*command, f"run_dir={folder}"])
+        name, metric, mode = _metric(folder)
+        record = {"overrides": overrides, "exit_code": code, "monitor": name, "metric": metric}
+        _write_json(folder / JOB_FILE, record)
+        if code == errors.INTERRUPTED:
+            raise KeyboardInterrupt
+        if code:
+            print(f"job {settings.job.num} failed with exit code {code}", flush=True)
+        worst = float("inf") if mode == "min" else float("-inf")
+        return worst if code or metric is None else metric
+
+
+def _run(command: Sequence[str]) -> int:
+    """Run a command to its end, Ctrl-C and SIGTERM included; its exit code as a shell has it."""
+    process = subprocess.Popen(command)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:  # the job, in the same terminal, got it too, and saves
+        code = _end(process, None)
+        return code or errors.INTERRUPTED
+    except SystemExit:
+        _end(process, signal.SIGTERM)
+        raise
+    return code if code >= 0 else 128 - code
+
+
+def _end(process: subprocess.Popen[bytes], signum: int | None) -> int:
+    if signum is not None:
+        process.send_signal(signum)
+    try:
+        return process.wait(_GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Inside, SIGTERM ends the running job before this process."""
+
+    def handle(signum: int, frame: Any) -> None:
+        raise SystemExit(errors.TERMINATED)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    old = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
+
+
+def _metric(folder: Path) -> tuple[str | None, float | None, str]:
+    """The monitored metric of a finished run: its name, value, and whether max or min is better."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return None, None, "max"
+    config = load(path)
+    name, mode = pick(config, "task.monitor"), pick(config, "task.mode") or "max"
+    results = folder / "results.json"
+    if not results.is_file():
+        return name, None, mode
+    metrics = json.loads(results.read_text(encoding="utf-8")).get("metrics", {})
+    value = metrics.get(name)
+    return name, float(value) if isinstance(value, (int, float)) else None, mode
+
+
+def _write_json(path: Path, content: Any) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _summary(folder: Path) -> int:
+    """Print and write what became of each job (sweep.csv); 1 if any failed."""
+    records = [
+        (path.name, json.loads((path / JOB_FILE).read_text(encoding="utf-8")))
+        for path in _job_folders(folder)
+        if (path / JOB_FILE).is_file()
+    ]
+    lines = [["job", "exit_code", "monitor", "metric", "overrides"]]
+    for name, record in records:
+        value = "" if record["metric"] is None else repr(record["metric"])
+        overrides = " ".join(shlex.quote(o) for o in record["overrides"])
+        lines.append([name, str(record["exit_code"]), record["monitor"] or "", value, overrides])
+    partial = folder / ".sweep.csv.partial"
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(lines)
+    partial.replace(folder / "sweep.csv")
+    failed = sum(record["exit_code"] != 0 for _, record in records)
+    _print_table(lines)
+    print(f"{len(records)} jobs, {failed} failed: {_near(folder / 'sweep.csv')}")
+    return errors.FAILED if failed or not records else errors.DONE
+
+
+def _near(path: Path) -> str:
+    """A path relative to here where that is shorter."""
+    relative = os.path.relpath(path)
+    return relative if len(relative) < len(str(path)) else str(path)
+
+
+def _print_table(lines: Sequence[Sequence[str]]) -> None:
+    from cvtrain.cli.listing import print_table
+
+    rounded = [
+        [*row[:3], f"{float(row[3]):.4f}" if re.match(r"-?[\d.]", row[3]) else row[3], row[4]]
+        for row in lines[1:]
+    ]
+    print_table(lines[0], rounded)

@@ -1,0 +1,96 @@
+"""Which verb reads which keys; what is typed and not read is an error, not a shrug."""
+
+from __future__ import annotations
+
+from cvtrain.cli.conf import GROUPS
+
+PATHS = ("data.root", "ckpt", "source", "run_dir", "sweep_dir", "resume", "backbone.weights")
+"""Keys that hold paths: taken literally (no quotes needed), relative ones from here."""
+
+_TRAINER_ALWAYS = frozenset(
+    {
+        "trainer.accelerator",
+        "trainer.devices",
+        "trainer.num_nodes",
+        "trainer.strategy",
+        "trainer.precision",
+        "trainer.channels_last",
+        "trainer.compile",
+        "trainer.deterministic",
+    }
+)
+_CHECK_SKIPS = frozenset(
+    {"data.batch_size", "data.image_size", "data.resize", "data.cache", "data.scene_size"}
+)
+_ROOT = {
+    "seed": ("train", "eval", "check", "show"),
+    "run_dir": ("train", "eval", "predict", "check", "show"),
+    "sweep_dir": (),
+    "resume": ("train",),
+    "ckpt": ("eval", "predict"),
+    "split": ("eval",),
+    "source": ("predict",),
+    "score_threshold": ("predict",),
+    "trust": ("train", "eval", "predict", "check", "show"),
+    "filter": ("list",),
+}
+ROOT_KEYS = tuple(k for k in _ROOT if k != "filter")
+"""The keys outside all groups."""
+
+
+def complaint(verb: str, key: str, *, group_choice: bool = False, multirun: bool = False) -> str:
+    """Why ``verb`` does not read ``key``; empty if it does.
+
+    Args:
+        verb: train, eval, predict, check or show.
+        key: dotted; for a group choice (``model=yolo``) the group.
+        group_choice: whether the whole group is chosen, not one of its keys.
+        multirun: whether ``-m`` was given.
+    """
+    if key in _ROOT:
+        if key == "sweep_dir":
+            return "" if multirun else "sweep_dir= is read by a multirun (-m); one run has run_dir="
+        if key == "run_dir" and multirun:
+            return "run_dir= is each job's own in a multirun; give sweep_dir=DIR"
+        readers = _ROOT[key]
+        return "" if verb in readers else f"{key}= is read by {_verbs(readers)}, not by {verb}"
+    group = key.split(".")[0]
+    if group not in GROUPS or verb == "train":
+        return ""
+    if verb in ("eval", "predict"):
+        return _after_training(verb, key, group)
+    return _data_only(verb, key, group, group_choice)
+
+
+def _after_training(verb: str, key: str, group: str) -> str:
+    if group == "data":
+        if verb == "predict" and key in ("data", "data.root"):
+            return "predict reads images: source=FILE, FOLDER or GLOB; data= is read by eval"
+        if verb == "predict" and key in ("data.on_bad", "data.val_fraction", "data.cache"):
+            return f"{key}= is not read by predict"
+        return ""
+    if group == "trainer":
+        limits = {"trainer.limit_val_batches"} if verb == "eval" else set()
+        if key in _TRAINER_ALWAYS | limits or key == "trainer":
+            return ""
+        return f"{key}= is read by train, not by {verb}"
+    if group in ("task", "model", "backbone", "loss"):
+        return f"{key}= is not read by {verb}: it comes from the checkpoint (ckpt=)"
+    return f"{key}= is read by train, not by {verb}"
+
+
+def _data_only(verb: str, key: str, group: str, group_choice: bool) -> str:
+    if group == "data":
+        if verb == "check" and key in _CHECK_SKIPS:
+            return f"{key}= is not read by check, which looks at the files alone"
+        return ""
+    if group in ("task", "experiment") or (group == "model" and group_choice):
+        return ""
+    if group == "augment" and verb == "show":
+        return ""
+    readers = "train and show" if group == "augment" else "train"
+    return f"{key}= is read by {readers}, not by {verb}"
+
+
+def _verbs(names: tuple[str, ...]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

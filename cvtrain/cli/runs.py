@@ -1,0 +1,300 @@
+"""Run folders on the command line: where a run writes, how one is resumed, evaluated, predicted."""
+
+from __future__ import annotations
+
+import glob
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cvtrain.cli import reads, suggest, values
+from cvtrain.cli.args import Command
+from cvtrain.cli.compose import (
+    Composed,
+    absolute,
+    check_options,
+    check_paths,
+    check_reads,
+    compose_command,
+    finish,
+    hydra_session,
+)
+from cvtrain.cli.conf import ConfDirs, load, pick
+from cvtrain.cli.typed import Typed, by_key, parse
+from cvtrain.errors import UsageError
+
+MODEL_INPUT = ("image_size", "resize", "channels")
+"""Keys of ``data`` that a trained model fixes; other data is brought to them."""
+
+
+def process_rank() -> int | None:
+    """This process's rank where a launcher (torchrun, SLURM) started several; else None."""
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        if name in os.environ:
+            several = "SLURM" not in name or int(os.environ.get("SLURM_NTASKS", "1")) > 1
+            return int(os.environ[name]) if several else None
+    return None
+
+
+def place_run(config: dict[str, Any]) -> None:
+    """Fill in ``run_dir`` and refuse one that holds a run already.
+
+    Raises:
+        UsageError: a used folder, a file in its place, or ranks that could not agree on a folder.
+    """
+    rank = process_rank()
+    if config["run_dir"] is None:
+        config["run_dir"] = absolute(_default_run_dir(config, rank))
+    folder = Path(config["run_dir"])
+    if folder.is_file():
+        raise UsageError(f"run_dir={folder} is a file; give a folder")
+    used = (folder / "config.yaml").exists() or (folder / "checkpoints").exists()
+    if used and not rank:
+        raise UsageError(
+            f"run_dir={folder} already holds a run; resume={folder} goes on with it, "
+            "or choose another folder"
+        )
+
+
+def _default_run_dir(config: Mapping[str, Any], rank: int | None) -> Path:
+    """``runs/<task>/<model>/<timestamp>``; under a launcher a name that all ranks share."""
+    parent = Path("runs", config["task"]["name"], config["model"]["name"])
+    if rank is None:
+        return unused(parent / time.strftime("%Y-%m-%d_%H-%M-%S"))
+    if "SLURM_JOB_ID" in os.environ:
+        return parent / f"slurm-{os.environ['SLURM_JOB_ID']}"
+    run_id = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    if run_id != "none":
+        return parent / f"torchrun-{run_id}"
+    raise UsageError(
+        "the processes of one run need one folder: give run_dir=DIR (or torchrun --rdzv-id)"
+    )
+
+
+def unused(path: Path) -> Path:
+    """The path itself, or with -2, -3, ... where that is taken."""
+    free, count = path, 1
+    while free.exists():
+        count += 1
+        free = path.with_name(f"{path.name}-{count}")
+    return free
+
+
+def resume_config(command: Command) -> dict[str, Any]:
+    """The configuration of the run that ``resume=RUN_DIR`` goes on with.
+
+    Raises:
+        UsageError: not a run folder, or keys beside ``resume=``.
+    """
+    typed = parse(command.overrides)
+    check_reads(command.verb, typed)
+    given = by_key(typed)
+    text = given["resume"].value
+    if not isinstance(text, str) or text.lower() in ("true", "last", "auto", "1", ""):
+        raise UsageError(f"resume= takes the run's folder{_newest_run('resume')}")
+    folder = Path(absolute(text))
+    if not folder.exists():
+        raise UsageError(suggest.missing_path("resume", given["resume"].shown, folder))
+    if folder.is_file():
+        parent = folder.parent.parent if folder.parent.name == "checkpoints" else folder.parent
+        raise UsageError(f"resume={text} is a file; give the run's folder: resume={parent}")
+    config = run_config(folder)
+    if config is None:
+        raise UsageError(f"resume={text} is not a run folder: it has no config.yaml")
+    trust = given["trust"].value if "trust" in given else []
+    said = values.wrong("trust", trust)
+    if said:
+        raise UsageError(said)
+    return {
+        **config,
+        "command": "train",
+        "run_dir": str(folder),
+        "resume": str(folder),
+        "trust": trust,
+    }
+
+
+def run_config(folder: Path) -> dict[str, Any] | None:
+    """The config.yaml of a run folder; None where it has none.
+
+    Raises:
+        UsageError: a config.yaml that is no run's.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return None
+    config = load(path)
+    for group in ("task", "model", "data", "trainer"):
+        if not isinstance(config.get(group), dict):
+            raise UsageError(f"{path} is not the configuration of a run: it has no {group}")
+    return dict(config)
+
+
+def checkpoint_config(command: Command, conf: ConfDirs) -> dict[str, Any]:
+    """What ``eval`` and ``predict`` hand to the engine.
+
+    Returns:
+        command, ckpt (absolute), split, source, score_threshold, run_dir, trust, seed (None where
+        not typed) and ``overrides``: ``data``, a whole data node where ``data=NAME`` was typed
+        (keys in MODEL_INPUT left out where neither typed nor known), and ``set``, dotted keys to
+        set on the run's own configuration.
+
+    Raises:
+        UsageError: a key the verb does not read, a wrong value, a path that is not there.
+    """
+    typed = parse(command.overrides)
+    check_reads(command.verb, typed)
+    check_options(typed, conf)
+    given = by_key(typed)
+    checkpoint = _existing_checkpoint(command.verb, given)
+    run = _run_of(checkpoint)
+    plain_keys = [t for t in typed if "." not in t.key and t.kind != "group"]
+    _check_root(plain_keys, command.verb)
+    source = None
+    if command.verb == "predict":
+        source = _existing_source(given)
+    overrides: dict[str, Any] = {"data": None, "set": {}}
+    nested = [t for t in typed if "." in t.key or t.kind == "group"]
+    with hydra_session(conf):
+        if "data" in given:
+            overrides["data"] = _other_data(nested, run, conf)
+            nested = [t for t in nested if t.key.split(".")[0] != "data"]
+        _check_nested(nested, run, conf, command.verb)
+    overrides["set"] = {t.key: _value(t) for t in nested if t.kind != "group"}
+    return {
+        "command": command.verb,
+        "ckpt": str(checkpoint),
+        "split": given["split"].value if "split" in given else "val",
+        "source": source,
+        "score_threshold": _typed_value(given, "score_threshold", 0.25),
+        "run_dir": absolute(given["run_dir"].value) if "run_dir" in given else None,
+        "trust": _typed_value(given, "trust", []),
+        "seed": _typed_value(given, "seed", None),
+        "overrides": overrides,
+    }
+
+
+def _typed_value(given: Mapping[str, Typed], key: str, default: Any) -> Any:
+    return given[key].value if key in given else default
+
+
+def _value(t: Typed) -> Any:
+    is_path = t.key in reads.PATHS and isinstance(t.value, str)
+    return absolute(t.value) if is_path else t.value
+
+
+def _check_root(typed: Iterable[Typed], verb: str) -> None:
+    known = dict.fromkeys(reads.ROOT_KEYS)
+    for t in typed:
+        if t.kind != "set" or t.key not in known:
+            said = suggest.unknown_keys([t], known, ConfDirs(), verb)
+            raise UsageError(said or f"{t.text}: write {t.key}=VALUE")
+        said = values.wrong(t.key, t.value, typed=t.shown)
+        if said:
+            raise UsageError(said)
+
+
+def _existing_checkpoint(verb: str, given: Mapping[str, Typed]) -> Path:
+    if "ckpt" not in given or not isinstance(given["ckpt"].value, str):
+        raise UsageError(f"{verb} needs ckpt=FILE_OR_RUN_FOLDER{_newest_run('ckpt')}")
+    path = Path(absolute(given["ckpt"].value))
+    shown = given["ckpt"].shown
+    if not path.exists():
+        raise UsageError(suggest.missing_path("ckpt", shown, path))
+    if path.is_dir() and not any((path / "checkpoints").glob("*.ckpt")):
+        if any(path.glob("*.ckpt")):
+            return path
+        raise UsageError(f"ckpt={shown}: the folder holds no checkpoints/best.ckpt")
+    return path
+
+
+def _newest_run(key: str) -> str:
+    found = Path("runs").glob("*/*/*/checkpoints/last.ckpt")
+    newest = max(found, key=lambda p: p.stat().st_mtime, default=None)
+    return f"; the newest run here is {key}={newest.parents[1]}" if newest else ""
+
+
+def _run_of(checkpoint: Path) -> dict[str, Any] | None:
+    """The configuration beside a checkpoint: that of its run folder."""
+    folders = [checkpoint] if checkpoint.is_dir() else [checkpoint.parent]
+    folders.append(folders[0].parent)
+    if folders[0].name != "checkpoints":
+        folders.pop()
+    for folder in folders:
+        config = run_config(folder)
+        if config is not None:
+            return config
+    return None
+
+
+def _existing_source(given: Mapping[str, Typed]) -> str:
+    if "source" not in given or not isinstance(given["source"].value, str):
+        raise UsageError("predict needs source=IMAGE, FOLDER or GLOB")
+    source = absolute(given["source"].value)
+    if Path(source).exists():
+        return source
+    if any(c in source for c in "*?["):
+        if not glob.glob(source, recursive=True):  # noqa: PTH207 (an absolute pattern)
+            raise UsageError(f"source={given['source'].shown}: no file matches")
+        return source
+    raise UsageError(suggest.missing_path("source", given["source"].shown, Path(source)))
+
+
+def _other_data(
+    nested: Sequence[Typed], run: Mapping[str, Any] | None, conf: ConfDirs
+) -> dict[str, Any]:
+    """The node of ``data=NAME``, with the model's own input where the run's config is there."""
+    texts = [t.text for t in nested if t.key.split(".")[0] == "data"]
+    task, model = pick(run, "task.name"), pick(run, "model.name")
+    if task and conf.path("task", str(task)):
+        texts.append(f"task={task}")
+    if model and conf.path("model", str(model)):
+        texts.append(f"model={model}")
+    # `show` composes data and model without asking that they train together.
+    composed: Composed = compose_command(Command(verb="show", overrides=texts), conf)
+    flat = finish(composed)
+    node = dict(flat["data"])
+    typed_keys = {t.key for t in nested}
+    for key in MODEL_INPUT:
+        if f"data.{key}" not in typed_keys:
+            known = pick(run, f"data.{key}")
+            if known is None:
+                node.pop(key, None)
+            else:
+                node[key] = known
+    return node
+
+
+def _check_nested(
+    typed: Sequence[Typed], run: Mapping[str, Any] | None, conf: ConfDirs, verb: str
+) -> None:
+    """Check dotted keys against the run's config, or against all the keys there can be."""
+    if not typed:
+        return
+    base = dict(run) if run is not None else _all_keys(conf)
+    base = {k: base[k] for k in ("data", "trainer") if k in base}
+    said = suggest.unknown_keys(typed, base, conf, verb)
+    if said:
+        raise UsageError(said)
+    for t in typed:
+        if t.kind not in ("set", "group"):
+            raise UsageError(f"{t.text}: write {t.key}={t.shown or 'VALUE'}")
+        default = pick(base, t.key)
+        default = None if t.key in reads.PATHS or default == "???" else default
+        if t.kind == "set" and not (isinstance(default, str) and "${" in default):
+            wrong = values.wrong(t.key, t.value, default, typed=t.shown)
+            if wrong:
+                raise UsageError(wrong)
+    root = by_key(typed).get("data.root")
+    if root is not None:
+        check_paths({"data": {"root": absolute(root.value)}}, typed)
+
+
+def _all_keys(conf: ConfDirs) -> dict[str, Any]:
+    """Every key that some option of data and trainer has, for a checkpoint without its folder."""
+    return {
+        group: {k: v for option in conf.options(group) for k, v in conf.node(group, option).items()}
+        for group in ("data", "trainer")
+    }

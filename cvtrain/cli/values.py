@@ -1,0 +1,213 @@
+"""What each key takes: a table of ranges and choices, and the type of the default for the rest."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+PRECISIONS = (
+    "auto",
+    "bf16-mixed",
+    "16-mixed",
+    "32-true",
+    "64-true",
+    "bf16-true",
+    "16-true",
+    "transformer-engine",
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A range or a set of choices: what it is called, and whether a value is in it."""
+
+    wants: str
+    accepts: Callable[[Any], bool]
+    choices: tuple[str, ...] = ()
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _int(low: int) -> Rule:
+    return Rule(f"an integer from {low}", lambda v: _is_int(v) and v >= low)
+
+
+def _number(low: float, *, above: bool = False) -> Rule:
+    if above:
+        return Rule(f"a number above {low:g}", lambda v: _is_number(v) and v > low)
+    return Rule(f"a number from {low:g}", lambda v: _is_number(v) and v >= low)
+
+
+def _between(low: float, high: float) -> Rule:
+    return Rule(f"a number from {low:g} to {high:g}", lambda v: _is_number(v) and low <= v <= high)
+
+
+def _choice(*names: str) -> Rule:
+    return Rule(" | ".join(names), lambda v: v in names, names)
+
+
+def _or_null(rule: Rule) -> Rule:
+    wants = f"{rule.wants}, or null"
+    return Rule(wants, lambda v: v is None or rule.accepts(v), rule.choices)
+
+
+def _is_size(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return len(value) == 2 and all(_is_int(v) and v > 0 for v in value)
+    return _is_int(value) and value > 0
+
+
+def _is_limit(value: Any) -> bool:
+    return value is None or (_is_int(value) and value > 0) or (_is_number(value) and 0 < value <= 1)
+
+
+def _is_precision(value: Any) -> bool:
+    return value in PRECISIONS
+
+
+_SIZE = Rule("pixels: an integer above 0, or [H, W]", _is_size)
+_LIMIT = Rule("an integer above 0 (batches), a part of 1 (0.1), or null", _is_limit)
+_TEXTS = Rule(
+    "a list of names: [mypkg]",
+    lambda v: isinstance(v, (list, tuple)) and all(isinstance(x, str) for x in v),
+)
+
+RULES: dict[str, Rule] = {
+    "seed": _int(0),
+    "split": _choice("train", "val", "test"),
+    "score_threshold": _between(0, 1),
+    "trust": _TEXTS,
+    "data.batch_size": _int(1),
+    "data.image_size": _SIZE,
+    "data.scene_size": _SIZE,
+    "data.resize": _choice("letterbox", "stretch"),
+    "data.channels": _int(1),
+    "data.num_workers": _or_null(_int(0)),
+    "data.cache": _choice("none", "ram"),
+    "data.on_bad": _choice("error", "fix", "drop"),
+    "data.val_fraction": Rule(
+        "a fraction above 0 and below 1", lambda v: _is_number(v) and 0 < v < 1
+    ),
+    "data.num_train": _int(1),
+    "data.num_val": _int(1),
+    "data.num_test": _int(1),
+    "data.min_objects": _int(0),
+    "data.max_objects": _or_null(_int(1)),
+    "trainer.max_epochs": _int(1),
+    "trainer.max_minutes": _or_null(_number(0, above=True)),
+    "trainer.accelerator": _choice("auto", "cpu", "gpu", "cuda", "mps"),
+    "trainer.devices": Rule(
+        "a number of processes, or -1 for all GPUs (CUDA_VISIBLE_DEVICES picks which)",
+        lambda v: _is_int(v) and (v > 0 or v == -1),
+    ),
+    "trainer.num_nodes": _int(1),
+    "trainer.precision": Rule(" | ".join(PRECISIONS[:4]), _is_precision, PRECISIONS),
+    "trainer.accumulate_grad_batches": _int(1),
+    "trainer.gradient_clip_val": _or_null(_number(0, above=True)),
+    "trainer.check_val_every_n_epoch": _int(1),
+    "trainer.limit_train_batches": _LIMIT,
+    "trainer.limit_val_batches": _LIMIT,
+    "trainer.overfit_batches": Rule(
+        "an integer from 0, or a part of 1", lambda v: _is_number(v) and v >= 0
+    ),
+    "trainer.profiler": _or_null(_choice("simple", "advanced", "pytorch")),
+    "optimizer.lr": _number(0, above=True),
+    "optimizer.weight_decay": _number(0),
+    "optimizer.momentum": _between(0, 1),
+    "scheduler.warmup_epochs": _number(0),
+    "scheduler.warmup_start": _between(0, 1),
+    "scheduler.final": _between(0, 1),
+    "scheduler.gamma": _between(0, 1),
+    "callbacks.ema.decay": _between(0, 1),
+    "callbacks.early_stopping.patience": _or_null(_int(1)),
+    "callbacks.early_stopping.min_delta": _number(0),
+    "callbacks.pictures.count": _int(1),
+    "callbacks.pictures.every_n_epochs": _or_null(_int(1)),
+    "loss.label_smoothing": _between(0, 1),
+    "augment.mosaic": _between(0, 1),
+    "augment.min_visibility": _between(0, 1),
+    "augment.min_area": _number(0),
+}
+"""Keys whose values are checked whoever set them: the user, an experiment, a data set's yaml."""
+
+_OPEN = ("model", "backbone", "loss", "augment", "callbacks", "logger")
+"""Groups whose entries are arguments of classes, which know themselves whether null will do."""
+
+
+def wrong(key: str, value: Any, default: Any = None, *, typed: str | None = None) -> str | None:
+    """What is wrong with ``key=value``, or None.
+
+    Args:
+        key: dotted.
+        value: as parsed, plain Python.
+        default: what the key would hold had the user not typed it; None says nothing of its type.
+        typed: the value in the user's spelling.
+    """
+    shown = typed if typed is not None else spell(value)
+    rule = RULES.get(key)
+    if rule is not None:
+        if rule.accepts(value):
+            return None
+        return f"{key}={shown}: it takes {rule.wants}{_nearest(key, value, rule)}"
+    wants = _type_wanted(key, value, default)
+    return f"{key}={shown}: it takes {wants} (the default is {spell(default)})" if wants else None
+
+
+def _type_wanted(key: str, value: Any, default: Any) -> str | None:
+    """The name of the default's type if the value is of another."""
+    if default is None or (value is None and key.split(".")[0] in _OPEN):
+        return None
+    if isinstance(default, bool):
+        return None if isinstance(value, bool) else "true or false"
+    if _is_int(default):
+        return None if _is_int(value) else "an integer"
+    if isinstance(default, float):
+        return None if _is_number(value) else "a number"
+    if isinstance(default, str):
+        return None if isinstance(value, str) else "text"
+    if isinstance(default, Sequence):
+        if not isinstance(value, (list, tuple)):
+            return "a list"
+        kinds = {_kind(v) for v in default}
+        same = len(kinds) != 1 or all(_kind(v) in kinds for v in value)
+        return None if same else f"a list of {kinds.pop()}s"
+    if isinstance(default, Mapping):
+        return None if isinstance(value, Mapping) else "a group of keys, not one value"
+    return None
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true/false value"
+    if _is_number(value):
+        return "number"
+    return "text" if isinstance(value, str) else type(value).__name__
+
+
+def _nearest(key: str, value: Any, rule: Rule) -> str:
+    if not rule.choices or not isinstance(value, (str, int)):
+        return ""
+    close = difflib.get_close_matches(str(value).lower(), rule.choices, n=1, cutoff=0.4)
+    return f"; did you mean {key}={close[0]}?" if close else ""
+
+
+def spell(value: Any) -> str:
+    """A plain value as one types it: ``true``, ``null``, ``[1, 2]``."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(spell(v) for v in value) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{k}: {spell(v)}" for k, v in value.items()) + "}"
+    return str(value)
