@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from cvtrain.report.results import replacing
 
 INK = "#1f2430"
+DPI = 120
 MUTED = "#6b7280"
 GRID = "#e5e7eb"
 # Told apart by eyes with colour deficiencies: Okabe and Ito 2008, the yellow left out on white.
@@ -76,7 +77,7 @@ def new_figure(path: str | Path, width: float, height: float) -> Iterator[Figure
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from")
         # Axes too small for their labels on extreme data: still better drawn than not.
         warnings.filterwarnings("ignore", message="constrained_layout not applied")
-        figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+        figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
         with replacing(Path(path)) as partial:

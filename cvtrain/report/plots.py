@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
+from torch import Tensor
 
 from cvtrain.report.curves import plot_curves
-from cvtrain.report.figure import COLOURS, GRID, INK, MUTED, new_figure, safe
+from cvtrain.report.figure import COLOURS, DPI, GRID, INK, MUTED, new_figure, safe
 from cvtrain.report.labels import plot_labels
 from cvtrain.types import ImageInfo, Prediction, Target
 
@@ -29,6 +30,9 @@ __all__ = [
     "plot_predictions",
     "plot_reliability",
 ]
+
+CELL_PIXELS = 480
+"""The width of one image in the sheet of predictions."""
 
 MAX_NAMED = 8
 """Classes with a coloured curve of their own."""
@@ -214,7 +218,7 @@ def plot_predictions(
     pairs = 1 if len(images) == 1 else 2  # pairs a row
     rows = math.ceil(len(images) / pairs)
     shape = float(np.median([image.shape[0] / image.shape[1] for image in images]))
-    cell = 3.3
+    cell = CELL_PIXELS / DPI
     height = rows * (cell * float(np.clip(shape, 0.4, 1.8)) + 0.45)
     with new_figure(path, 2 * pairs * cell, height) as figure:
         axes = figure.subplots(rows, 2 * pairs, squeeze=False).reshape(-1, 2)  # a pair a row
@@ -234,14 +238,10 @@ def _show_truth(
     ax: Axes, image: np.ndarray, truth: Target, names: Sequence[str], title: str
 ) -> None:
     shown = image
-    if truth.boxes is not None and truth.labels is not None:
-        labels = np.asarray(truth.labels)
-        ignore = np.zeros(len(labels), bool) if truth.ignore is None else np.asarray(truth.ignore)
-        # Ignored objects carry names of their own, K places further on.
-        both = [*names, *(f"{name} (ignored)" for name in names)]
-        shown = _drawn(shown, truth, labels + len(names) * ignore, both, None, truth.masks)
+    if truth.boxes is not None:
+        shown = _drawn(shown, truth, names, truth.labels, None, truth.masks, truth.ignore)
     elif truth.mask is not None:
-        shown = _drawn(shown, truth, None, names, None, None)
+        shown = _drawn(shown, truth, names)
     ax.imshow(shown)
     what = "truth" if truth.label is None else f"truth: {safe(names[int(truth.label)], 20)}"
     ax.set_title(f"{title}\n{what}", fontsize=8, weight="normal")
@@ -256,18 +256,19 @@ def _show_prediction(
     threshold: float,
 ) -> None:
     shown, what, colour = image, "prediction", INK
-    if prediction.boxes is not None and prediction.labels is not None:
-        labels = np.asarray(prediction.labels)
-        scores = (
-            np.ones(len(labels)) if prediction.scores is None else np.asarray(prediction.scores)
+    if prediction.boxes is not None and prediction.scores is not None:
+        keep = prediction.scores >= threshold
+        kept = Prediction(
+            **{
+                name: None if value is None else value[keep]
+                for name in ("boxes", "scores", "labels", "masks")
+                for value in [getattr(prediction, name)]
+            }
         )
-        keep = scores >= threshold
-        masks = None if prediction.masks is None else prediction.masks[keep]
-        kept = Prediction(boxes=prediction.boxes[keep])
-        shown = _drawn(shown, kept, labels[keep], names, scores[keep], masks)
+        shown = _drawn(shown, kept, names, kept.labels, kept.scores, kept.masks)
         what = f"prediction: {int(keep.sum())} of score {threshold:g} or more"
     elif prediction.mask is not None:
-        shown = _drawn(shown, prediction, None, names, None, None)
+        shown = _drawn(shown, prediction, names)
     if prediction.probs is not None:
         best = int(prediction.probs.argmax())
         what = f"prediction: {safe(names[best], 20)} {float(prediction.probs[best]):.2f}"
@@ -280,19 +281,25 @@ def _show_prediction(
 def _drawn(
     image: np.ndarray,
     what: Target | Prediction,
-    labels: np.ndarray | None,
     names: Sequence[str],
-    scores: np.ndarray | None,
-    masks: Any,
+    labels: Tensor | None = None,
+    scores: Tensor | None = None,
+    masks: Tensor | None = None,
+    ignore: Tensor | None = None,
 ) -> np.ndarray:
     from cvtrain.report.draw import draw
 
+    def array(tensor: Tensor | None) -> np.ndarray | None:
+        return None if tensor is None else tensor.detach().cpu().numpy()
+
     return draw(
         image,
-        np.zeros((0, 4)) if what.boxes is None else np.asarray(what.boxes),
-        np.zeros(0, np.int64) if labels is None else labels,
-        list(names),
-        scores=scores,
-        masks=None if masks is None else np.asarray(masks),
-        mask=None if what.mask is None else np.asarray(what.mask),
+        array(what.boxes),
+        array(labels),
+        [safe(name, 20) for name in names],
+        scores=array(scores),
+        masks=array(masks),
+        mask=array(what.mask),
+        ignore=array(ignore),
+        max_side=CELL_PIXELS,
     )

@@ -361,8 +361,8 @@ def test_wrong_arguments_are_refused(build):
         metrics.update([Prediction()], [build.truth([])], [build.info(0)])
     with pytest.raises(ValueError, match=r"Target\.boxes is None"):
         metrics.update([build.prediction([], [])], [Target()], [build.info(0)])
+    truth = build.truth(box, ignore=[True, False])
     with pytest.raises(ValueError, match="1 boxes, 1 labels, 2 ignore, 1 areas"):
-        truth = build.truth(box, ignore=[True, False])
         metrics.update([build.prediction([], [])], [truth], [build.info(0)])
     assert len(metrics) == 0
 
