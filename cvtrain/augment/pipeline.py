@@ -117,7 +117,18 @@ class Pipeline:
                 masks = np.zeros((0, *self.size), np.uint8)
             seen = masks.any(axis=(1, 2))  # a corner of the box may be left without the object
             boxes, kept, masks = boxes[seen], kept[seen], masks[seen]
+            boxes = _tighten(boxes, masks)
         return scene.moved(np.ascontiguousarray(out["image"]), boxes, kept, mask, masks)
+
+
+def _tighten(boxes: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Cuts boxes to their masks, with a pixel of slack: a turned box is larger than its object."""
+    boxes = boxes.copy()
+    for box, mask in zip(boxes, masks, strict=True):
+        ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        box[:2] = np.maximum(box[:2], [xs[0] - 1, ys[0] - 1])
+        box[2:] = np.minimum(box[2:], [xs[-1] + 2, ys[-1] + 2])
+    return boxes
 
 
 def check_augment(augment: Mapping[str, Any] | None) -> dict[str, Any]:

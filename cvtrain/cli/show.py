@@ -10,6 +10,8 @@ from typing import Any
 ROWS = 6
 """Images shown; each with its original and ``VARIANTS`` augmented versions."""
 VARIANTS = 4
+CELL = 448
+"""Longer side of a picture in the grid, pixels: larger images are shrunk before they are drawn."""
 
 
 def show(cfg: Mapping[str, Any]) -> int:
@@ -58,7 +60,7 @@ def show(cfg: Mapping[str, Any]) -> int:
 def _picture(image: Any, target: Any, names: Any) -> Any:
     from cvtrain.report import draw
 
-    drawn = draw.draw(
+    return draw.draw(
         image,
         boxes=target.boxes,
         labels=target.labels,
@@ -66,19 +68,8 @@ def _picture(image: Any, target: Any, names: Any) -> Any:
         masks=target.masks,
         mask=target.mask,
         ignore=target.ignore,
+        max_side=CELL,
     )
-    return _limit(drawn)
-
-
-def _limit(image: Any, most: int = 480) -> Any:
-    """Photographs are shown smaller than they are: the grid holds thirty of them."""
-    import cv2
-
-    scale = most / max(image.shape[:2])
-    if scale >= 1:
-        return image
-    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def _caption(file: str, target: Any, names: Any) -> str:

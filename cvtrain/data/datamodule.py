@@ -7,7 +7,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
@@ -241,7 +240,7 @@ def compile_augment(
 
 
 def _for_task(tables: Mapping[str, Table], task: str) -> dict[str, Table]:
-    """Tables with what the task needs: background for masks from segments, objects to localize."""
+    """Tables with what the task needs: a background class for masks made from segments."""
     ready = {}
     for split, table in tables.items():
         if task == "semantic_segmentation":
@@ -253,22 +252,22 @@ def _for_task(tables: Mapping[str, Table], task: str) -> dict[str, Table]:
                 raise DataError(
                     f"{len(table.classes)} classes; semantic masks hold at most {IGNORE_INDEX}"
                 )
-        if task == "localization":
-            table = table.take(np.flatnonzero(np.diff(table.starts) > 0))
-            if not len(table):
-                raise DataError(f"no image of {split} has an object to localize")
         ready[split] = table
     return ready
 
 
 def make_reader(data: Mapping[str, Any], trust: Sequence[str] = ()) -> Any:
-    """The reader of the config's ``data`` node; downloads first where ``data.download`` says so.
+    """The reader of the config's ``data`` node; public sets are fetched first if it says so.
 
     Raises:
-        UsageError, DataError: the reader does not take its arguments, or finds no data set.
+        DataError: no data set of that layout is there (nothing is fetched unless ``data.download``).
+        UsageError: the reader does not take its arguments.
     """
+    from cvtrain.data.public import prepare
     from cvtrain.instantiate import instantiate
 
+    if "download" in data:
+        prepare(data["name"], data["root"], download=bool(data["download"]))
     return instantiate(data["reader"], trust=trust)
 
 
@@ -289,7 +288,7 @@ def build_datamodule(
         seed: of the run.
         trust: packages that targets may come from.
         splits: None: all there are.
-        progress: shows bars.
+        progress: shows bars, and what ``data=auto`` found.
 
     Raises:
         DataError: the data set has errors and ``data.on_bad`` is ``error``, or cannot be used.
@@ -298,8 +297,11 @@ def build_datamodule(
     from cvtrain.data.gate import run_gate
 
     data = cfg["data"]
+    reader = make_reader(data, trust)
+    if progress and hasattr(reader, "found"):
+        print(reader.found)
     report = run_gate(
-        make_reader(data, trust),
+        reader,
         task,
         on_bad=data["on_bad"],
         val_fraction=data["val_fraction"],

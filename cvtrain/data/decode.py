@@ -34,7 +34,7 @@ def single_threaded() -> None:
     Also silences its log: a file that cannot be read becomes a ``DataError`` here.
     """
     cv2.setNumThreads(0)
-    cv2.setLogLevel(0)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def decode(path: str | Path, channels: int = 3) -> np.ndarray:

@@ -34,6 +34,9 @@ MIN_SIDE = 320
 CROWDED = 25
 """More objects than this are drawn with thin lines and a legend instead of a name each."""
 
+_FEW = 4  # so many are always named
+BACKGROUND = "background"
+"""A class of this name is left without colour."""
 _VOID = np.array([20, 20, 20], np.uint8)
 _PAPER = (250, 250, 250)
 _INK = (25, 25, 25)
@@ -71,6 +74,7 @@ def draw(
     mask: Any = None,
     ignore: Any = None,
     min_side: int = MIN_SIDE,
+    max_side: int | None = None,
 ) -> np.ndarray:
     """Draws annotations or predictions on a copy of an image.
 
@@ -84,26 +88,32 @@ def draw(
         mask: ``(H, W)`` semantic classes; a legend is drawn below the image.
         ignore: bool ``(N,)``: drawn thin and gray, named "(ignored)".
         min_side: enlarge until the shorter side has this many pixels.
+        max_side: shrink, before drawing, until the longer side has no more than this.
 
     Returns:
-        uint8 ``(H', W', 3)``; larger than the image where it was enlarged or has a legend.
+        uint8 ``(H', W', 3)``, a legend below it where there is a semantic mask or a crowd.
     """
     canvas = to_rgb8(image)
-    factor = max(1, -(-min_side // max(1, min(canvas.shape[:2]))))
-    canvas = _enlarge(canvas, factor, smooth=True)
+    height, width = canvas.shape[:2]
+    factor = float(max(1, -(-min_side // max(1, min(height, width)))))
+    if max_side is not None and max(height, width) * factor > max_side:
+        factor = max_side / max(height, width)
+    size = (max(1, round(height * factor)), max(1, round(width * factor)))
+    canvas = _scale(canvas, size, smooth=True)
     seen: list[int] = []
     if mask is not None:
         classes = np.asarray(mask)
-        canvas = _tint(canvas, _enlarge(classes.astype(np.int32), factor, smooth=False))
+        canvas = _tint(canvas, _scale(classes.astype(np.uint8), size, smooth=False), names)
         seen += [int(c) for c in np.unique(classes)]
     if boxes is not None:
-        found = np.asarray(boxes, np.float64).reshape(-1, 4) * factor
+        stretch = np.array([size[1] / width, size[0] / height] * 2)
+        found = np.asarray(boxes, np.float64).reshape(-1, 4) * stretch
         kinds = np.asarray(labels, np.int64).reshape(-1)
         void = np.zeros(len(found), bool) if ignore is None else np.asarray(ignore, bool)
         if masks is not None:
-            _instances(canvas, np.asarray(masks), kinds, factor)
+            _instances(canvas, np.asarray(masks), kinds)
         canvas = _boxes(canvas, found, kinds, names, scores, void)
-        if len(found) > CROWDED:
+        if _crowded(found, kinds, names, size):
             seen += sorted({int(k) for k in kinds})
     return _legend(canvas, seen, names) if seen else canvas
 
@@ -149,34 +159,39 @@ def save(path: str | Path, image: np.ndarray) -> Path:
     return path
 
 
-def _enlarge(image: np.ndarray, factor: int, smooth: bool) -> np.ndarray:
-    if factor == 1:
+def _scale(image: np.ndarray, size: tuple[int, int], smooth: bool) -> np.ndarray:
+    """``(H, W[, 3])`` -> ``size``, a copy."""
+    if image.shape[:2] == size:
         return image.copy()
-    if not smooth:
-        return image.repeat(factor, axis=0).repeat(factor, axis=1)
-    size = (image.shape[1] * factor, image.shape[0] * factor)
-    return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
+    enlarge = size[0] >= image.shape[0]
+    method = cv2.INTER_CUBIC if enlarge else cv2.INTER_AREA
+    method = method if smooth else cv2.INTER_NEAREST_EXACT
+    return cv2.resize(image, (size[1], size[0]), interpolation=method)
 
 
 def _fit(image: np.ndarray, height: int, width: int) -> np.ndarray:
     scale = min(height / image.shape[0], width / image.shape[1])
     if scale <= 1.0:
         return image
-    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
+    size = (max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale)))
+    return _scale(image, size, smooth=True)
 
 
-def _tint(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Semantic classes in colour over the image; void is dark."""
+def _tint(image: np.ndarray, mask: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Semantic classes in colour over the image; void is dark, a background stays as it is."""
     colours = PALETTE[np.where(mask == IGNORE_INDEX, 0, mask) % len(PALETTE)]  # -> (H, W, 3)
     colours = np.where((mask == IGNORE_INDEX)[:, :, None], _VOID, colours)
-    return cv2.addWeighted(image, 0.45, colours, 0.55, 0.0)
+    tinted = cv2.addWeighted(image, 0.45, colours, 0.55, 0.0)
+    if BACKGROUND in names:
+        plain = mask == names.index(BACKGROUND)
+        tinted[plain] = image[plain]
+    return tinted
 
 
-def _instances(canvas: np.ndarray, masks: np.ndarray, labels: np.ndarray, factor: int) -> None:
+def _instances(canvas: np.ndarray, masks: np.ndarray, labels: np.ndarray) -> None:
     """Fills and outlines each instance, in place; neighbours of a class differ in shade."""
     for k, small in enumerate(masks):
-        one = _enlarge(small.astype(np.uint8), factor, smooth=False)
+        one = _scale(small.astype(np.uint8), canvas.shape[:2], smooth=False)
         if not one.any():
             continue
         shade = np.array(colour(int(labels[k]))) * (1.0, 0.8, 1.15)[k % 3]
@@ -196,7 +211,7 @@ def _boxes(
     ignore: np.ndarray,
 ) -> np.ndarray:
     height, width = canvas.shape[:2]
-    crowded = len(boxes) > CROWDED
+    crowded = _crowded(boxes, labels, names, (height, width))
     thick = 1 if crowded else max(2, round(min(height, width) / 200))
     for box, label, void in zip(boxes, labels, ignore, strict=True):
         # Pixel i covers [i, i + 1): the last pixel of a box ends before its right edge.
@@ -206,7 +221,7 @@ def _boxes(
         cv2.rectangle(canvas, (x0, y0), (x1, y1), ink, 1 if void else thick, cv2.LINE_AA)
     if crowded:
         return canvas
-    size = int(np.clip(min(height, width) / 26, 12, 30))
+    size = _tag_size(height, width)
     sheet = Image.fromarray(canvas)
     pen = ImageDraw.Draw(sheet)
     placed: list[tuple[float, float, float, float]] = []
@@ -219,6 +234,23 @@ def _boxes(
         ink = (150, 150, 150) if ignore[k] else colour(int(labels[k]))
         placed.append(_tag(pen, text, boxes[k], (height, width), ink, _font(size), placed))
     return np.asarray(sheet).copy()
+
+
+def _tag_size(height: int, width: int) -> int:
+    """Font size of the names, pixels."""
+    return int(np.clip(min(height, width) / 26, 12, 30))
+
+
+def _crowded(
+    boxes: np.ndarray, labels: np.ndarray, names: Sequence[str], size: tuple[int, int]
+) -> bool:
+    """Whether names at the boxes would hide what is in them: many boxes, or mostly narrow ones."""
+    if len(boxes) <= _FEW:
+        return False
+    font = _font(_tag_size(*size))
+    tags = np.array([font.getlength(_name(int(k), names)) for k in labels])
+    narrow = boxes[:, 2] - boxes[:, 0] < tags
+    return len(boxes) > CROWDED or bool(narrow.mean() > 0.5)
 
 
 def _tag(
@@ -256,7 +288,8 @@ def _legend(canvas: np.ndarray, classes: Sequence[int], names: Sequence[str]) ->
     size = int(np.clip(width / 28, 11, 20))
     font, line = _font(size), int(size * 1.6)
     entries, x, row = [], 6.0, 0
-    for label in dict.fromkeys(classes):
+    plain = names.index(BACKGROUND) if BACKGROUND in names else -1
+    for label in (c for c in dict.fromkeys(classes) if c != plain):
         text = "void" if label == IGNORE_INDEX else _name(label, names)
         text = _shorten(text, font, width - 2 * size - 12)
         length = font.getlength(text) + size * 2
