@@ -196,10 +196,10 @@ def plot_predictions(
     infos: Sequence[ImageInfo] | None = None,
     score_threshold: float = 0.25,
 ) -> Path:
-    """Ground truth and prediction side by side, a pair an image.
+    """Ground truth and prediction side by side, a pair an image; for a bare class, one picture.
 
     Args:
-        images: uint8 ``(H, W, 3)`` RGB originals.
+        images: uint8 ``(H, W, 3)`` RGB.
         predictions: one an image, in its pixels.
         truths: one an image, in its pixels.
         names: K class names.
@@ -211,40 +211,53 @@ def plot_predictions(
         RunError: the file cannot be written.
         ValueError: no image, or lists of different lengths.
     """
-    if not len(images) == len(predictions) == len(truths) or not len(images):
-        raise ValueError(
-            f"{len(images)} images, {len(predictions)} predictions, {len(truths)} truths"
-        )
-    pairs = 1 if len(images) == 1 else 2  # pairs a row
-    rows = math.ceil(len(images) / pairs)
+    count = len(images)
+    if not count == len(predictions) == len(truths) or not count:
+        raise ValueError(f"{count} images, {len(predictions)} predictions, {len(truths)} truths")
+    drawn = any(p.boxes is not None or p.mask is not None for p in predictions)
+    each = 2 if drawn else 1  # axes an image
+    columns = min(4, each * count)
+    cell = (CELL_PIXELS if drawn else CELL_PIXELS // 2) / DPI
+    rows = math.ceil(each * count / columns)
     shape = float(np.median([image.shape[0] / image.shape[1] for image in images]))
-    cell = CELL_PIXELS / DPI
-    height = rows * (cell * float(np.clip(shape, 0.4, 1.8)) + 0.45)
-    with new_figure(path, 2 * pairs * cell, height) as figure:
-        axes = figure.subplots(rows, 2 * pairs, squeeze=False).reshape(-1, 2)  # a pair a row
-        for pair in axes:
-            for ax in pair:
-                ax.set_axis_off()
+    height = rows * (cell * float(np.clip(shape, 0.4, 1.8)) + 0.5)
+    with new_figure(path, columns * cell, height) as figure:
+        axes = figure.subplots(rows, columns, squeeze=False).reshape(-1, each)  # a row an image
+        for ax in axes.ravel():
+            ax.set_axis_off()
         for n, (image, prediction, truth) in enumerate(
             zip(images, predictions, truths, strict=True)
         ):
-            title = safe(Path(infos[n].file_name).name, 34) if infos is not None else f"image {n}"
-            _show_truth(axes[n, 0], image, truth, names, title)
-            _show_prediction(axes[n, 1], image, prediction, truth, names, score_threshold)
+            title = f"image {n}" if infos is None else safe(infos[n].file_name, 48 if drawn else 30)
+            if drawn:
+                _show_truth(axes[n, 0], image, truth, names, title)
+                _show_prediction(axes[n, 1], image, prediction, truth, names, score_threshold)
+            else:
+                answer, colour = _answer(prediction, truth, names)
+                axes[n, 0].imshow(image)
+                _caption(axes[n, 0], f"{title}\n{answer}", colour)
     return Path(path)
+
+
+def _caption(ax: Axes, text: str, colour: str = INK) -> None:
+    ax.set_title(text, fontsize=8, weight="normal", color=colour)
 
 
 def _show_truth(
     ax: Axes, image: np.ndarray, truth: Target, names: Sequence[str], title: str
 ) -> None:
-    shown = image
+    shown, what = image, "truth"
     if truth.boxes is not None:
-        shown = _drawn(shown, truth, names, truth.labels, None, truth.masks, truth.ignore)
+        labels = truth.labels
+        if labels is None and truth.label is not None:  # one object, named by the image's class
+            labels = truth.label.expand(len(truth.boxes))
+        shown = _drawn(shown, truth, names, labels, None, truth.masks, truth.ignore)
     elif truth.mask is not None:
         shown = _drawn(shown, truth, names)
+    if truth.label is not None:
+        what = f"truth: {safe(names[int(truth.label)], 20)}"
     ax.imshow(shown)
-    what = "truth" if truth.label is None else f"truth: {safe(names[int(truth.label)], 20)}"
-    ax.set_title(f"{title}\n{what}", fontsize=8, weight="normal")
+    _caption(ax, f"{title}\n{what}")
 
 
 def _show_prediction(
@@ -256,26 +269,43 @@ def _show_prediction(
     threshold: float,
 ) -> None:
     shown, what, colour = image, "prediction", INK
-    if prediction.boxes is not None and prediction.scores is not None:
-        keep = prediction.scores >= threshold
-        kept = Prediction(
-            **{
-                name: None if value is None else value[keep]
-                for name in ("boxes", "scores", "labels", "masks")
-                for value in [getattr(prediction, name)]
-            }
-        )
-        shown = _drawn(shown, kept, names, kept.labels, kept.scores, kept.masks)
-        what = f"prediction: {int(keep.sum())} of score {threshold:g} or more"
+    if prediction.boxes is not None:
+        kept = _above(prediction, threshold)
+        labels = kept.labels
+        if labels is None and prediction.probs is not None:
+            labels = prediction.probs.argmax().expand(len(prediction.boxes))
+        shown = _drawn(shown, kept, names, labels, kept.scores, kept.masks)
+        if kept.scores is not None:
+            what = f"prediction: {len(kept.scores)} of score {threshold:g} or more"
     elif prediction.mask is not None:
         shown = _drawn(shown, prediction, names)
     if prediction.probs is not None:
-        best = int(prediction.probs.argmax())
-        what = f"prediction: {safe(names[best], 20)} {float(prediction.probs[best]):.2f}"
-        if truth.label is not None:
-            colour = COLOURS[2] if best == int(truth.label) else COLOURS[1]
+        answer, colour = _answer(prediction, truth, names)
+        what = f"prediction: {answer}"
     ax.imshow(shown)
-    ax.set_title(f"\n{what}", fontsize=8, weight="normal", color=colour)
+    _caption(ax, f"\n{what}", colour)
+
+
+def _above(prediction: Prediction, threshold: float) -> Prediction:
+    """The boxes of a prediction that score at least ``threshold``, without its other fields."""
+    fields = {name: getattr(prediction, name) for name in ("boxes", "scores", "labels", "masks")}
+    if prediction.scores is not None:
+        keep = prediction.scores >= threshold
+        fields = {name: None if value is None else value[keep] for name, value in fields.items()}
+    return Prediction(**fields)
+
+
+def _answer(prediction: Prediction, truth: Target, names: Sequence[str]) -> tuple[str, str]:
+    """What a classifier says of an image, and a colour that says whether it is right."""
+    if prediction.probs is None:
+        return "no prediction", MUTED
+    best = int(prediction.probs.argmax())
+    said = f"{safe(names[best], 20)} {float(prediction.probs[best]):.2f}"
+    if truth.label is None:
+        return said, INK
+    if best == int(truth.label):
+        return said, COLOURS[2]
+    return f"{said}, truly {safe(names[int(truth.label)], 20)}", COLOURS[1]
 
 
 def _drawn(

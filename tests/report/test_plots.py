@@ -310,30 +310,43 @@ def test_predictions_beside_truth(tmp_path, figures, fake_draw, look):
     assert found.scores.tolist() == [pytest.approx(0.9)]
     assert found.ignore is None
     titles = [ax.get_title(loc="left") for ax in figures[0].axes]
-    assert titles[:2] == ["0.jpg\ntruth", "\nprediction: 1 of score 0.25 or more"]
+    assert titles[:2] == ["a/0.jpg\ntruth", "\nprediction: 1 of score 0.25 or more"]
     assert len(titles) == 8  # two pairs a row, the last one empty
     shown = figures[0].axes[0].get_images()[0].get_array()
     assert (shown[10, 10] == 255).all()
 
 
-def is_answer(artist):
-    return isinstance(artist, Text) and artist.get_text().startswith("\nprediction")
-
-
 def test_predictions_of_a_classifier(tmp_path, figures):
     probs = torch.tensor([0.2, 0.8])
     plot_predictions(
-        [image_of(0), image_of(1)],
-        [Prediction(probs=probs)] * 2,
-        [Target(label=torch.tensor(1)), Target(label=torch.tensor(0))],
+        [image_of(0), image_of(1), image_of(2)],
+        [Prediction(probs=probs), Prediction(probs=probs), Prediction()],
+        [Target(label=torch.tensor(1)), Target(label=torch.tensor(0)), Target()],
         ["cat", "dog"],
         tmp_path / "p.png",
     )
-    axes = figures[0].axes
-    assert axes[0].get_title(loc="left") == "image 0\ntruth: dog"
-    assert axes[1].get_title(loc="left") == "\nprediction: dog 0.80"
-    colours = [{t.get_color() for t in ax.findobj(is_answer)} for ax in (axes[1], axes[3])]
-    assert colours == [{"#009E73"}, {"#D55E00"}]
+    captions = [t for t in figures[0].findobj(Text) if t.get_text().startswith("image")]
+    assert {t.get_text(): t.get_color() for t in captions} == {
+        "image 0\ndog 0.80": "#009E73",
+        "image 1\ndog 0.80, truly cat": "#D55E00",
+        "image 2\nno prediction": "#6b7280",
+    }
+    assert len(figures[0].axes) == 3
+
+
+def test_predictions_of_a_localizer(tmp_path, figures, fake_draw):
+    """One box, no labels of its own: the class of the image names it."""
+    box = torch.tensor([[10.0, 10, 40, 40]])
+    plot_predictions(
+        [image_of(0)],
+        [Prediction(boxes=box + 2, probs=torch.tensor([0.9, 0.1]))],
+        [Target(boxes=box, label=torch.tensor(1))],
+        ["cat", "dog"],
+        tmp_path / "p.png",
+    )
+    assert [call.labels.tolist() for call in fake_draw] == [[1], [0]]
+    titles = [ax.get_title(loc="left") for ax in figures[0].axes]
+    assert titles == ["image 0\ntruth: dog", "\nprediction: cat 0.90, truly dog"]
 
 
 def test_predictions_of_masks(tmp_path, fake_draw):
@@ -371,9 +384,9 @@ def test_predictions_with_the_real_drawing(tmp_path, look):
     boxes = torch.tensor([[5.0, 5, 60, 60], [70, 10, 120, 100]])
     image = np.full((120, 160, 3), 90, np.uint8)
     found = Prediction(boxes=boxes, scores=torch.tensor([0.9, 0.4]), labels=torch.tensor([1, 0]))
-    plain = look(
-        plot_predictions([image], [Prediction()], [Target()], ["a", "日"], tmp_path / "p.png")
-    )
+    none = Prediction(boxes=boxes[:0], scores=torch.zeros(0), labels=torch.zeros(0).long())
+    nothing = Target(boxes=boxes[:0], labels=torch.zeros(0).long())
+    plain = look(plot_predictions([image], [none], [nothing], ["a", "日"], tmp_path / "p.png"))
     truth = Target(boxes=boxes, labels=torch.tensor([0, 1]))
     drawn = look(plot_predictions([image], [found], [truth], ["a", "日"], tmp_path / "p.png"))
     assert drawn.colours > plain.colours
