@@ -49,7 +49,10 @@ def merge_classes(tables: dict[str, list[tuple[int, str]]], files: dict[str, str
                 names.append(name)
                 ids.append(ident if ident not in ids else max(ids) + 1)
         position = {name: i for i, name in enumerate(names)}
-        merged.index[split] = {ident: position[name] for ident, name in reversed(table)}
+        index = merged.index[split] = {}
+        for ident, name in table:
+            if name in own:
+                index.setdefault(ident, position[name])
         merged.problems[split] = found
     merged.classes = Classes(tuple(names), tuple(ids))
     return merged

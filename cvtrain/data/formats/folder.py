@@ -55,6 +55,9 @@ class FolderReader(Reader):
             if not any(is_image(f) and "/" in f for f in self._files):
                 raise self._not_this("no folders with images found")
             self._splits = {"train": ""}
+            classes = {name.lower() for name in self._classes_of("train")}
+            if sum(bool(classes.intersection(aliases)) for aliases in SPLITS.values()) > 1:
+                raise self._not_this("the folders of the splits hold images, but no class folders")
         self._tables = {split: self._classes_of(split) for split in self._splits}
 
     def _classes_of(self, split: str) -> list[str]:
@@ -63,8 +66,14 @@ class FolderReader(Reader):
         found = folders(self.root, place)
         if place:
             return found
-        used = {f.split("/", 1)[0] for f in images_of(self._files) if "/" in f}
-        return [name for name in found if name in used]
+        filled = self._filled(split)
+        return [name for name in found if name in filled]
+
+    def _filled(self, split: str) -> set[str]:
+        """Class folders of a split that hold images."""
+        prefix = f"{self._splits[split]}/".lstrip("/")
+        below = (f[len(prefix) :] for f in images_of(self._files) if f.startswith(prefix))
+        return {f.split("/", 1)[0] for f in below if "/" in f}
 
     @property
     def kinds(self) -> frozenset[str]:
@@ -75,18 +84,17 @@ class FolderReader(Reader):
 
     @classmethod
     def detect(cls, root: Path) -> str | None:
-        places = _split_folders(root)
-        found = {}
-        for split, place in (places or {"train": ""}).items():
-            found[split] = [
-                f for f in folders(root, place) if images_of(walk(root, f"{place}/{f}".lstrip("/")))
-            ]
-        names = {name for classes in found.values() for name in classes}
+        try:
+            reader = cls(root)
+        except DataError:
+            return None
+        names = {name for split in reader.splits() for name in reader._filled(split)}
+        places = [place for place in reader._splits.values() if place]
         if not names or any(name.lower() in _NOT_CLASSES for name in names):
             return None
         if not places and len(names) < 2:
             return None
-        where = ", ".join(f"{place}/" for place in places.values()) or "no split folders"
+        where = ", ".join(f"{place}/" for place in places) or "no split folders"
         return f"class folders ({where}; {len(names)} classes)"
 
     def _classes(self) -> Classes:

@@ -174,11 +174,16 @@ class _SplitParser:
             self._images.setdefault(stem(file), []).append(file)
         self._xml = {f for f in reader._walk(place.xml) if f.lower().endswith(".xml")}
         self._used_xml: set[str] = set()
+        self._taken: set[str] = set()  # images that have a row
 
     def parse(self) -> _Parsed:
         """All images of the split, and XML files that no image goes with."""
         for ident, where in self._idents():
             self._image(ident, where)
+        if self._place.list is None:
+            for base in sorted(self._images):
+                if not self._taken.intersection(self._images[base]):
+                    self._image(inside(base, self._place.images), "")
         first = next(iter(self._reader._places.values()))
         if self._place.list is None or self._place == first:
             self._orphans()
@@ -188,12 +193,11 @@ class _SplitParser:
         self._out.problems.append(problem(code, file, message, split=self._split, **more))
 
     def _idents(self) -> list[tuple[str, str]]:
-        """The ids of the split with their place in the list; without a list those on disk."""
+        """The ids of the split with their place in the list; without a list those of all XML."""
         listed = self._place.list
         if listed is None:
-            found = {inside(s, self._place.images) for s in self._images}
-            xml = {inside(stem(f), self._place.xml) for f in self._xml}
-            return [(ident, "") for ident in sorted(found | xml)]
+            found = {inside(stem(f), self._place.xml) for f in self._xml}
+            return [(ident, "") for ident in sorted(found)]
         try:
             lines = read_lines(self._root / listed)
         except MalformedError as error:
@@ -228,6 +232,7 @@ class _SplitParser:
         if there:
             self._used_xml.add(xml)
         name = storable(image or f"{base}.jpg")
+        self._taken.add(name)
         row = self._out.packer.image(name, parsed.height, parsed.width)
         self._out.xml.append(xml if there else "")
         if image is None:
@@ -264,7 +269,13 @@ class _SplitParser:
             return found[0], f"{', '.join(found)} go by one XML file"
         if found:
             return named if named in found else found[0], ""
+        if named is None or named in self._taken or self._has_own_xml(named):
+            return None, ""
         return named, ""
+
+    def _has_own_xml(self, image: str) -> bool:
+        ident = inside(stem(image), self._place.images)
+        return self._xml_file(posixpath.join(self._place.xml, ident)) in self._xml
 
     def _named(self, parsed: VOCFile) -> str | None:
         """The image that ``<filename>`` names, where there is one."""
@@ -313,8 +324,8 @@ class _SplitParser:
             ident = inside(stem(xml), self._place.xml)
             if posixpath.join(self._place.images, ident) in self._images:
                 continue
-            parsed, _ = self._read_xml(xml)
-            if self._named(parsed) is None:
+            named = self._named(self._read_xml(xml)[0])
+            if named is None or named in self._taken or self._has_own_xml(named):
                 message = f"there is no image for it in {self._place.images or 'data.root'}"
                 self._say("label-without-image", xml, message)
 

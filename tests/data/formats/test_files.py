@@ -1,0 +1,97 @@
+"""Paths and text."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from cvtrain.data.formats.files import (
+    MalformedError,
+    below,
+    data_root,
+    read_lines,
+    shorten,
+    storable,
+    walk,
+)
+from cvtrain.errors import DataError
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "expected"),
+    [
+        ("a", "b.jpg", "a/b.jpg"),
+        ("a", "../b.jpg", "b.jpg"),
+        ("a", "../../b.jpg", None),
+        ("", "..", None),
+        ("", "a/../..", None),
+        ("", "..a/b", "..a/b"),
+        ("a", "./x//y/../b", "a/x/b"),
+        ("a", "..", ""),
+        ("", "/etc/passwd", None),
+    ],
+)
+def test_below(make, folder, name, expected):
+    assert below(make.root, folder, name) == expected
+
+
+def test_below_takes_absolute_paths_into_the_root_by_both_its_names(make, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(make.root)
+    root = data_root(link)
+    assert root == link
+    assert below(root, "x", str(link / "a")) == "a"
+    assert below(root, "x", f"{make.root}/b/../a") == "a"
+    assert below(root, "x", str(make.root)) == ""
+    assert below(root, "x", f"{make.root}2/a") is None
+    assert below(root, "x", f"{make.root}/../a") is None
+
+
+def test_walk_follows_links_but_not_in_circles(make, tmp_path):
+    make.text("a/b/c.txt", "x")
+    make.text("../far/d.txt", "x")
+    make.text(".git/e.txt", "x")
+    make.text("__MACOSX/f.txt", "x")
+    make.text("skip/g.txt", "x")
+    (make.root / "a/up").symlink_to(make.root)
+    (make.root / "one").symlink_to(tmp_path / "far")
+    (make.root / "two").symlink_to(tmp_path / "far")
+    (make.root / "broken").symlink_to(tmp_path / "gone")
+    found = walk(make.root, skip=["skip"])
+    assert found == ["a/b/c.txt", "broken", "one/d.txt", "two/d.txt"]
+    assert walk(make.root, "nowhere") == []
+
+
+def test_walk_says_which_folder_it_may_not_list(make, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=r"cannot be listed: Permission denied"):
+        walk(make.root)
+
+
+def test_names_that_are_not_utf8_on_disk(make):
+    name = os.fsdecode(b"caf\xe9.jpg")
+    (make.root / name).write_bytes(b"x")
+    assert walk(make.root) == [name]
+    assert storable(name) == name
+
+
+def test_lines_keep_their_numbers(make):
+    path = make.text("a.txt", "\ufeffone\r\n\r\n two \rthree")
+    assert read_lines(path) == [(1, "one"), (3, "two"), (4, "three")]
+
+
+def test_text_that_is_not_utf8_or_not_there(make):
+    with pytest.raises(MalformedError) as error:
+        read_lines(make.text("a.txt", b"fine\nfine\n\xe9"))
+    assert error.value.where == "line 3"
+    with pytest.raises(MalformedError, match="cannot be read"):
+        read_lines(make.root / "gone.txt")
+
+
+def test_shorten_is_one_line():
+    assert shorten("a\nb\tc") == "a b c"
+    assert len(shorten("x" * 500)) == 60

@@ -1,0 +1,382 @@
+"""YOLO txt: data.yaml in its many forms, lines, and halves of pairs."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from cvtrain.data.formats.yolo import YOLOReader, image_of, label_of
+from cvtrain.errors import DataError
+
+YAML = "train: images/train\nval: images/val\nnames: [cat, dog]\n"
+
+
+@pytest.fixture
+def plain(make):
+    make.image("images/train/a.jpg", "images/val/b.jpg")
+    make.text("labels/train/a.txt", "0 0.5 0.5 0.25 0.5\n")
+    make.text("labels/val/b.txt", "1 0.5 0.5 1 1\n")
+    make.text("data.yaml", YAML)
+    return make
+
+
+def test_reads_boxes_and_polygons(plain, codes):
+    lines = "1 0.5 0.5 0.25 0.5\r\n\r\n0 0.1 0.2 0.4 0.2 0.3 0.6\r\n  1\t0.5 0.5 1e-1 1  "
+    plain.text("labels/train/a.txt", f"\ufeff{lines}")
+    reader = YOLOReader(plain.root)
+    split = reader.read("train")
+    table = split.table
+    assert codes(split) == []
+    assert reader.splits() == ["train", "val"]
+    assert reader.kinds == {"boxes", "segments"}
+    assert table.relative
+    assert table.classes.names == ("cat", "dog")
+    assert table.labels.tolist() == [1, 0, 1]
+    assert table.lines.tolist() == [1, 3, 4]
+    np.testing.assert_allclose(
+        table.boxes, [[0.375, 0.25, 0.625, 0.75], [0.1, 0.2, 0.4, 0.6], [0.45, 0, 0.55, 1]]
+    )
+    assert json.loads(table.segments[1]) == [[0.1, 0.2, 0.4, 0.2, 0.3, 0.6]]
+    assert table.segments[0] == b""
+    assert table.annotation_files[0] == "labels/train/a.txt"
+    assert table.sizes.tolist() == [[-1, -1]]
+    assert reader.read("val").table.segments is None
+
+
+def test_boxes_alone(plain):
+    assert YOLOReader(plain.root).kinds == {"boxes"}
+
+
+@pytest.mark.parametrize(
+    "yaml",
+    [
+        "train: images/train\nval: images/val\nnames: {0: cat, 1: dog}\nnc: 2",
+        "path: .\ntrain: ./images/train/\nval: [images/val]\nnames:\n  0: cat\n  1: dog\n",
+        "path: /home/me/datasets/pets\ntrain: images/train\nval: images/val\nnames: [cat, dog]",
+        "path: ../datasets/pets\ntrain: images/train\nvalid: images/val\nnames: [cat, dog]",
+        "path: images\ntrain: train\nval: val\nnames: [cat, dog]\ntest:\n",
+        "train: lists/train.txt\nval: images/val\nnames: ['cat', \"dog\"] # two",
+        "train: [lists/train.txt]\nval: images/val/b.jpg\nnames: [cat, dog]",
+    ],
+)
+def test_forms_of_the_yaml(plain, codes, yaml):
+    plain.text("lists/train.txt", "./../images/train/a.jpg\r\n")
+    plain.text("data.yaml", yaml)
+    reader = YOLOReader(plain.root)
+    assert reader.splits() == ["train", "val"]
+    for split in ("train", "val"):
+        assert codes(reader.read(split)) == []
+        assert reader.read(split).table.num_annotations == 1
+    assert reader.read("train").table.classes.names == ("cat", "dog")
+
+
+def test_absolute_path_of_this_very_folder(plain, codes):
+    plain.text("data.yaml", f"path: {plain.root}\ntrain: {plain.root}/images/train\nnames: [cat]")
+    split = YOLOReader(plain.root).read("train")
+    assert codes(split) == []
+    assert split.table.files[0] == "images/train/a.jpg"
+
+
+def test_names_are_words_whatever_yaml_makes_of_them(plain):
+    plain.text("data.yaml", "train: images/train\nnames: [yes, 3, null, 1.50]")
+    names = YOLOReader(plain.root).read("train").table.classes.names
+    assert names == ("yes", "3", "null", "1.50")
+
+
+@pytest.mark.parametrize("file", ["pets.yaml", "data.yml", "DATA.YAML"])
+def test_other_names_of_the_yaml(plain, file):
+    (plain.root / "data.yaml").rename(plain.root / file)
+    plain.text("mkdocs.yaml", "site: here")
+    assert YOLOReader(plain.root).read("train").table.classes.names == ("cat", "dog")
+
+
+def test_given_yaml(plain):
+    plain.text("more/pets.yaml", YAML.replace("dog", "cow"))
+    reader = YOLOReader(plain.root, yaml="more/pets.yaml")
+    assert reader.read("train").table.classes.names == ("cat", "cow")
+    for wrong in ("gone.yaml", "../x.yaml"):
+        with pytest.raises(DataError, match="yaml="):
+            YOLOReader(plain.root, yaml=wrong)
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("train/images/a.jpg", "train/labels/a.txt"),
+        ("images/train/a.jpg", "labels/train/a.txt"),
+        ("train/a.jpg", "train/a.txt"),
+        ("images/a.jpg", "labels/a.txt"),
+        ("a.jpg", "a.txt"),
+        ("Train/Images/x/a b ü.JPEG", "Train/Images/x/a b ü.txt"),
+    ],
+)
+def test_layouts_without_a_yaml(make, codes, image, label):
+    make.image(image)
+    make.text(label, "1 0.5 0.5 1 1")
+    make.text("classes.txt", "cat\r\ndog\r\n")
+    reader = YOLOReader(make.root)
+    split = reader.read("train")
+    assert codes(split) == []
+    assert split.table.files[0] == image
+    assert split.table.labels.tolist() == [1]
+    assert "YOLO" in str(YOLOReader.detect(make.root))
+
+
+def test_images_becomes_labels_once_from_the_end():
+    assert label_of("images/x/images/a.b.jpg") == "images/x/labels/a.b.txt"
+    assert label_of("x/images.jpg") == "x/images.txt"
+    assert image_of("labels/x/labels/a.txt") == "labels/x/images/a"
+
+
+def test_no_names_anywhere(plain):
+    plain.text("data.yaml", "train: images/train\n")
+    (problem,) = YOLOReader(plain.root).read("train").problems
+    assert problem.code == "yaml-malformed"
+    assert "names" in problem.message
+    assert YOLOReader(plain.root, names=["a", "b"]).read("train").problems == []
+
+
+def test_neither_yaml_nor_labels(make):
+    make.image("images/train/a.jpg")
+    make.text("README.txt", "hello")
+    with pytest.raises(DataError, match=r"data\.yaml"):
+        YOLOReader(make.root)
+    assert YOLOReader.detect(make.root) is None
+
+
+@pytest.mark.parametrize(
+    ("yaml", "where", "message"),
+    [
+        ("train: images/train\nnames: [cat, dog\nval: x", "line 3", "expected"),
+        ("names: [cat]\n\ttrain: x", "line 2", ""),
+        (b"names: [caf\xe9]", "line 1", "not UTF-8"),
+        ("- a\n- b", "", "expected"),
+        ("just words", "", "expected"),
+        ("", "", "expected"),
+        ("train: images/train\nnames: {0: cat, 2: dog}", "", "not 0, 1, 2"),
+        ("train: images/train\nnames: cat", "", "not a list"),
+        ("train: images/train\nnames: [cat, [dog]]", "", "not a list"),
+        ("train: images/train\nnames: [cat, cat]", "", "'cat' is given twice"),
+        ("train: images/train\nnames: [cat, '']", "", "empty name"),
+        ("train: images/train\nnames: []", "", "no class names"),
+        ("train: images/train\nnc: 3\nnames: [cat, dog]", "", "`nc` is 3"),
+        ("[" * 5000, "", ""),
+        ("names: &a [*a]\ntrain: images/train", "", ""),
+    ],
+)
+def test_malformed_yaml_is_one_problem(plain, yaml, where, message):
+    plain.text("data.yaml", yaml)
+    reader = YOLOReader(plain.root)
+    (problem,) = reader.read(reader.splits()[0]).problems
+    assert (problem.code, problem.file) == ("yaml-malformed", "data.yaml")
+    assert problem.where == where or not where
+    assert message in problem.message
+    assert "\n" not in problem.message
+
+
+def test_yaml_alias_bomb_stays_small(plain):
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 6)]
+    plain.text("data.yaml", "\n".join([*lines, "train: images/train", "names: *a5"]))
+    (problem,) = YOLOReader(plain.root).read("train").problems
+    assert problem.code == "yaml-malformed"
+    assert len(problem.message) < 400
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("0 0.5 0.5 0.5", "4 values"),
+        ("0 0.5 0.5 0.5 0.5 0.9", "6 values"),
+        ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "8 values"),
+        ("cat 0.5 0.5 0.5 0.5", "not all values are numbers"),
+        ("0 0,5 0.5 0.5 0.5", "not all values are numbers"),
+        ("0 1_0 0.5 0.5 0.5", "not all values are numbers"),
+        ("nan 0.5 0.5 0.5 0.5", "not all values are numbers"),
+        ("1.5 0.5 0.5 0.5 0.5", "not a whole number"),
+        ("0 0.1 0.1 0.2 nan 0.3 0.3", "not finite"),
+    ],
+)
+def test_malformed_line_loses_itself_only(plain, line, message):
+    plain.text("labels/train/a.txt", f"0 0.5 0.5 1 1\n{line}\n1 0.5 0.5 1 1\n")
+    split = YOLOReader(plain.root).read("train")
+    (problem,) = split.problems
+    assert (problem.code, problem.file, problem.where) == (
+        "line-malformed",
+        "labels/train/a.txt",
+        "line 2",
+    )
+    assert (problem.image, problem.annotation, problem.rejects) == (0, -1, "annotation")
+    assert message in problem.message
+    assert split.table.lines.tolist() == [1, 3]
+
+
+def test_geometry_is_left_to_the_gate(plain, codes):
+    plain.text("labels/train/a.txt", "0 nan 0.5 1 1\n0 0.5 0.5 -1 1\n1.0 320 200 90 80\n")
+    split = YOLOReader(plain.root).read("train")
+    assert codes(split) == []
+    assert np.isnan(split.table.boxes[0, 0])
+    assert split.table.labels.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("index", ["2", "-1", "99999999999"])
+def test_unknown_class_keeps_its_row(plain, index):
+    plain.text("labels/train/a.txt", f"{index} 0.5 0.5 1 1\n")
+    split = YOLOReader(plain.root).read("train")
+    (problem,) = split.problems
+    assert (problem.code, problem.where, problem.annotation) == ("class-unknown", "line 1", 0)
+    assert "0..1" in problem.message
+    assert split.table.labels.tolist() == [-1]
+
+
+def test_label_file_that_is_not_text_rejects_its_image(plain):
+    plain.text("labels/train/a.txt", b"0 0.5 0.5 1 1\n\x80\x81\n")
+    split = YOLOReader(plain.root).read("train")
+    (problem,) = split.problems
+    assert (problem.code, problem.where, problem.rejects) == ("label-malformed", "line 2", "image")
+    assert len(split.table) == 1
+
+
+def test_label_that_is_a_folder(plain):
+    (plain.root / "labels/train/a.txt").unlink()
+    (plain.root / "labels/train/a.txt").mkdir()
+    split = YOLOReader(plain.root).read("train")
+    assert [p.code for p in split.problems] == ["labels-missing"]
+
+
+def test_images_without_label_file_are_background_and_noted(plain):
+    plain.image("images/train/c.jpg", "images/train/d.jpg")
+    plain.text("labels/train/d.txt", "")
+    split = YOLOReader(plain.root).read("train")
+    (problem,) = split.problems
+    assert (problem.code, problem.severity) == ("image-without-label", "note")
+    assert "1 of 3 images" in problem.message
+    assert len(split.table) == 3
+    assert [split.table.annotation_files[i] for i in range(3)] == [
+        "labels/train/a.txt",
+        "",
+        "labels/train/d.txt",
+    ]
+
+
+def test_no_label_file_at_all_is_an_error(plain):
+    (plain.root / "labels/train/a.txt").unlink()
+    (problem,) = YOLOReader(plain.root).read("train").problems
+    assert (problem.code, problem.severity) == ("labels-missing", "error")
+    assert "labels/train/a.txt" in problem.message
+
+
+def test_label_without_image(plain):
+    plain.text("labels/train/z.txt", "0 0.5 0.5 1 1")
+    plain.text("labels/val/y.txt", "")
+    plain.text("labels/other/x.txt", "")
+    plain.text("labels/classes.txt", "cat")
+    reader = YOLOReader(plain.root)
+    assert [(p.code, p.file) for p in reader.read("train").problems] == [
+        ("label-without-image", "labels/other/x.txt"),
+        ("label-without-image", "labels/train/z.txt"),
+    ]
+    assert [p.file for p in reader.read("val").problems] == ["labels/val/y.txt"]
+
+
+def test_beside_images_only_labels_count_as_labels(make):
+    make.image("train/a.jpg")
+    make.text("train/a.txt", "0 0.5 0.5 1 1")
+    make.text("train/b.txt", "")
+    make.text("train/README.txt", "hello")
+    make.text("train/classes.txt", "cat")
+    make.text("notes.txt", "hello")
+    make.text("data.yaml", "train: train\nnames: [cat]")
+    problems = YOLOReader(make.root).read("train").problems
+    assert [(p.code, p.file) for p in problems] == [("label-without-image", "train/b.txt")]
+
+
+def test_lists_name_missing_repeated_and_outside_images(plain):
+    plain.image("../secret.jpg")
+    plain.text(
+        "train.txt",
+        "images/train/a.jpg\n./images/train/a.jpg\nimages/train/gone.jpg\n../secret.jpg\n"
+        "/etc/secret.jpg\nwhat is this\nimages\\val\\b.jpg\n",
+    )
+    plain.text("data.yaml", "train: train.txt\nnames: [cat, dog]")
+    split = YOLOReader(plain.root).read("train")
+    found = [(p.code, p.where) for p in split.problems if p.file == "train.txt"]
+    assert found == [
+        ("duplicate-file", "line 2"),
+        ("image-missing", "line 3"),
+        ("path-outside-root", "line 4"),
+        ("path-outside-root", "line 5"),
+        ("line-malformed", "line 6"),
+    ]
+    assert [split.table.files[i] for i in range(3)] == [
+        "images/train/a.jpg",
+        "images/train/gone.jpg",
+        "images/val/b.jpg",
+    ]
+
+
+def test_list_that_is_not_text(plain):
+    plain.text("train.txt", b"\xff\xff")
+    plain.text("data.yaml", "train: train.txt\nnames: [cat, dog]")
+    codes = [p.code for p in YOLOReader(plain.root).read("train").problems]
+    assert codes == ["list-malformed", "empty-split"]
+
+
+def test_split_that_leaves_the_root(plain):
+    plain.image("../other/a.jpg")
+    plain.text("data.yaml", "train: ../other\nval: /etc\nnames: [cat]")
+    reader = YOLOReader(plain.root)
+    for split in ("train", "val"):
+        codes = [p.code for p in reader.read(split).problems]
+        assert codes == ["path-outside-root", "empty-split"]
+    assert len(reader.read("train").table) == 0
+
+
+def test_export_that_points_one_folder_too_high_is_mended(make):
+    make.image("train/images/a.jpg")
+    make.text("train/labels/a.txt", "0 0.5 0.5 1 1")
+    make.text("data.yaml", "train: ../train/images\nnames: [cat]")
+    split = YOLOReader(make.root).read("train")
+    (problem,) = split.problems
+    assert (problem.code, problem.severity) == ("path-mended", "note")
+    assert split.table.num_annotations == 1
+
+
+def test_places_that_are_not_there(plain):
+    plain.text("data.yaml", "train: images/train\nval: images/valid\ntest: t.txt\nnames: [cat]")
+    reader = YOLOReader(plain.root)
+    assert reader.splits() == ["train", "val"]
+    assert [(p.code, p.severity) for p in reader.read("train").problems] == [
+        ("test-missing", "note")
+    ]
+    assert [p.code for p in reader.read("val").problems] == ["place-missing", "empty-split"]
+
+
+def test_only_a_test_split_and_not_even_that(plain):
+    plain.text("data.yaml", "test: images/test\nnames: [cat]")
+    reader = YOLOReader(plain.root)
+    assert reader.splits() == ["test"]
+    assert [p.code for p in reader.read("test").problems] == ["place-missing", "empty-split"]
+
+
+def test_split_of_a_strange_type(plain):
+    plain.text("data.yaml", "train: {a: b}\nval: images/val\nnames: [cat, dog]")
+    codes = [p.code for p in YOLOReader(plain.root).read("train").problems]
+    assert codes == ["yaml-malformed", "empty-split"]
+
+
+def test_two_images_for_one_label_file(plain):
+    plain.image("images/train/a.png")
+    split = YOLOReader(plain.root).read("train")
+    (problem,) = split.problems
+    assert (problem.code, problem.image, problem.rejects) == ("image-ambiguous", 1, "image")
+
+
+def test_empty_split_and_unlisted_images(plain, codes):
+    (plain.root / "images/val/b.jpg").unlink()
+    plain.image("images/extra/e.jpg", "cover.png")
+    reader = YOLOReader(plain.root)
+    assert codes(reader.read("val")) == ["empty-split", "label-without-image"]
+    assert reader.read("train").unlisted == ["cover.png", "images/extra/e.jpg"]
