@@ -1,0 +1,100 @@
+"""Every code of the readers is documented, reached by a case, and says one line with a fix."""
+
+from __future__ import annotations
+
+import pytest
+
+from cvtrain.data.formats.base import CODES, problem
+from cvtrain.data.formats.coco import COCOReader
+from cvtrain.data.formats.folder import FolderReader
+from cvtrain.data.formats.masks import MasksReader
+from cvtrain.data.formats.voc import VOCReader
+from cvtrain.data.formats.yolo import YOLOReader
+
+BOX = ("cat", 1, 1, 2, 2)
+
+
+@pytest.fixture
+def broken(make, img, ann):
+    """One data set of each format with many things wrong at once -> all their problems."""
+
+    def coco():
+        make.image("train/a.png", "train/b.png", "train/c.png", "val/v.png")
+        ring = [[0, 0, 1, 1], [0, 0, 4, 0, 4, 4]]
+        images = [img(1, "a.png"), img(1, "b.png"), img("x", "c.png"), img(4, "gone.png")]
+        images += [img(5, "../../out.png"), img(6, "a.png")]
+        annotations = [
+            ann(1, 1),
+            ann(1, 1),
+            ann(2, 1),
+            ann(2, 4),
+            ann(3, 99),
+            ann(4, 1, category_id=9),
+            ann(5, 1, bbox=None),
+            ann(6, 1, segmentation="x"),
+            ann(7, 1, segmentation=ring),
+        ]
+        cats = [{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}]
+        make.coco("train.json", images, annotations, cats)
+        make.coco("val.json", [], [], [{"id": 1, "name": "cow"}])
+        make.text("test.json", "{")
+        return COCOReader(make.root)
+
+    def voc():
+        make.image("JPEGImages/a.jpg", "JPEGImages/b.jpg", "JPEGImages/c.jpg", "JPEGImages/c.png")
+        make.voc("Annotations/a.xml", BOX, extra="<filename>b.jpg</filename>")
+        make.text("Annotations/b.xml", '<!DOCTYPE a [<!ENTITY b "c">]><annotation/>')
+        make.text("Annotations/c.xml", "<annotation>")
+        make.voc("Annotations/d.xml", BOX)
+        make.text("ImageSets/Main/train.txt", "a\nb\nc\ne")
+        make.text("ImageSets/Main/val.txt", b"\xff")
+        return VOCReader(make.root)
+
+    def yolo():
+        make.image("images/train/a.jpg", "images/train/b.jpg", "images/train/c.jpg")
+        make.image("images/val/a.jpg")
+        make.text("labels/train/a.txt", "0 1\n7 0.5 0.5 1 1")
+        make.text("labels/train/b.txt", b"\xff")
+        yaml = "train: ../images/train\nval: [images/val, gone, {a: b}]\ntest: gone\nnames: [x]"
+        make.text("data.yaml", yaml)
+        return YOLOReader(make.root)
+
+    def masks():
+        make.image("images/train/a.jpg")
+        make.mask("masks/train/b.png", [0])
+        make.text("classes.txt", "one")
+        return MasksReader(make.root)
+
+    def folder():
+        make.image("train/a/1.jpg", "val/b/1.jpg")
+        return FolderReader(make.root)
+
+    return {"coco": coco, "voc": voc, "yolo": yolo, "masks": masks, "folder": folder}
+
+
+def test_every_code_has_a_case(make, broken, tmp_path):
+    found = []
+    for name, build in broken.items():
+        make.root = tmp_path / name
+        make.root.mkdir()
+        reader = build()
+        found += [p for split in reader.splits() for p in reader.read(split).problems]
+    assert {p.code for p in found} == set(CODES)
+    for p in found:
+        assert p.severity == CODES[p.code].severity
+        assert p.message
+        assert p.fix
+        assert "\n" not in p.message + p.fix
+        assert p.file
+        assert p.split in ("train", "val", "test")
+
+
+@pytest.mark.parametrize("code", sorted(CODES))
+def test_codes_are_consistent(code):
+    kind = CODES[code]
+    assert code == code.lower().replace("_", "-")
+    assert kind.severity in ("error", "note")
+    assert kind.rejects in ("image", "annotation", "nothing")
+    assert kind.severity == "error" or kind.rejects == "nothing"
+    assert kind.curable or kind.rejects == "nothing"
+    assert problem(code, "f", "m" * 999).message.endswith("...")
