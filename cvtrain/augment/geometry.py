@@ -27,7 +27,7 @@ _AREA_BELOW = 0.5
 
 @dataclass(frozen=True)
 class Box2Box:
-    """A map without turn: the image becomes ``(height, width)`` pixels, mirrored, put at (left, top).
+    """A map without turn: the image at ``(height, width)`` pixels, mirrored, put at (left, top).
 
     ``left`` and ``top`` may be negative and the placed image may reach beyond the canvas. With
     ``crop`` (top, left, height, width in original pixels) only that part of the image is placed.
@@ -52,7 +52,7 @@ class Box2Box:
 
 
 def fit(height: int, width: int, out_height: int, out_width: int, resize: str) -> Box2Box:
-    """Letterbox (aspect kept, centred) or stretch, of ``(height, width)`` into the network input."""
+    """Letterbox (aspect kept, centred) or stretch of ``(height, width)`` into the input."""
     if resize == "stretch":
         return Box2Box(out_height, out_width, 0, 0)
     scale = min(out_height / height, out_width / width)
@@ -81,7 +81,7 @@ def pad_value(dtype: np.dtype) -> float:
 
 
 def widen(image: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """The image in a wider type, full scale on full scale: 255 of 8 bits is 65535 of 16, 1.0 of 32."""
+    """The image in a wider type, white on white: 255 of 8 bits is 65535 of 16 and 1.0 of 32."""
     if image.dtype == dtype or image.dtype.kind not in "iu":
         return image
     white = np.iinfo(image.dtype).max

@@ -46,13 +46,13 @@ def mosaic(
         y0, y1 = (cy, height) if below else (0, cy)
         x0, x1 = (cx, width) if right else (0, cx)
         zoom = generator.uniform(*ZOOM)
-        base = fit(*scene.image.shape[:2], height, width, resize)
+        base = fit(scene.image.shape[0], scene.image.shape[1], height, width, resize)
         h, w = max(1, round(base.height * zoom)), max(1, round(base.width * zoom))
         # The image's inner corner touches the meeting point: (top, left) in quadrant pixels.
         place = Box2Box(h, w, (0 if right else x1 - x0 - w), (0 if below else y1 - y0 - h))
         tile = _tile(scene, place, (y0, x0, y1, x1), (height, width), min_visibility, min_area)
         image[y0:y1, x0:x1] = widen(tile.image, dtype)
-        if mask is not None:
+        if mask is not None and tile.mask is not None:
             mask[y0:y1, x0:x1] = tile.mask
         parts.append(tile)
     masks = None
@@ -89,8 +89,8 @@ def _tile(
     area = box_areas(boxes)
     seen = (area >= min_area) & (area >= min_visibility * box_areas(whole)) & (area > 0)
     kept = np.flatnonzero(seen)
-    masks = scene.masks
-    if masks is not None:
+    masks = None
+    if scene.masks is not None:
         masks = np.zeros((len(kept), *canvas), np.uint8)
         for row, k in enumerate(kept):
             masks[row, y0:y1, x0:x1] = put(scene.masks[k], place, qh, qw, 0, nearest=True)

@@ -173,12 +173,14 @@ def build_transforms(nodes: Iterable[Any], build: Callable[[Any], Any]) -> list[
 
 
 def _check_targets(transforms: Sequence[Any], targets: Collection[str], name: str) -> None:
-    """albumentations leaves boxes and masks where they were if a transform cannot move them."""
+    """Albumentations leaves boxes and masks where they were if a transform cannot move them."""
     needed = {"boxes": "bboxes", "mask": "mask", "masks": "mask"}
     for transform in _flat(transforms):
         if not isinstance(transform, A.DualTransform):
             continue
-        moves = transform._targets if isinstance(transform._targets, tuple) else (transform._targets,)
+        moves = (
+            transform._targets if isinstance(transform._targets, tuple) else (transform._targets,)
+        )
         known = {m.value.lower() for m in moves}
         for target in targets:
             if needed[target] not in known:

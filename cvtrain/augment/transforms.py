@@ -38,6 +38,7 @@ class Placing(A.DualTransform):
     """
 
     _targets = (Targets.IMAGE, Targets.MASK, Targets.BBOXES, Targets.KEYPOINTS)
+
     def __init__(self, p: float = 1.0) -> None:
         super().__init__(p=p)
         self.out: tuple[int, int] | None = None
@@ -151,7 +152,7 @@ class Affine(Placing):
     def draw(self, height: int, width: int) -> Box2Box | np.ndarray:
         out_height, out_width = self.out or (height, width)
         uniform = self.py_random.uniform
-        # Every number is drawn for every image, so that changing one range leaves the others' draws.
+        # All numbers are drawn for every image: changing one range leaves the others' draws.
         go = self.py_random.random() < self.probability
         zoom, down, right = uniform(*self.scale), uniform(-1, 1), uniform(-1, 1)
         angle, shear_x, shear_y = uniform(-1, 1), uniform(-1, 1), uniform(-1, 1)
@@ -261,9 +262,7 @@ class HSV(A.ImageOnlyTransform):
         return scale_saturation_and_value(img, saturation, exposure)
 
 
-def scale_saturation_and_value(
-    image: np.ndarray, saturation: float, exposure: float
-) -> np.ndarray:
+def scale_saturation_and_value(image: np.ndarray, saturation: float, exposure: float) -> np.ndarray:
     """``(H, W, 3)`` RGB with S and V of HSV multiplied; same type, clipped once at the end."""
     out = np.empty_like(image)
     planes = [np.empty(image.shape[:2], image.dtype) for _ in range(3)]
@@ -276,7 +275,7 @@ def scale_saturation_and_value(
 
 
 def turn_hue(image: np.ndarray, degrees: float) -> np.ndarray:
-    """``(H, W, 3)`` RGB with the hue turned; 8 bits in steps of 1.4 degrees, other depths exactly."""
+    """``(H, W, 3)`` RGB with the hue turned; 8 bits in steps of 1.4 degrees, others exactly."""
     if image.dtype == np.uint8:
         hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
         steps = round(degrees * 256 / 360)

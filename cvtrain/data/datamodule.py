@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 from cvtrain.augment.geometry import RESIZES
 from cvtrain.data.cache import RamCache
 from cvtrain.data.collate import Sample, collate
-from cvtrain.data.dataset import Augmentation, VisionDataset, input_size, start_worker
+from cvtrain.data.dataset import Augmentation, VisionDataset, input_size
+from cvtrain.data.process import prepare_process
 from cvtrain.data.sampler import EpochSampler
 from cvtrain.data.segments import semantic_table
 from cvtrain.data.table import Classes, Table
@@ -169,7 +170,7 @@ class DataModule(pl.LightningDataModule):
             collate_fn=collate,
             pin_memory=self._on_cuda(),
             persistent_workers=workers > 0,
-            worker_init_fn=start_worker,
+            worker_init_fn=prepare_process,
             multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
             generator=torch.Generator().manual_seed(self.seed),  # the workers' seeds draw from it
         )
@@ -260,7 +261,7 @@ def make_reader(data: Mapping[str, Any], trust: Sequence[str] = ()) -> Any:
     """The reader of the config's ``data`` node; public sets are fetched first if it says so.
 
     Raises:
-        DataError: no data set of that layout is there (nothing is fetched unless ``data.download``).
+        DataError: no data set of that layout is there (``data.download`` fetches).
         UsageError: the reader does not take its arguments.
     """
     from cvtrain.data.public import prepare

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import glob
 import io
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,8 +28,8 @@ from cvtrain.data.decode import (
     decode,
     decode_bytes,
     header_pixels,
-    single_threaded,
 )
+from cvtrain.data.process import prepare_process
 from cvtrain.data.segments import semantic_mask, to_masks
 from cvtrain.data.table import CROWD, DIFFICULT, Table
 from cvtrain.errors import DataError, UsageError
@@ -102,7 +101,7 @@ class VisionDataset(Dataset[Sample]):
         augmentation: Augmentation | None = None,
         seed: int = 0,
     ) -> None:
-        single_threaded()
+        prepare_process()
         self.table, self.task = table, task
         self.height, self.width, self.resize = height, width, resize
         self.channels, self.seed = channels, seed
@@ -135,7 +134,7 @@ class VisionDataset(Dataset[Sample]):
         file = self.table.files[row]
         if self.table.generator is not None:
             return self.table.generator(file)  # type: ignore[operator]
-        image = decode(os.path.join(self.table.root, file), self.channels)
+        image = decode(Path(self.table.root, file), self.channels)
         size = [int(v) for v in self.table.sizes[row]]
         if size != list(image.shape[:2]):
             raise DataError(
@@ -170,15 +169,16 @@ class VisionDataset(Dataset[Sample]):
         if segments is None:
             if rows.start == rows.stop:
                 return np.zeros((0, height, width), np.uint8)
-            raise DataError(f"{self.table.files[row]}: objects without segments; use task=detection")
+            raise DataError(
+                f"{self.table.files[row]}: objects without segments; use task=detection"
+            )
         return to_masks(segments, rows, height, width)
 
     def _mask(self, row: int) -> np.ndarray:
         """uint8 ``(H, W)`` classes, void where the file holds no class."""
         if self.table.masks is None:
             return semantic_mask(self.table, row)
-        path = os.path.join(self.table.root, self.table.masks[row])
-        return self._mask_values[decode_mask(path)]
+        return self._mask_values[decode_mask(Path(self.table.root, self.table.masks[row]))]
 
     def _fitted(self, row: int, scene: Scene) -> Sample:
         height, width = scene.image.shape[:2]
@@ -199,9 +199,7 @@ class VisionDataset(Dataset[Sample]):
         info = self._info(row, height, width, where)
         return Sample(image, self._target(row, moved), info, self._target(row, scene))
 
-    def _augmented(
-        self, epoch: int, row: int, scene: Scene, augmentation: Augmentation
-    ) -> Sample:
+    def _augmented(self, epoch: int, row: int, scene: Scene, augmentation: Augmentation) -> Sample:
         generator = np.random.default_rng([self.seed, epoch, row])
         height, width = scene.image.shape[:2]
         if augmentation.mosaic > 0 and generator.random() < augmentation.mosaic:
@@ -260,7 +258,7 @@ class VisionDataset(Dataset[Sample]):
         return torch.tensor(int(self.table.image_labels[row]))
 
 
-def decode_mask(path: str) -> np.ndarray:
+def decode_mask(path: Path) -> np.ndarray:
     """The values of a mask file, uint8 ``(H, W)``: palette indices where it has a palette.
 
     Values above 255 become 255 (void). Of a colour file whose channels agree, one is taken.
@@ -269,7 +267,7 @@ def decode_mask(path: str) -> np.ndarray:
         DataError: unreadable, or in colours that differ.
     """
     try:
-        with open(path, "rb") as file, Image.open(io.BytesIO(file.read())) as image:
+        with Image.open(io.BytesIO(path.read_bytes())) as image:
             array = np.asarray(image)
     except Exception as e:  # Pillow's plugins raise every kind of error on broken files
         raise DataError(f"{path}: the mask cannot be read ({e}); run `cvtrain check`") from e
@@ -338,7 +336,7 @@ class ImageFolder(Dataset["Sample | Unreadable"]):
     unreadable: list[Unreadable] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        single_threaded()
+        prepare_process()
         self.height, self.width = input_size(self.image_size)
         self.root, self.files = find_images(self.source)
 
@@ -386,7 +384,7 @@ class ImageFolder(Dataset["Sample | Unreadable"]):
             batch_size=batch_size,
             num_workers=num_workers,
             collate_fn=_collate_readable,
-            worker_init_fn=start_worker,
+            worker_init_fn=prepare_process,
         )
         for batch, unreadable in loader:
             self.unreadable.extend(unreadable)
@@ -401,26 +399,22 @@ def _collate_readable(
     return (collate(samples) if samples else None), [i for i in items if isinstance(i, Unreadable)]
 
 
-def start_worker(_: int) -> None:
-    """Runs first in each loader worker."""
-    single_threaded()
-
-
 def find_images(source: str | Path) -> tuple[Path, list[str]]:
     """The folder that names are relative to, and the images in it: POSIX paths, sorted.
 
     Raises:
         UsageError: nothing is there.
     """
-    text = os.path.expanduser(str(source))
-    path = Path(text)
+    path = Path(source).expanduser()
+    text = str(path)
     if path.is_file():
         return path.parent, [path.name]
     if path.is_dir():
         found = [p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
         root = path
     elif glob.has_magic(text):
-        found = [Path(p) for p in glob.glob(text, recursive=True) if os.path.isfile(p)]
+        matches = glob.glob(text, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute one)
+        found = [p for p in map(Path, matches) if p.is_file()]
         fixed = []
         for part in path.parts[:-1]:
             if glob.has_magic(part):

@@ -20,21 +20,13 @@ MAX_PIXELS = 178_956_970
 """More pixels than this is taken for a decompression bomb (Pillow's own limit, 2 x 89 478 485)."""
 
 IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .png .webp .bmp .gif .tif .tiff .jp2 .pgm .ppm .pnm .avif".split()
+    {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jp2"}
+    | {".pgm", ".ppm", ".pnm", ".avif"}
 )
 """Extensions, lower case, of the files that a folder or a glob is searched for."""
 
 _ALPHA_OR_32_BIT = frozenset({"RGBA", "LA", "PA", "RGBa", "La", "I", "F"})
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-
-
-def single_threaded() -> None:
-    """OpenCV without threads of its own: a pool does not survive fork and fights the loader's workers.
-
-    Also silences its log: a file that cannot be read becomes a ``DataError`` here.
-    """
-    cv2.setNumThreads(0)
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def decode(path: str | Path, channels: int = 3) -> np.ndarray:
@@ -54,7 +46,9 @@ def decode(path: str | Path, channels: int = 3) -> np.ndarray:
     try:
         raw = np.fromfile(path, np.uint8)
     except OSError as e:
-        raise DataError(f"{path}: {e.strerror or e}; restore the file, or run `cvtrain check`") from e
+        raise DataError(
+            f"{path}: {e.strerror or e}; restore the file, or run `cvtrain check`"
+        ) from e
     if not raw.size:
         raise DataError(f"{path}: the file is empty; restore it or set data.on_bad=drop")
     return decode_bytes(raw, str(path), channels)

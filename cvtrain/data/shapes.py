@@ -66,7 +66,7 @@ class ShapesReader(Reader):
         channels: int = 3,
         seed: int = 0,
     ) -> None:
-        self.root = Path(".")
+        self.root = Path()
         self._done: dict[str, Split] = {}
         whole_image = task in ("classification", "localization")
         most = max_objects if max_objects is not None else (1 if whole_image else MANY_OBJECTS)
@@ -145,10 +145,8 @@ class ShapesReader(Reader):
         )
         return Split(split, table)
 
-    def _scene(
-        self, rng: np.random.Generator, split: str
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Objects ``(n, 10)`` from back to front, and the visible mask of each, uint8 ``(H, W)``."""
+    def _scene(self, rng: np.random.Generator, split: str) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Objects ``(n, 10)`` from back to front, and each one's visible mask, uint8 ``(H, W)``."""
         wanted = int(rng.integers(self.objects[0], self.objects[1] + 1))
         for _ in range(_SCENES):
             objects: list[np.ndarray] = []

@@ -215,8 +215,8 @@ def _boxes(
     thick = 1 if crowded else max(2, round(min(height, width) / 200))
     for box, label, void in zip(boxes, labels, ignore, strict=True):
         # Pixel i covers [i, i + 1): the last pixel of a box ends before its right edge.
-        x0, y0 = int(round(box[0])), int(round(box[1]))
-        x1, y1 = int(round(box[2])) - 1, int(round(box[3])) - 1
+        x0, y0, x1, y1 = (int(v) for v in np.rint(box))
+        x1, y1 = x1 - 1, y1 - 1
         ink = (150, 150, 150) if void else colour(int(label))
         cv2.rectangle(canvas, (x0, y0), (x1, y1), ink, 1 if void else thick, cv2.LINE_AA)
     if crowded:
@@ -284,7 +284,7 @@ def _meet(a: Sequence[float], b: Sequence[float]) -> bool:
 
 def _legend(canvas: np.ndarray, classes: Sequence[int], names: Sequence[str]) -> np.ndarray:
     """Adds a strip below the image: a coloured square and the name of each class."""
-    height, width = canvas.shape[:2]
+    width = canvas.shape[1]
     size = int(np.clip(width / 28, 11, 20))
     font, line = _font(size), int(size * 1.6)
     entries, x, row = [], 6.0, 0
