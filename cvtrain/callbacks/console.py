@@ -16,7 +16,9 @@ def console() -> Console:
     """The one console of this process: lines printed through it appear above a running bar."""
     global _CONSOLE
     if _CONSOLE is None:
-        _CONSOLE = Console(highlight=False, soft_wrap=True)
+        _CONSOLE = Console(highlight=False)
+        if not _CONSOLE.is_terminal:
+            _CONSOLE.width = 120  # a file has no width; tables keep their columns
     return _CONSOLE
 
 
@@ -24,4 +26,4 @@ class ConsoleHandler(logging.Handler):
     """Prints log records as they are."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        console().print(self.format(record), markup=False)
+        console().print(self.format(record), markup=False, soft_wrap=True)

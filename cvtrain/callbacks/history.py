@@ -31,8 +31,8 @@ class History(pl.Callback):
     """Keeps a row an epoch and writes all rows after each, so that a resume can rewrite them.
 
     Columns: ``epoch`` (from 0), ``train/...`` and ``val/...`` losses, counts and metrics, ``lr``
-    at the end of the epoch, and the times: ``seconds`` of the epoch with its validation,
-    ``images_per_s`` in training over all processes, ``memory_gib`` at most so far.
+    at the end of the epoch, and ``seconds`` of the epoch with its validation: all but the last are
+    the same in a run that was killed and resumed. Loggers get images/s and memory too.
 
     Args:
         path: where metrics.csv goes.
@@ -89,16 +89,17 @@ class History(pl.Callback):
         row["lr"] = pl_module.learning_rate()
         training = max(1e-9, self._trained - self._started)
         row["seconds"] = time.perf_counter() - self._started
-        row["images_per_s"] = self._images * world_size() / training
-        row["memory_gib"] = memory_gib()
         self.rows.append(row)
+        speed = {"images_per_s": self._images * world_size() / training}
         if broadcast(self.time_is_over):  # clocks differ between processes
             trainer.should_stop = True
         if trainer.is_global_zero:
             self._write()
-            LOG.info(epoch_line(row, pl_module.monitor, pl_module.mode, trainer, self.rows))
+            said = {**row, **speed}
+            LOG.info(epoch_line(said, pl_module.monitor, pl_module.mode, trainer, self.rows))
         for logger in trainer.loggers:
-            logger.log_metrics(dict(row), step=trainer.global_step)
+            values = {**row, **speed, "memory_gib": memory_gib()}
+            logger.log_metrics(values, step=trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": [dict(row) for row in self.rows]}

@@ -71,16 +71,25 @@ class Pictures(pl.Callback):
         self._samples += [(image, p.cpu(), t.cpu(), info) for image, p, t, info in rows]
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Task)
+        if trainer.state.fn == "fit" and self._samples and self.path is not None:
+            self.draw(pl_module)
+            log_picture(trainer.loggers, "predictions", self.path, trainer.global_step)
+
+    def draw(self, task: Task) -> None:
+        """Draw what the last validation collected, on rank 0.
+
+        Raises:
+            RunError: the file cannot be written.
+        """
         if not self._samples or self.path is None:
             return
         from cvtrain.report.plots import plot_predictions
 
-        assert isinstance(pl_module, Task)
         images, predictions, targets, infos = zip(*self._samples, strict=True)
-        names = pl_module.classes.names
+        names = task.classes.names
         plot_predictions(images, predictions, targets, names, self.path, infos=infos)
         self._samples = []
-        log_picture(trainer.loggers, "predictions", self.path, trainer.global_step)
 
 
 def log_picture(loggers: list[Any], name: str, path: Path, step: int) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
+
 from cvtrain.data.table import Classes
 from cvtrain.errors import UsageError
 from cvtrain.instantiate import instantiate, resolve
@@ -67,10 +69,23 @@ def build_task(
     return task
 
 
-def build_callbacks(config: Mapping[str, Any], trust: Sequence[str] = ()) -> dict[str, Any]:
-    """The callbacks of the config by name; those set to null are left out."""
-    nodes = config.get("callbacks") or {}
-    return {name: instantiate(node, trust=trust) for name, node in nodes.items() if node}
+def build_callbacks(config: Mapping[str, Any], trust: Sequence[str] = ()) -> dict[str, pl.Callback]:
+    """The callbacks of the config by name; those set to null are left out.
+
+    Raises:
+        UsageError: a node that is no Lightning callback.
+    """
+    built = {}
+    for name, node in (config.get("callbacks") or {}).items():
+        if node is None:
+            continue
+        built[name] = instantiate(node, trust=trust)
+        if not isinstance(built[name], pl.Callback):
+            raise UsageError(
+                f"callbacks.{name} is no callback: give it callbacks.{name}._target_, a subclass "
+                "of pytorch_lightning.Callback, or set it to null"
+            )
+    return built
 
 
 def build_loggers(config: Mapping[str, Any], run_dir: Path, trust: Sequence[str] = ()) -> list[Any]:

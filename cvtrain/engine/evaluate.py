@@ -14,7 +14,7 @@ from cvtrain.engine.data import load_data
 from cvtrain.engine.device import choose_device
 from cvtrain.engine.failures import Interrupted
 from cvtrain.engine.launch import launch, started_elsewhere
-from cvtrain.engine.rundir import RunDir, new_run_dir
+from cvtrain.engine.rundir import RunDir, new_run_dir, stored_config
 from cvtrain.engine.scoring import score, write_scores
 from cvtrain.engine.session import session
 from cvtrain.engine.world import join_world
@@ -87,7 +87,7 @@ def _evaluate(
     task = build_task(run_config, loaded.model, data.classes, trust=trust)
     callbacks = build_callbacks(run_config, trust)
     if rank() == 0:
-        run.create(run_config, [])
+        run.create(stored_config(run_config, run), [])
         log.open(run.log)
         write_json_atomic(run.check, report.to_json())
     LOG.info(f"{loaded.path} (epoch {loaded.epoch + 1}), on {device}")
@@ -105,6 +105,7 @@ def _evaluate(
             run,
             task,
             run_config,
+            callbacks,
             split,
             seconds,
             f"{run_config['data']['name']}, {split}, {len(task.metrics):,} images:",
@@ -135,7 +136,6 @@ def run_settings(loaded: LoadedRun, config: Mapping[str, Any]) -> dict[str, Any]
         _set(settings, key, value)
     if config.get("seed") is not None:
         settings["seed"] = config["seed"]
-    settings["run_dir"] = None
     return settings
 
 

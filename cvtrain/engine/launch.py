@@ -62,7 +62,7 @@ def launch(job: str, config: dict[str, Any], processes: int, nodes: int = 1) -> 
         )
     with tempfile.TemporaryDirectory(prefix="cvtrain-") as name:
         folder = Path(name)
-        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "config.json").write_text(json.dumps({"config": config, "argv": sys.argv}))
         command = [sys.executable, "-m", "cvtrain.engine.launch", job, name]
         environment = {
             **os.environ,
@@ -172,14 +172,15 @@ def _free_port() -> int:
 def main(job: str, folder: str) -> int:
     """What a started process runs: the job, its failure written where the supervisor looks."""
     _end_with_parent()
-    config = json.loads((Path(folder) / "config.json").read_text())
+    given = json.loads((Path(folder) / "config.json").read_text())
+    sys.argv = given["argv"]  # environment.json says what the user typed
     module, name = job.split(":")
     if job not in JOBS:
         raise ValueError(job)
     from cvtrain.engine.failures import lost_contact
 
     try:
-        return int(getattr(importlib.import_module(module), name)(config))
+        return int(getattr(importlib.import_module(module), name)(given["config"]))
     except BaseException as error:
         rank = int(os.environ["LOCAL_RANK"])
         report = {

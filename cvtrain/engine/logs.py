@@ -21,7 +21,7 @@ _SILENCED = (
     (r".*`isinstance\(treespec, LeafSpec\)` is deprecated", "Lightning's own use of torch"),
     (r".*Trying to infer the `batch_size` from an ambiguous collection",
      "values that are logged are means over the whole set already"),
-    (r".*It is recommended to use `.*sync_dist=True`", "every process has the same value"),
+    (r".*It is recommended to use `self.log\(.*sync_dist=True", "every process has the same value"),
     (r".*Starting from v1.9.0, `tensorboardX` has been removed", "loggers are the user's choice"),
     (r".*You are using `torch.load` with `weights_only=False`", "it is not used here"),
     (r".*barrier\(\): using the device under current context", "one process uses one device"),

@@ -25,7 +25,7 @@ from cvtrain.engine.device import Device, choose_device
 from cvtrain.engine.evaluate import run_settings
 from cvtrain.engine.failures import Interrupted
 from cvtrain.engine.logs import log_quietly
-from cvtrain.engine.rundir import RunDir, new_run_dir, shown
+from cvtrain.engine.rundir import RunDir, new_run_dir, shown, stored_config
 from cvtrain.engine.session import session
 from cvtrain.errors import DataError
 from cvtrain.report.draw import draw
@@ -65,7 +65,7 @@ def predict(config: dict[str, Any]) -> int:
                 run = new_run_dir(settings["task"]["name"], settings["model"]["name"], "-predict")
             run.refuse_if_used()
             task = build_task(settings, loaded.model, loaded.classes, config.get("trust") or ())
-            run.create(settings, [])
+            run.create(stored_config(settings, run), [])
             log.open(run.log)
             LOG.info(f"{loaded.path} (epoch {loaded.epoch + 1}), on {device}")
             _Predicting(task, images, settings, device, run, config["score_threshold"]).go()

@@ -70,7 +70,6 @@ class RunDir:
         write_atomic(self.overrides, lambda file: file.write(lines))
         write_json_atomic(self.environment, environment())
         self.plots.mkdir(exist_ok=True)
-        self.checkpoints.mkdir(exist_ok=True)
 
     def sweep_partials(self) -> None:
         """Remove halves of files that a killed run left."""
@@ -90,6 +89,13 @@ def new_run_dir(task: str, model: str, suffix: str = "") -> RunDir:
     return RunDir(path)
 
 
+def stored_config(config: Mapping[str, Any], run: RunDir) -> dict[str, Any]:
+    """What config.yaml and checkpoints hold: no trust, nothing that belongs to one command."""
+    once = {"command", "overrides", "resume", "trust", "ckpt", "source", "split", "sweep_dir"}
+    once.add("score_threshold")
+    return {**{k: v for k, v in config.items() if k not in once}, "run_dir": str(run.path)}
+
+
 def shown(path: Path) -> str:
     """A path as it is printed: relative where it lies below the working directory."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
@@ -107,7 +113,7 @@ def environment() -> dict[str, Any]:
     return {
         "cvtrain": cvtrain.__version__,
         "git_commit": _git_commit(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": ["cvtrain", *sys.argv[1:]],
         "working_directory": str(Path.cwd()),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),

@@ -57,6 +57,7 @@ def write_scores(
     run: RunDir,
     task: Task,
     config: Mapping[str, Any],
+    callbacks: Mapping[str, Any],
     split: str,
     seconds: float,
     title: str,
@@ -73,6 +74,9 @@ def write_scores(
     from cvtrain.report.table import results_table
 
     details = task.metrics.details()
+    pictures = callbacks.get("pictures")
+    if isinstance(pictures, Pictures):
+        pictures.draw(task)
     plot_details(details, run.plots)
     write_predictions(run.path, task.metrics)
     write_results(

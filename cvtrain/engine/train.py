@@ -20,7 +20,7 @@ from cvtrain.engine.data import load_data, loaders
 from cvtrain.engine.device import Device, choose_device
 from cvtrain.engine.failures import Interrupted
 from cvtrain.engine.launch import launch, started_elsewhere
-from cvtrain.engine.rundir import RunDir, new_run_dir
+from cvtrain.engine.rundir import RunDir, new_run_dir, stored_config
 from cvtrain.engine.scoring import score, write_scores
 from cvtrain.engine.session import session
 from cvtrain.engine.signals import KeepSignals
@@ -53,6 +53,10 @@ def train(config: dict[str, Any]) -> int:
         run = RunDir(broadcast(str(_run_dir(config).path)))
         training = _Training(config, device, environment, run)
         try:
+            training.recall()
+            if training.is_finished:
+                training.say_finished()
+                return 0
             training.prepare(log)
             training.fit()
             training.finish()
@@ -96,18 +100,28 @@ class _Training:
         self.main = rank() == 0
         self.trust = list(config.get("trust") or [])
         self.resumed: dict[str, Any] | None = None
+        self.callbacks: dict[str, Any] = {}
+        self.history = History(run.metrics_csv, config["trainer"].get("max_minutes"))
         self.loggers: list[Any] = []
         self.status = "failed"
 
     # Before the first epoch --------------------------------------------------------------------
 
+    def recall(self) -> None:
+        """Callbacks, and how far a resumed run had come."""
+        self.callbacks = build_callbacks(self.config, self.trust)
+        if not (self.config.get("resume") and self.run.last.exists()):
+            return
+        self.resumed = load_checkpoint(self.run.last)
+        states = self.resumed.get("callbacks", {})
+        for callback in [self.history, *self.callbacks.values()]:
+            if isinstance(callback, (History, EarlyStopping)) and callback.state_key in states:
+                callback.load_state_dict(states[callback.state_key])
+
     def prepare(self, log: Any) -> None:
-        """Data, model, callbacks; then the run folder, once nothing can be wrong any more."""
+        """Data, model, loaders; then the run folder, once nothing can be wrong any more."""
         config = self.config
-        stored = _stored(config, self.run)
-        if config.get("resume") and self.run.last.exists():
-            self.resumed = load_checkpoint(self.run.last)
-        self.callbacks = build_callbacks(config, self.trust)
+        stored = stored_config(config, self.run)
         self.data, report = load_data(config, trust=self.trust)
         seed_all(int(config.get("seed") or 0))
         model = build_model(config, len(self.data.classes), trust=self.trust)
@@ -120,14 +134,14 @@ class _Training:
                 "ids": list(self.data.classes.ids),
             },
         }
-        self.history = History(self.run.metrics_csv, config["trainer"].get("max_minutes"))
         self.checkpoints = BestAndLast(self.run.checkpoints, header)
         self.trainer = self._trainer()
-        self._check_resumed(header)
+        self._check_classes(header["classes"])
         self.train_loader, self.val_loader = loaders(self.data, config, self.trainer)
         if self.main:
             if not self.run.config.exists():
                 self.run.create(stored, config.get("overrides") or [])
+                self.run.checkpoints.mkdir(exist_ok=True)
             self.run.sweep_partials()
             log.open(self.run.log)
             write_json_atomic(self.run.check, report.to_json())
@@ -147,18 +161,18 @@ class _Training:
             self.config, self.device, self.environment, self.run.path, callbacks, self.loggers
         )
 
-    def _check_resumed(self, header: Mapping[str, Any]) -> None:
-        if self.resumed is None:
-            return
-        if self.resumed["cvtrain"]["classes"] != header["classes"]:
+    def _check_classes(self, classes: Any) -> None:
+        before = None if self.resumed is None else self.resumed["cvtrain"]["classes"]
+        if before is not None and before != classes:
             raise CheckpointError(
                 f"{self.run.last}: its classes are not those of the data now "
-                f"({self.resumed['cvtrain']['classes']['names']} before); restore the data set"
+                f"({', '.join(before['names'][:5])}, ... before); restore the data set"
             )
-        states = self.resumed.get("callbacks", {})
-        for callback in [self.history, self.checkpoints, *self.callbacks.values()]:
-            if isinstance(callback, pl.Callback) and callback.state_key in states:
-                callback.load_state_dict(states[callback.state_key])
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run that is resumed has nothing left to do."""
+        return self.resumed is not None and self._is_done() and self.run.results.exists()
 
     def _say_what_is_trained(self) -> None:
         task, data = self.task, self.config["data"]
@@ -206,7 +220,7 @@ class _Training:
         if self.config["trainer"].get("compile"):
             self.task.model.compile()
         for logger in self.loggers:
-            logger.log_hyperparams(_stored(self.config, self.run))
+            logger.log_hyperparams(stored_config(self.config, self.run))
         self.trainer.fit(
             self.task,
             train_dataloaders=self.train_loader,
@@ -218,10 +232,6 @@ class _Training:
 
     def finish(self) -> None:
         """Evaluate the best epoch on the validation set; write, plot and print the result."""
-        if self._is_done() and self.run.results.exists():
-            self._say_finished()
-            self.status = "success"
-            return
         path = self.run.best if self.run.best.exists() else self.run.last
         checkpoint = load_checkpoint(path)
         self.task.load_state_dict(checkpoint["state_dict"])
@@ -252,6 +262,7 @@ class _Training:
             self.run,
             self.task,
             self.config,
+            self.callbacks,
             split,
             seconds,
             f"{name} (epoch {epoch + 1}) on {split}, {len(self.task.metrics):,} images:",
@@ -267,7 +278,8 @@ class _Training:
             log_picture(self.loggers, path.stem, path, step)
         LOG.info(f"run folder: {self.run}")
 
-    def _say_finished(self) -> None:
+    def say_finished(self) -> None:
+        """There is nothing to go on with; how there would be."""
         LOG.info(
             f"this run is finished ({self.epochs_done} epochs). To train longer, raise "
             f"trainer.max_epochs in {self.run.config} and resume again"
@@ -287,9 +299,3 @@ class _Training:
             close = getattr(logger, "close", None)
             if close is not None:
                 close(self.status)
-
-
-def _stored(config: Mapping[str, Any], run: RunDir) -> dict[str, Any]:
-    """What config.yaml and the checkpoints hold: no trust, nothing of this one command."""
-    once = ("overrides", "resume", "trust", "ckpt", "source", "sweep_dir", "command")
-    return {**{k: v for k, v in config.items() if k not in once}, "run_dir": str(run.path)}
