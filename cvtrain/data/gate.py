@@ -135,7 +135,7 @@ class GateReport:
             if found:
                 lines.append(f"{name}: {_by_code(found)}")
         if self.errors and self.on_bad != "error":
-            actions = Counter(p.action or "no more to do" for p in self.errors)
+            actions = Counter(p.action or "taken as said" for p in self.errors)
             done = ", ".join(f"{what} {n:,}" for what, n in actions.items())
             lines.append(f"data.on_bad={self.on_bad}: {done}")
         return lines + self.warnings
@@ -181,7 +181,7 @@ def run_gate(
     if task is not None:
         _check_task(task, kinds)
     report = GateReport(task=task, on_bad=on_bad, kinds=tuple(sorted(kinds)))
-    report.root, report.reader = str(reader.root), type(reader).__name__
+    report.root, report.reader = str(reader.root), type(_inner(reader)).__name__
     names, drawn = _splits_to_read(reader, splits)
     states = _read(reader, names, on_bad, report)
     _open_files(states, report, channels, workers or _cores(), progress)
@@ -201,6 +201,11 @@ def run_gate(
     if strict and report.stopping:
         raise DataError(_refusal(report))
     return report
+
+
+def _inner(reader: Any) -> Any:
+    """The reader itself, where one that recognises formats has chosen it."""
+    return getattr(reader, "reader", reader)
 
 
 def _check_task(task: str, kinds: frozenset[str]) -> None:
@@ -237,9 +242,9 @@ def _splits_to_read(reader: Any, wanted: Sequence[str] | None) -> tuple[list[str
 
 def _read(reader: Any, names: Sequence[str], on_bad: str, report: GateReport) -> list[SplitState]:
     states = []
+    one_file = getattr(_inner(reader), "json_file", None)
     for name in names:
         split = reader.read(name)
-        one_file = getattr(reader, "json_file", None)
         states.append(
             SplitState(
                 name,
@@ -399,13 +404,12 @@ def _draw_val(states: Sequence[SplitState], report: GateReport, fraction: float,
     everywhere.annotations_used -= drawn.annotations_used
     rest = {name: count for name, count in report.counts.items() if name != "train"}
     report.counts = {"train": everywhere, "val": drawn, **rest}
-    state.problems.clear()
     state.split_problem(
         "no-val-split",
         f"no val split: {len(val):,} of {len(table):,} training images are kept for validation "
         f"(data.val_fraction={fraction:g}, seed={seed})",
     )
-    report.problems += state.problems
+    report.problems.append(state.problems[-1])
 
 
 def _by_code(problems: Sequence[Problem]) -> str:

@@ -80,10 +80,12 @@ def check_images(state: SplitState, channels: int) -> None:
     """What opening the image files gave; the table's sizes become those of the upright files."""
     probes = state.files
     assert probes is not None
-    for i in np.flatnonzero(~probes.ok):
+    for i in np.flatnonzero(~probes.ok).tolist():
+        if state.reported("path-outside-root", i):
+            continue  # and not opened
         status = int(probes.records["status"][i])
-        message = _STATUS_SAYS[status].format(detail=probes.details.get(int(i), ""))
-        state.image_problem(int(i), f"image-{STATUS[status]}", message)
+        message = _STATUS_SAYS[status].format(detail=probes.details.get(i, ""))
+        state.image_problem(i, f"image-{STATUS[status]}", message)
     _note_files(state, probes, channels)
     _check_sizes(state, probes)
 

@@ -122,8 +122,8 @@ def stops(problem: Problem, on_bad: str) -> bool:
         return True
     if problem.action:
         return False
-    code = READER_CODES.get(problem.code) or GATE_CODES[problem.code]
-    return not code.curable
+    code = READER_CODES.get(problem.code) or GATE_CODES.get(problem.code)
+    return code is None or not code.curable  # None: a code of a user's own reader
 
 
 @dataclass
@@ -172,11 +172,15 @@ class SplitState:
         """Puts repaired columns in the table."""
         self.table = replace(self.table, **columns)
 
+    def reported(self, code: str, image: int, annotation: int = -1) -> bool:
+        """Whether that has been said already, by the reader or here."""
+        return (code, image, annotation) in self._reported
+
     def image_problem(
         self, i: int, code: str, message: str, *, file: str = "", repaired: bool = False
     ) -> None:
         """Something about image i; an error that is not repaired leaves the image out."""
-        if (code, i, -1) not in self._reported:
+        if not self.reported(code, i):
             name = file or self.table.files[i]
             self._take(self._problem(code, name, "", message, image=i), repaired)
 
@@ -184,7 +188,7 @@ class SplitState:
         self, row: int, image: int, code: str, message: str, *, repaired: bool = False
     ) -> None:
         """Something about annotation ``row``; an error that is not repaired leaves it out."""
-        if (code, image, row) not in self._reported:
+        if not self.reported(code, image, row):
             file, where = self.place(row, image)
             self._take(self._problem(code, file, where, message, image, row), repaired)
 

@@ -1,0 +1,214 @@
+"""``cvtrain check``: the gate alone, as a page for people and as check.json for programs.
+
+No torch here: a data set is checked before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cvtrain.errors import RunError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cvtrain.data.gate import GateReport
+    from cvtrain.data.table import Problem
+
+_EXAMPLES = 3
+"""Places shown of each kind of problem; check.json has all."""
+
+
+def check(cfg: Mapping[str, Any]) -> int:
+    """Checks the data set that ``cfg["data"]`` describes.
+
+    Args:
+        cfg: the resolved config: ``data``, ``seed``, ``trust``, ``run_dir`` (None:
+            ``runs/check/<timestamp>``), ``task`` where one was typed (see ``overrides``).
+
+    Returns:
+        1 where there are errors that train would stop for, else 0.
+
+    Raises:
+        DataError: there is no data set that could be checked.
+        RunError: check.json cannot be written.
+    """
+    from rich.console import Console
+
+    from cvtrain.data.gate import run_gate
+
+    data = cfg["data"]
+    reader = _reader(data, cfg.get("trust") or ())
+    console = Console(highlight=False, emoji=False)
+    found = getattr(reader, "found", None)
+    if found:
+        console.print(found, markup=False, soft_wrap=True)
+    report = run_gate(
+        reader,
+        _typed_task(cfg),
+        on_bad=data["on_bad"],
+        val_fraction=data["val_fraction"],
+        seed=cfg["seed"],
+        channels=data["channels"],
+        workers=data.get("num_workers") or None,
+        strict=False,
+    )
+    path = write_check(_run_dir(cfg), report)
+    _print(console, report, path)
+    return 1 if report.stopping else 0
+
+
+def write_check(folder: Path, report: GateReport) -> Path:
+    """Writes ``folder/check.json``, beside its name first, then renamed.
+
+    Raises:
+        RunError: no room, or no right to write there.
+    """
+    path = folder / "check.json"
+    temporary = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=".check", suffix=".tmp", dir=folder)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(report.to_json(), file, indent=1)
+            file.write("\n")
+        os.chmod(temporary, 0o666 & ~_umask())  # noqa: PTH101 (mkstemp's own are 0600)
+        os.replace(temporary, path)  # noqa: PTH105
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        reason = error.strerror or error
+        raise RunError(f"{path} cannot be written: {reason}; choose another run_dir") from error
+    return path
+
+
+def _reader(data: Mapping[str, Any], trust: Sequence[str]) -> Any:
+    from cvtrain.instantiate import instantiate
+
+    if "download" in data:
+        from cvtrain.data.public import prepare
+
+        prepare(data["name"], data["root"], download=bool(data["download"]))
+    return instantiate(data["reader"], trust=trust)
+
+
+def _typed_task(cfg: Mapping[str, Any]) -> str | None:
+    """The task that the user typed; the default one would be held against the data."""
+    typed = [text for text in cfg.get("overrides") or () if text.startswith(("task=", "model="))]
+    return cfg["task"]["name"] if typed else None
+
+
+def _run_dir(cfg: Mapping[str, Any]) -> Path:
+    if cfg.get("run_dir"):
+        return Path(cfg["run_dir"])
+    path = Path("runs", "check", time.strftime("%Y-%m-%d_%H-%M-%S"))
+    count = 1
+    while path.exists():
+        count += 1
+        path = path.with_name(f"{path.name.partition('-n')[0]}-n{count}")
+    return path
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _print(console: Console, report: GateReport, path: Path) -> None:
+    from rich.table import Table as Page
+    from rich.text import Text
+
+    console.print(f"\n{report.root}  ({report.reader})", markup=False, style="bold", soft_wrap=True)
+    console.print(_classes_line(report), markup=False, soft_wrap=True)
+    numbers = Page(box=None, pad_edge=False, header_style="dim")
+    boxes = any(count.annotations for count in report.counts.values())
+    titles = ["split", "images", "used", "left out", *(("objects", "used") if boxes else ())]
+    for title in titles:
+        numbers.add_column(title, justify="left" if title == "split" else "right")
+    for name, count in report.counts.items():
+        row = (count.images, count.used, count.rejected, count.annotations, count.annotations_used)
+        numbers.add_row(name, *(f"{value:,}" for value in row[: len(titles) - 1]))
+    console.print(numbers)
+    _print_problems(console, "errors", "red", report.errors)
+    _print_problems(console, "notes", "yellow", report.notes)
+    for line in report.warnings:
+        console.print(f"\n{line}", markup=False, style="yellow", soft_wrap=True)
+    verdict, style = _verdict(report)
+    console.print()
+    console.print(Text(_safe(verdict), style=f"bold {style}"))
+    opened = report.files - report.cached
+    known = f", {report.cached:,} known from the last time" if report.cached else ""
+    console.print(
+        f"{opened:,} files opened{known}, {report.seconds:.1f} s; all of it: {path}",
+        markup=False,
+        style="dim",
+        soft_wrap=True,
+    )
+
+
+def _classes_line(report: GateReport) -> str:
+    names = report.classes.names
+    shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+    return _safe(f"{len(names)} class{'' if len(names) == 1 else 'es'}: {shown}")
+
+
+def _print_problems(console: Console, title: str, style: str, problems: Sequence[Problem]) -> None:
+    """Problems by code, the most frequent first, each with a few places and what to do."""
+    from rich.text import Text
+
+    if not problems:
+        return
+    groups: dict[str, list[Problem]] = {}
+    for problem in problems:
+        groups.setdefault(problem.code, []).append(problem)
+    console.print()
+    console.print(Text(f"{len(problems):,} {title}", style=f"bold {style}"))
+    for code, group in sorted(groups.items(), key=lambda item: -len(item[1])):
+        console.print(Text.assemble((f"{len(group):>7,}  ", style), (code, "bold")))
+        for problem in group[:_EXAMPLES]:
+            place = " ".join(part for part in (problem.file, problem.where) if part)
+            action = f" ({problem.action})" if problem.action else ""
+            line = Text.assemble((_safe(place), "cyan"), f": {_safe(problem.message)}{action}")
+            _indented(console, line)
+        if len(group) > _EXAMPLES:
+            _indented(console, Text(f"... and {len(group) - _EXAMPLES:,} more", style="dim"))
+        _indented(console, Text(f"-> {group[0].fix}", style="green"))
+
+
+def _indented(console: Console, line: Any) -> None:
+    """A line below a heading; wrapped for a terminal alone, so that a log can be searched."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    if console.is_terminal:
+        console.print(Padding(line, (0, 0, 0, 9), expand=False))
+    else:
+        console.print(Text(" " * 9).append_text(line), soft_wrap=True)
+
+
+def _verdict(report: GateReport) -> tuple[str, str]:
+    stopping = len(report.stopping)
+    if stopping:
+        plural = "" if stopping == 1 else "s"
+        if report.on_bad == "error":
+            end = "data.on_bad=fix repairs what can be, data.on_bad=drop leaves it out"
+        else:
+            end = f"data.on_bad={report.on_bad} cannot mend that"
+        return f"{stopping:,} error{plural}: training stops; {end}", "red"
+    if report.errors:
+        left = f"{report.rejected:,} of {report.images:,} images left out"
+        return f"goes on with data.on_bad={report.on_bad}: {left}", "yellow"
+    notes = f"{len(report.notes):,} notes, which lose nothing" if report.notes else "no notes"
+    return f"no errors; {notes}", "green"
+
+
+def _safe(text: str) -> str:
+    """Names that are not UTF-8 can be printed too."""
+    return text.encode("utf-8", "backslashreplace").decode()

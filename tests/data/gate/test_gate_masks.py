@@ -1,0 +1,132 @@
+"""Semantic masks through the gate."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def masks(dataset):
+    """Three pairs in train, one in val, classes cat and dog."""
+    dataset.kinds = frozenset({"mask"})
+    for split, names in (("train", "abc"), ("val", "v")):
+        for name in names:
+            values = dataset.draws.integers(0, 2, (40, 60), np.uint8)
+            values[:3] = 255
+            dataset.save(f"masks/{name}.png", Image.fromarray(values))
+            dataset.add(f"images/{name} ö.png", split=split, mask=f"masks/{name}.png")
+    return dataset
+
+
+def test_clean_masks_have_nothing(masks) -> None:
+    assert masks.codes("semantic_segmentation") == {}
+
+
+def break_mask(dataset, how: str) -> None:
+    path = dataset.root / "masks/b.png"
+    if how == "missing":
+        path.unlink()
+    elif how == "unnamed":
+        dataset.rows["train"][1].mask = ""
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "unreadable":
+        path.write_bytes(b"no image here")
+    elif how == "truncated":
+        dataset.save("masks/b.png", dataset.pixels().convert("L"))
+        path.write_bytes(path.read_bytes()[:900])
+    elif how == "size":
+        Image.new("L", (59, 40)).save(path)
+    elif how == "mode":
+        dataset.save("masks/b.png", dataset.pixels())
+    elif how == "value":
+        values = np.zeros((40, 60), np.uint8)
+        values[0, :7] = 2
+        values[1, :3] = 9
+        Image.fromarray(values).save(path)
+    elif how == "deep value":
+        values = np.zeros((40, 60), np.uint16)
+        values[0, :7] = 300
+        Image.fromarray(values).save(path)
+
+
+HOW = {
+    "missing": ("mask-missing", "there is no mask file 'masks/b.png'"),
+    "unnamed": ("mask-missing", "there is no mask for this image"),
+    "empty": ("mask-empty", "the file is empty (0 bytes)"),
+    "unreadable": ("mask-unreadable", "not a readable image"),
+    "truncated": ("mask-truncated", "the file ends early"),
+    "size": ("mask-size", "the mask is 59 x 40, its image 60 x 40 pixels"),
+    "mode": ("mask-mode", "RGB; a mask has one channel"),
+    "value": ("mask-value", "value 2 (7 pixels), 9 (3 pixels); classes are 0..1, void is 255"),
+    "deep value": ("mask-value", "value 300 (7 pixels); classes are 0..1, void is 255"),
+}
+
+
+@pytest.mark.parametrize("on_bad", ["error", "fix", "drop"])
+@pytest.mark.parametrize("how", HOW)
+def test_wrong_mask(masks, how: str, on_bad: str) -> None:
+    break_mask(masks, how)
+    report = masks.gate("semantic_segmentation", on_bad=on_bad)
+    (problem,) = report.errors
+    code, said = HOW[how]
+    assert problem.code == code
+    assert problem.message.startswith(said)
+    kept = on_bad == "fix" and code == "mask-value"  # the loader takes those pixels for void
+    assert report.counts["train"].used == (3 if kept else 2)
+    assert problem.action == ("" if on_bad == "error" else "fixed" if kept else "image left out")
+
+
+def test_values_that_fix_makes_void_are_void_to_the_loader(masks) -> None:
+    from cvtrain.data.dataset import VisionDataset
+
+    break_mask(masks, "value")
+    table = masks.gate("semantic_segmentation", on_bad="fix").tables["train"]
+    loaded = VisionDataset(table, "semantic_segmentation", height=40, width=60, resize="stretch")
+    mask = loaded[1].truth.mask.numpy()
+    assert sorted(np.unique(mask).tolist()) == [0, 255]
+    assert (mask == 255).sum() == 10
+
+
+def test_masks_do_not_matter_to_other_tasks(masks) -> None:
+    masks.kinds = frozenset({"mask", "boxes"})
+    break_mask(masks, "value")
+    assert masks.gate("detection").errors == []
+
+
+def test_binary_masks(masks) -> None:
+    for path in (masks.root / "masks").iterdir():
+        values = np.asarray(Image.open(path))
+        Image.fromarray((values == 1).astype(np.uint8) * 255).save(path)
+    assert masks.codes() == {"class-unused": 1}  # 255 is void as long as nobody says otherwise
+    masks.mask_values = np.array([0, 255])
+    assert masks.codes() == {}
+    break_mask(masks, "value")
+    (problem,) = masks.gate().errors
+    assert problem.message.endswith("classes are 0, 255, void is 255")
+
+
+def test_palette_and_bit_masks_hold_indices(masks) -> None:
+    values = np.asarray(Image.open(masks.root / "masks/a.png"))
+    palette = Image.fromarray(values).convert("P")
+    palette.putpalette([9, 9, 9, 200, 0, 0])
+    palette.putdata(values.ravel().tolist())
+    palette.save(masks.root / "masks/a.png")
+    Image.fromarray(values == 1).save(masks.root / "masks/b.png")
+    assert masks.codes() == {}
+
+
+def test_mask_without_a_class_is_a_note(masks) -> None:
+    Image.new("L", (60, 40), 255).save(masks.root / "masks/b.png")
+    report = masks.gate()
+    assert [(p.code, p.file) for p in report.notes] == [
+        ("image-without-annotation", "images/b ö.png")
+    ]
+    assert report.counts["train"].used == 3
+
+
+def test_class_of_no_pixel_is_a_note(masks) -> None:
+    masks.names = ("cat", "dog", "emu")
+    assert masks.codes() == {"class-unused": 1}
