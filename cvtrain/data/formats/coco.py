@@ -27,6 +27,7 @@ from cvtrain.data.formats.files import (
     MalformedError,
     below,
     images_of,
+    is_there,
     read_text,
     storable,
     unlisted_of,
@@ -231,7 +232,7 @@ class _Images:
             return
         row = self._append(path, record, where)
         self._identify(row, record, ident, where)
-        if path not in self._there and not (self._reader.root / path).is_file():
+        if path not in self._there and not is_there(self._reader.root / path):
             self._say("image-missing", f"there is no image {path!r}", where, row)
 
     def _append(self, path: str, record: dict, where: str) -> int:

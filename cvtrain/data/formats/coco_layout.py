@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cvtrain.data.formats.base import SPLITS
-from cvtrain.data.formats.files import below, folders
+from cvtrain.data.formats.files import below, folders, is_there
 from cvtrain.errors import DataError
 
 _JSON_FOLDERS = ("", "annotations", "Annotations")
@@ -116,7 +116,7 @@ def image_folder(root: Path, source: Source, names: list[str]) -> str:
 
     def hits(place: str) -> int:
         paths = (below(root, place, name) for name in sample)
-        return sum(path is not None and (root / path).is_file() for path in paths)
+        return sum(path is not None and is_there(root / path) for path in paths)
 
     return max(there, key=hits)  # the first of equals
 

@@ -91,6 +91,14 @@ def below(root: Path, folder: str, name: str) -> str | None:
     return "" if path == "." else path
 
 
+def is_there(path: Path) -> bool:
+    """Whether a path written in an annotation exists; one that no file can have does not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long, or with a NUL
+        return False
+
+
 def is_image(name: str) -> bool:
     """Whether a file is read as an image, by its extension."""
     return posixpath.splitext(name)[1].lower() in IMAGE_SUFFIXES

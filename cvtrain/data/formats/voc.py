@@ -24,6 +24,7 @@ from cvtrain.data.formats.files import (
     images_of,
     inside,
     is_image,
+    is_there,
     read_lines,
     shorten,
     stem,
@@ -296,7 +297,7 @@ class _SplitParser:
             self._say("filename-differs", xml, message, image=row)
         if parsed.path and below(self._root, self._place.xml, parsed.path) is None:
             target = self._root / self._place.xml / parsed.path
-            if _exists(target):
+            if is_there(target):
                 message = f"<path> {shorten(parsed.path)!r} leads outside data.root"
                 self._say("path-outside-root", xml, message, image=row, rejects="nothing")
 
@@ -342,13 +343,6 @@ class _SplitParser:
                 if path is not None:
                     found.add(self._xml_file(path))
         return found
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # too long a name, a NUL: no such file
-        return False
 
 
 def _places(root: Path, folder: str | None, lists: dict[str, str]) -> dict[str, _Place]:

@@ -19,6 +19,7 @@ from cvtrain.data.formats.files import (
     below,
     images_of,
     is_image,
+    is_there,
     read_lines,
     shorten,
     stem,
@@ -164,7 +165,7 @@ class _SplitReader:
                 continue
             seen[image] = f"{file} {where}".strip() or "the split"
             row = self._packer.image(storable(image))
-            if image not in self._reader._images and not (self._root / storable(image)).is_file():
+            if image not in self._reader._images and not is_there(self._root / storable(image)):
                 message = f"there is no image {image!r}"
                 self._say("image-missing", file or image, message, where=where, image=row)
             label = label_of(image)
@@ -217,7 +218,7 @@ class _SplitReader:
                 yield str(there[0] if there else inside[0]), file, where
 
     def _read_label(self, label: str, image: str, row: int) -> None:
-        there = label in self._reader._labels or (self._root / label).is_file()
+        there = label in self._reader._labels or is_there(self._root / label)
         self._label_paths.append(label if there else "")
         if not there:
             self._without.append(image)

@@ -15,6 +15,7 @@ from cvtrain.data.formats.files import (
     MalformedError,
     below,
     find_split_folder,
+    is_there,
     read_lines,
     read_text,
     shorten,
@@ -185,19 +186,19 @@ def _resolve(root: Path, base: Any, entry: str) -> tuple[str | None, str, str]:
     machine where the file was written.
     """
     folder = below(root, "", base) if isinstance(base, str) and base else None
-    if folder is None or not (root / folder).is_dir():
+    if folder is None or not is_there(root / folder):
         folder = ""
     tried = [below(root, f, entry) for f in dict.fromkeys((folder, ""))]
     for path in tried:
-        if path is not None and (root / storable(path)).exists():
+        if path is not None and is_there(root / path):
             return path, "", ""
     if tried[0] is not None or tried[-1] is not None:
         return None, "place-missing", "does not exist below data.root"
-    if not posixpath.isabs(entry) and not (root / storable(entry)).exists():
+    if not posixpath.isabs(entry) and not is_there(root / entry):
         # Exports say `../train/images` for a folder beside data.yaml.
         inner = posixpath.normpath(entry)
         while inner.startswith("../"):
             inner = inner[3:]
-        if (root / storable(inner)).exists():
+        if is_there(root / inner):
             return inner, "path-mended", f"leaves data.root; {inner} in it is read"
     return None, "path-outside-root", "leaves data.root"

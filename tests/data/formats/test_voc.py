@@ -165,8 +165,9 @@ def test_filename_settles_which_image_is_meant(make, codes):
 def test_path_that_does_not_exist_is_ignored_and_one_outside_is_not(make, tmp_path):
     outside = tmp_path / "secret.jpg"
     outside.write_bytes(b"x")
-    make.image("JPEGImages/a.jpg", "JPEGImages/b.jpg", "JPEGImages/c.jpg")
+    make.image(*(f"JPEGImages/{name}.jpg" for name in "abcd"))
     make.voc("Annotations/a.xml", BOX, extra="<path>/Users/me/Desktop/a.jpg</path>")
+    make.voc("Annotations/d.xml", BOX, extra=f"<path>/{'x' * 5000}</path>")
     make.voc("Annotations/b.xml", BOX, extra=f"<path>{outside}</path>")
     make.voc("Annotations/c.xml", BOX, extra=f"<path>{make.root}/JPEGImages/c.jpg</path>")
     split = VOCReader(make.root).read("train")

@@ -243,7 +243,22 @@ def test_label_that_is_a_folder(plain):
     (plain.root / "labels/train/a.txt").unlink()
     (plain.root / "labels/train/a.txt").mkdir()
     split = YOLOReader(plain.root).read("train")
-    assert [p.code for p in split.problems] == ["labels-missing"]
+    (problem,) = split.problems
+    assert problem.code == "label-malformed"
+    assert "cannot be read: Is a directory" in problem.message
+
+
+def test_paths_that_no_file_can_have(plain):
+    plain.text("train.txt", f"{'x' * 5000}.jpg\na\0.jpg\nimages/train/a.jpg\n")
+    yaml = f"path: {'x' * 5000}\ntrain: train.txt\nval: {'y' * 5000}\nnames: [cat, dog]"
+    plain.text("data.yaml", yaml)
+    reader = YOLOReader(plain.root)
+    assert [p.code for p in reader.read("train").problems] == [
+        "image-missing",
+        "image-missing",
+        "image-without-label",
+    ]
+    assert [p.code for p in reader.read("val").problems] == ["place-missing", "empty-split"]
 
 
 def test_images_without_label_file_are_background_and_noted(plain):
