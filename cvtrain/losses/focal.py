@@ -30,4 +30,5 @@ class FocalLoss(nn.Module):
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """``(B, K)`` logits and int64 ``(B,)`` labels -> scalar."""
         log_p = F.log_softmax(logits, dim=1).gather(1, labels[:, None]).squeeze(1)  # (B,)
-        return -((1 - log_p.exp()) ** self.gamma * log_p).mean()
+        rest = (-log_p.expm1()).clamp(min=1e-12)  # 1 - p; at 0 the gradient of a root is not finite
+        return -(rest**self.gamma * log_p).mean()

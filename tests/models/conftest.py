@@ -1,0 +1,111 @@
+"""Models from their YAML, and small batches that any of the tasks can be learnt from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from cvtrain.instantiate import instantiate
+from cvtrain.types import Target
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+NUM_CLASSES = 3
+COLOURS = torch.tensor([[230, 30, 30], [30, 220, 40], [40, 60, 240]], dtype=torch.uint8)
+
+
+@pytest.fixture(scope="session")
+def compose_config() -> Callable[..., dict[str, Any]]:
+    """Overrides -> the composed configuration, resolved, as plain dicts (groups that resolve)."""
+
+    def composed(*overrides: str) -> dict[str, Any]:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose("config", overrides=list(overrides))
+        parts = ("model", "task", "backbone", "loss")
+        return {p: OmegaConf.to_container(cfg[p], resolve=True) for p in parts}
+
+    return composed
+
+
+@pytest.fixture(scope="session")
+def build_model(compose_config: Callable[..., dict[str, Any]]) -> Callable[..., Any]:
+    """Overrides -> a model, with the weights that seed 0 gives."""
+
+    def build(*overrides: str, num_classes: int = NUM_CLASSES) -> Any:
+        torch.manual_seed(0)
+        return instantiate(compose_config(*overrides)["model"], num_classes=num_classes)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def make_batch() -> Callable[..., tuple[Tensor, list[Target]]]:
+    """A batch of coloured rectangles on noise; the colour is the class.
+
+    ``objects``: how many there are on each image. Targets have what the task needs; an image
+    without objects is all void to semantic segmentation, and to classification it is of class 0.
+    """
+
+    def make(task: str, objects: list[int], size: int = 64) -> tuple[Tensor, list[Target]]:
+        generator = torch.Generator().manual_seed(7)
+
+        def draw(low: int, high: int) -> int:
+            return int(torch.randint(low, high, (), generator=generator))
+
+        shape = (len(objects), 3, size, size)
+        images = torch.randint(90, 160, shape, dtype=torch.uint8, generator=generator)
+        targets = []
+        for i, count in enumerate(objects):
+            # One object in each corner at most: none hides another, and no cell holds two centres.
+            boxes, labels, masks = [], [], []
+            semantic = torch.full((size, size), 255 if count == 0 else 0)
+            for corner in range(count):
+                left, top = (corner % 2) * size // 2, (corner // 2) * size // 2
+                w, h = draw(size // 4, size // 2), draw(size // 4, size // 2)
+                x, y = left + draw(0, size // 2 - w + 1), top + draw(0, size // 2 - h + 1)
+                # One class an image where the image has one label.
+                single = task in ("classification", "localization")
+                label = i % NUM_CLASSES if single else draw(0, NUM_CLASSES)
+                images[i, :, y : y + h, x : x + w] = COLOURS[label][:, None, None]
+                mask = torch.zeros(size, size, dtype=torch.bool)
+                mask[y : y + h, x : x + w] = True
+                semantic[mask] = label
+                boxes.append([x, y, x + w, y + h])
+                labels.append(label)
+                masks.append(mask)
+            targets.append(_target(task, boxes, labels, masks, semantic, i % NUM_CLASSES))
+        return images, targets
+
+    return make
+
+
+def _target(
+    task: str,
+    boxes: list[list[int]],
+    labels: list[int],
+    masks: list[Tensor],
+    semantic: Tensor,
+    label: int,
+) -> Target:
+    whole = torch.tensor(label)
+    if task == "classification":
+        return Target(label=whole)
+    if task == "semantic_segmentation":
+        return Target(mask=semantic)
+    found = Target(
+        boxes=torch.tensor(boxes, dtype=torch.float32).view(-1, 4),
+        labels=torch.tensor(labels, dtype=torch.int64),
+        ignore=torch.zeros(len(labels), dtype=torch.bool),
+    )
+    if task == "localization":
+        found.label = whole
+    if task == "instance_segmentation":
+        size = semantic.shape[-1]
+        found.masks = torch.stack(masks) if masks else torch.zeros(0, size, size, dtype=torch.bool)
+    return found

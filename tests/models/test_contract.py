@@ -1,0 +1,257 @@
+"""What every model promises. Each yaml in conf/model is found and tested; a new one needs no edit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from cvtrain.data.table import Classes
+from cvtrain.instantiate import instantiate
+from cvtrain.metrics import metrics_for
+from cvtrain.models.base import Model, total_loss
+from cvtrain.types import ImageInfo, Prediction, Target
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+SIZE = 64
+MODELS = {
+    path.stem: yaml.safe_load(path.read_text())["model"]
+    for path in sorted((CONF / "model").glob("*.yaml"))
+}
+PAIRS = [(name, task) for name, model in MODELS.items() for task in model["tasks"]]
+BACKBONES = sorted(p.stem for p in (CONF / "backbone").glob("*.yaml"))
+LOSSES = sorted(p.stem for p in (CONF / "loss").glob("*.yaml"))
+OBJECTS = {"full": [2, 3, 1, 4], "half_empty": [2, 0, 0, 3], "empty": [0, 0, 0, 0]}
+
+Build = Callable[..., Any]
+MakeBatch = Callable[..., tuple[Tensor, list[Target]]]
+pair = pytest.mark.parametrize(("name", "task"), PAIRS)
+
+
+def overrides(name: str, task: str) -> list[str]:
+    return [f"task={task}", f"model={name}", "data=shapes", f"data.image_size={SIZE}"]
+
+
+def test_there_are_models_for_every_part_of_the_contract() -> None:
+    assert {"yolo", "classifier"} <= MODELS.keys()
+    assert {"darknet_tiny", "yolov1", "yolov1_20", "timm", "resnet18"} <= set(BACKBONES)
+    assert {"yolo", "cross_entropy", "focal"} <= set(LOSSES)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_yaml_says_what_the_model_is(name: str) -> None:
+    model = MODELS[name]
+    assert model["name"] == name
+    assert model["tasks"]
+    assert 1950 < model["year"] < 2100
+    assert model["about"]
+    assert "\n" not in model["about"]
+    assert model["paper"]
+    assert model["default_resize"] in ("stretch", "letterbox")
+    assert set(model.get("losses", [])) <= set(LOSSES)
+
+
+@pair
+@pytest.mark.parametrize("objects", OBJECTS)
+def test_loss_is_finite_whatever_the_targets(
+    name: str, task: str, objects: str, build_model: Build, make_batch: MakeBatch
+) -> None:
+    model = build_model(*overrides(name, task))
+    images, targets = make_batch(task, OBJECTS[objects], SIZE)
+    terms = model.train().loss(images, targets)
+    assert all(v.ndim == 0 and torch.isfinite(v) for v in terms.values())
+    assert total_loss(terms).requires_grad
+    assert not any(v.requires_grad for k, v in terms.items() if k.startswith("num_"))
+
+
+@pair
+def test_every_trainable_parameter_gets_a_gradient(
+    name: str, task: str, build_model: Build, make_batch: MakeBatch
+) -> None:
+    model = build_model(*overrides(name, task))
+    with torch.no_grad():  # some start at 0 on purpose, and hide those before them
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * 0.01)
+    total_loss(model.train().loss(*make_batch(task, OBJECTS["full"], SIZE))).backward()
+    without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    zero = [n for n, p in model.named_parameters() if p.grad is not None and not p.grad.any()]
+    assert not without
+    assert not zero
+
+
+@pair
+@pytest.mark.parametrize("training", [True, False])
+def test_predict_restores_the_mode_and_changes_nothing(
+    name: str, task: str, training: bool, build_model: Build, make_batch: MakeBatch
+) -> None:
+    model = build_model(*overrides(name, task)).train(training)
+    frozen = next(m for m in model.modules() if not list(m.children()))
+    frozen.eval()  # a part in another mode keeps it
+    modes = [m.training for m in model.modules()]
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    images, targets = make_batch(task, OBJECTS["full"], SIZE)
+    first = model.predict(images)
+    _, second = model.loss_and_predict(images, targets)
+    assert [m.training for m in model.modules()] == modes
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    for a, b in zip(first, second, strict=True):
+        assert_equal(a, b)
+
+
+@pair
+def test_predictions_are_inside_the_image_and_finite(
+    name: str, task: str, build_model: Build, make_batch: MakeBatch
+) -> None:
+    model = build_model(*overrides(name, task))
+    with torch.no_grad():  # far from the calm start
+        for p in model.parameters():
+            p.add_(torch.randn_like(p) * p.std(correction=0).clamp(min=0.01))
+    for images in (
+        make_batch(task, OBJECTS["full"], SIZE)[0],
+        torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8),
+        torch.full((2, 3, SIZE, SIZE), 255, dtype=torch.uint8),
+    ):
+        predictions = model.predict(images)
+        assert len(predictions) == len(images)
+        for p in predictions:
+            assert_well_formed(p, task, SIZE, SIZE)
+
+
+@pair
+def test_training_and_validation_loss_have_the_same_terms(
+    name: str, task: str, build_model: Build, make_batch: MakeBatch
+) -> None:
+    model = build_model(*overrides(name, task))
+    images, targets = make_batch(task, OBJECTS["half_empty"], SIZE)
+    training = model.train().loss(images, targets)
+    validation, _ = model.loss_and_predict(images, targets)
+    assert training.keys() == validation.keys()
+    assert not any(v.requires_grad for v in validation.values())
+
+
+@pair
+def test_the_config_round_trips_through_a_checkpoint(
+    name: str, task: str, compose_config: Build, make_batch: MakeBatch, tmp_path: Path
+) -> None:
+    config = compose_config(*overrides(name, task))["model"]
+    model = instantiate(config, num_classes=3)
+    torch.save({"config": config, "state_dict": model.state_dict()}, tmp_path / "a.ckpt")
+    content = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    again = instantiate(content["config"], num_classes=3)
+    again.load_state_dict(content["state_dict"])
+    images, _ = make_batch(task, OBJECTS["full"], SIZE)
+    for a, b in zip(model.predict(images), again.predict(images), strict=True):
+        assert_equal(a, b)
+
+
+@pair
+def test_the_model_keeps_the_backbone_under_its_name(
+    name: str, task: str, compose_config: Build, build_model: Build
+) -> None:
+    """``backbone.weights=CHECKPOINT`` looks for it there."""
+    if "backbone" not in compose_config(*overrides(name, task))["model"]:
+        pytest.skip("a model without a backbone")
+    keys = build_model(*overrides(name, task)).state_dict()
+    assert any(k.startswith("backbone.") for k in keys)
+
+
+@pair
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_pairing_instantiates_on_the_meta_device(
+    name: str, task: str, backbone: str, compose_config: Build
+) -> None:
+    config = compose_config(f"task={task}", f"model={name}", "data=shapes")
+    chosen = [f"backbone={backbone}"] if "backbone" in config["model"] else []
+    size = f"data.image_size={MODELS[name]['default_image_size']}"
+    config = compose_config(f"task={task}", f"model={name}", "data=shapes", size, *chosen)
+    with torch.device("meta"):
+        model = instantiate(config["model"], num_classes=20)
+    assert isinstance(model, Model)
+    assert all(p.is_meta for p in model.parameters())
+
+
+@pair
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_a_model_names_works_with_it(
+    name: str, task: str, loss: str, compose_config: Build, make_batch: MakeBatch
+) -> None:
+    config = compose_config(*overrides(name, task), f"loss={loss}")
+    built = instantiate(config["loss"])
+    assert isinstance(built, torch.nn.Module)
+    if "loss" not in config["model"] or loss not in MODELS[name].get("losses", LOSSES):
+        return
+    model = instantiate(config["model"], num_classes=3)
+    terms = model.loss(*make_batch(task, OBJECTS["half_empty"], SIZE))
+    assert torch.isfinite(total_loss(terms))
+
+
+@pair
+@pytest.mark.slow
+def test_one_batch_can_be_learnt_by_heart(
+    name: str, task: str, build_model: Build, compose_config: Build, make_batch: MakeBatch
+) -> None:
+    monitor = compose_config(*overrides(name, task))["task"]["monitor"]
+    model = build_model(*overrides(name, task)).train()
+    images, targets = make_batch(task, [1, 2, 3, 1], SIZE)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    metrics = metrics_for(task, Classes.from_names(["red", "green", "blue"]))
+    value = 0.0
+    for step in range(1, 401):
+        loss = total_loss(model.loss(images, targets))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        optimizer.step()
+        if step % 40 == 0:
+            metrics.reset()
+            infos = [ImageInfo(i, f"{i}", f"{i}", SIZE, SIZE) for i in range(len(images))]
+            metrics.update(model.predict(images), targets, infos)
+            value = metrics.compute()[monitor]
+            if value >= 0.95:
+                break
+    assert value >= 0.95
+
+
+def assert_equal(a: Prediction, b: Prediction) -> None:
+    for key, value in vars(a).items():
+        other = getattr(b, key)
+        assert (value is None) == (other is None)
+        if value is not None:
+            torch.testing.assert_close(value, other, rtol=0, atol=0)
+
+
+def assert_well_formed(p: Prediction, task: str, height: int, width: int) -> None:
+    if task in ("classification", "localization"):
+        assert p.probs is not None
+        assert p.probs.shape == (3,)
+        torch.testing.assert_close(p.probs.sum(), torch.tensor(1.0))
+    if task == "semantic_segmentation":
+        assert p.mask is not None
+        assert p.mask.shape == (height, width)
+        assert 0 <= p.mask.min() <= p.mask.max() < 3
+    if task in ("localization", "detection", "instance_segmentation"):
+        assert p.boxes is not None
+        assert p.boxes.dtype == torch.float32
+        assert p.boxes.shape[1:] == (4,)
+        assert torch.isfinite(p.boxes).all()
+        assert (p.boxes >= 0).all()
+        assert (p.boxes <= torch.tensor([width, height, width, height])).all()
+        assert (p.boxes[:, 2:] >= p.boxes[:, :2]).all()
+    if task in ("detection", "instance_segmentation"):
+        assert p.boxes is not None
+        assert p.scores is not None
+        assert p.labels is not None
+        assert len(p.scores) == len(p.labels) == len(p.boxes)
+        assert ((p.scores >= 0) & (p.scores <= 1)).all()
+        assert (p.scores.diff() <= 0).all()
+        assert ((p.labels >= 0) & (p.labels < 3)).all()
+    if task == "instance_segmentation":
+        assert p.boxes is not None
+        assert p.masks is not None
+        assert p.masks.dtype == torch.bool
+        assert p.masks.shape == (len(p.boxes), height, width)
