@@ -1,0 +1,1 @@
+"""The command line: parses with Hydra alone, imports torch only when work starts."""

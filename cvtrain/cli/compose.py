@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cvtrain.cli import reads, suggest, values
+from cvtrain.cli import habits, reads, suggest, values
 from cvtrain.cli.args import Command
 from cvtrain.cli.conf import GROUPS, ConfDirs, is_timm, joined, pick, timm_has
 from cvtrain.cli.typed import OPTIONAL, Typed, by_key, make, parse
@@ -111,7 +111,7 @@ def compose_command(command: Command, conf: ConfDirs) -> Composed:
     flat = plain(base)
     check_pair(flat, conf, typed, command.verb)
     check_keys(typed, base, conf, command.verb)
-    config = hydra_compose([t.override for t in typed])
+    config = apply(base, typed)
     from omegaconf import open_dict
 
     with open_dict(config):
@@ -126,6 +126,32 @@ def compose_command(command: Command, conf: ConfDirs) -> Composed:
     return Composed(config, typed)
 
 
+def apply(config: DictConfig, typed: Sequence[Typed]) -> DictConfig:
+    """Set the typed values on what the group choices composed to, as Hydra does.
+
+    Raises:
+        UsageError: a value that does not fit, or nothing to delete.
+    """
+    from omegaconf import OmegaConf, open_dict
+    from omegaconf.errors import OmegaConfBaseException
+
+    for t in typed:
+        if t.kind == "group" or t.key == ALLOWED_HYDRA:
+            continue
+        try:
+            if t.kind != "delete":
+                new = t.kind in ("add", "force")
+                OmegaConf.update(config, t.key, t.value, merge=True, force_add=new)
+                continue
+            parent, _, leaf = t.key.rpartition(".")
+            node = OmegaConf.select(config, parent) if parent else config
+            with open_dict(config):
+                del node[leaf]
+        except (OmegaConfBaseException, KeyError, TypeError) as error:
+            raise UsageError(f"{t.text}: {one_line(error)}") from error
+    return config
+
+
 def check_reads(verb: str, typed: Sequence[Typed], *, multirun: bool = False) -> None:
     """Refuse keys that this verb does not read, and ``hydra.*`` outside a multirun."""
     for t in typed:
@@ -136,6 +162,8 @@ def check_reads(verb: str, typed: Sequence[Typed], *, multirun: bool = False) ->
                     f"resume= goes on with the run's own configuration; leave out {others[0]}, "
                     "or start a new run from it with backbone.weights=CHECKPOINT"
                 )
+        if t.key == "command":
+            raise UsageError(f"{t.text}: write {habits.replacement(t.key, t.shown)}")
         if t.key.startswith("hydra") and t.key != ALLOWED_HYDRA and not multirun:
             raise UsageError(f"{t.text}: hydra's own settings are read by a multirun (-m) alone")
         said = reads.complaint(verb, t.key, group_choice=t.kind == "group", multirun=multirun)

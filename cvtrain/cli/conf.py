@@ -199,7 +199,7 @@ def pick(node: Any, key: str) -> Any:
 
 @functools.cache
 def timm_names() -> dict[str, tuple[str, ...]]:
-    """The architectures of timm with the tags of their pretrained weights, from the shipped list."""
+    """The architectures of timm with the tags of their pretrained weights."""
     text = (Path(__file__).parent / "timm_names.txt").read_text(encoding="utf-8")
     lines = (line.split() for line in text.splitlines() if not line.startswith("#"))
     return {words[0]: tuple(words[1:]) for words in lines if words}

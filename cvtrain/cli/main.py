@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,11 @@ def configuration(command: Command, conf: ConfDirs) -> dict[str, Any]:
         with hydra_session(conf):
             composed = compose_command(command, conf)
             config = finish(composed)
+            task = runs.task_of_data(config, composed.typed) if command.verb == "show" else None
+            if task is not None:
+                command = replace(command, overrides=[*command.overrides, f"task={task}"])
+                composed = compose_command(command, conf)
+                config = finish(composed)
         if command.verb == "train":
             runs.place_run(config)
         config["overrides"] = [t.text for t in composed.typed]

@@ -24,7 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cvtrain.cli import errors
+from cvtrain.cli import errors, suggest
 from cvtrain.cli.args import Command
 from cvtrain.cli.compose import (
     absolute,
@@ -32,8 +32,10 @@ from cvtrain.cli.compose import (
     check_reads,
     compose_command,
     finish,
+    hydra_compose,
     hydra_session,
     one_line,
+    plain,
 )
 from cvtrain.cli.conf import ConfDirs, is_timm, load, pick
 from cvtrain.cli.runs import unused
@@ -123,6 +125,10 @@ def _job_folders(folder: Path) -> list[Path]:
 def _check_jobs(typed: Sequence[Typed], command: Command, conf: ConfDirs) -> None:
     """Compose every job once; of an unknown sweeper's ranges, what does not vary."""
     own = [t for t in typed if not t.key.startswith("hydra")]
+    roots = [t for t in own if "." not in t.key and t.kind != "group"]
+    said = suggest.unknown_keys(roots, plain(hydra_compose([])), conf, "train")
+    if said:
+        raise UsageError(said)
     for texts in _combinations(own):
         single = replace(command, overrides=texts, multirun=False)
         try:

@@ -82,6 +82,24 @@ def unused(path: Path) -> Path:
     return free
 
 
+def task_of_data(config: Mapping[str, Any], typed: Sequence[Typed]) -> str | None:
+    """The task to show a data set for, where none was typed and it does not serve the default one.
+
+    Raises:
+        CvtrainError: the data set cannot be read.
+    """
+    from cvtrain.data.gate import NEEDS
+    from cvtrain.instantiate import instantiate
+
+    if {"task", "model", "experiment"} & by_key(typed).keys():
+        return None
+    kinds = instantiate(config["data"]["reader"], trust=config["trust"]).kinds
+    if kinds & set(NEEDS[config["task"]["name"]]):
+        return None
+    serves = ("detection", "semantic_segmentation", "classification")
+    return next((task for task in serves if kinds & set(NEEDS[task])), None)
+
+
 def resume_config(command: Command) -> dict[str, Any]:
     """The configuration of the run that ``resume=RUN_DIR`` goes on with.
 

@@ -48,7 +48,7 @@ def unknown_keys(
 def _is_known(t: Typed, base: dict[str, Any], known: set[str]) -> bool:
     group = t.key.split(".")[0]
     if t.kind in ("add", "force") and group in _OPEN and "." in t.key:
-        return True
+        return has(base, t.key.rpartition(".")[0])
     if t.key.startswith("hydra."):
         return True
     return t.key in known or has(base, t.key)
@@ -214,4 +214,6 @@ def missing_path(key: str, typed: str, path: Path) -> str:
         names = []
     close = nearest(path.name, names)
     hint = f"; did you mean {parent / close}?" if close else ""
+    if not close and 0 < len(names) <= 5:
+        hint = f"; {parent} holds {', '.join(sorted(names))}"
     return f"{key}={typed}: there is no such file or folder{hint}"

@@ -83,6 +83,8 @@ def _one(text: str, multirun: bool) -> Typed:
             f"quote it twice: {left}='\"{shown}\"'"
         )
     kind = "group" if key in GROUPS else "set"
+    if parsed.is_delete() and shown not in ("", "null") and key not in GROUPS:
+        raise UsageError(f"{text}: write ~{key}, without a value")
     if parsed.is_delete():
         kind = "delete"
     elif parsed.is_add() and not parsed.is_force_add() and kind != "group":

@@ -1,0 +1,230 @@
+"""Exit codes and their one line; help; list."""
+
+from __future__ import annotations
+
+import errno
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cvtrain.cli import errors, help, listing
+from cvtrain.cli import main as cli_main
+from cvtrain.cli.args import VERBS
+from cvtrain.cli.conf import GROUPS, ConfDirs, first_sentence, timm_names
+from cvtrain.errors import CheckpointError, DataError, RunError, UsageError
+
+Cli = Callable[..., Any]
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch names its own."""
+
+
+class Interrupted(BaseException):
+    """As the engine raises for SIGTERM."""
+
+    code = 143
+
+
+class MisconfigurationException(Exception):
+    """As Lightning names its own."""
+
+
+def chained() -> Exception:
+    error = RuntimeError("unexpected pos 64 vs 0")
+    error.__cause__ = OSError(errno.ENOSPC, "No space left on device", "/runs/last.ckpt")
+    return error
+
+
+RAISED = [
+    (UsageError("write a=1"), 2, "write a=1"),
+    (DataError("3 errors\n  in 2 files"), 1, "3 errors in 2 files"),
+    (RunError("loss is not finite"), 1, "loss is not finite"),
+    (CheckpointError("truncated"), 1, "truncated"),
+    (KeyboardInterrupt(), 130, "stopped by Ctrl-C"),
+    (Interrupted(), 143, ""),
+    (SystemExit(7), 7, ""),
+    (SystemExit(None), 0, ""),
+    (SystemExit("library said no"), 1, "library said no"),
+    (OutOfMemoryError("CUDA out of memory. Tried to allocate"), 1, "data.batch_size"),
+    (MemoryError(), 1, "data.image_size"),
+    (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 1, "precision"),
+    (OSError(errno.ENOSPC, "No space left on device", "/x/last.ckpt"), 1, "disk is full: /x/"),
+    (chained(), 1, "disk is full: /runs/last.ckpt"),
+    (PermissionError(errno.EACCES, "Permission denied", "/x"), 1, "permission denied: /x"),
+    (MisconfigurationException("No supported gpu backend found!"), 1, "trainer.accelerator=cpu"),
+    (MisconfigurationException("devices=\n0"), 1, "devices= 0"),
+    (ZeroDivisionError("division by zero"), 1, "ZeroDivisionError: division by zero (unexpected"),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "said"), RAISED, ids=lambda x: str(x)[:30])
+def test_every_end_has_its_code_and_line(
+    error: BaseException,
+    code: int,
+    said: str,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(verb: str, config: dict[str, Any]) -> int:
+        raise error
+
+    monkeypatch.setattr(cli_main, "dispatch", fail)
+    assert cli_main.main(["model=yolo"]) == code
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) == (1 if said else 0)
+    assert said in err
+
+
+def test_the_engines_code_is_the_exit_code(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for code in (0, 1, 130):
+        monkeypatch.setattr(cli_main, "dispatch", lambda verb, config, code=code: code)
+        assert cli_main.main(["model=yolo"]) == code
+    assert capsys.readouterr().err == ""
+
+
+def test_other_ranks_say_who_they_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert errors.report(RunError("no")) == 1
+    assert capsys.readouterr().err == "cvtrain [process 3]: no\n"
+
+
+def test_every_verb_has_a_job_that_exists() -> None:
+    import importlib
+
+    assert {*cli_main.JOBS, "list"} == set(VERBS)
+    for target in cli_main.JOBS.values():
+        module, name = target.split(":")
+        assert callable(getattr(importlib.import_module(module), name)), target
+
+
+def test_dispatch_calls_the_verbs_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cli_main.JOBS, "check", "builtins:len")
+    assert cli_main.dispatch("check", {"a": 1, "b": 2}) == 2
+
+
+# --help ----------------------------------------------------------------------------------------
+
+
+def test_help_fits_and_names_everything(cli: Cli) -> None:
+    for command in ("--help", "-h", "train model=nonsense --help"):
+        done = cli(command)
+        assert (done.code, done.err) == (0, "")
+    text = done.out
+    assert max(map(len, text.splitlines())) <= help.WIDTH == 100
+    conf = ConfDirs()
+    for word in (*VERBS, *GROUPS, *(o for g in GROUPS for o in conf.options(g))):
+        assert word in text
+
+
+def test_no_words_at_all_is_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli_main.main([]) == 0
+    bare = capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["cvtrain", "--help"])
+    assert cli_main.main() == 0
+    assert capsys.readouterr().out == bare
+
+
+def test_version(cli: Cli) -> None:
+    from cvtrain import __version__
+
+    assert cli("--version").out == f"cvtrain {__version__}\n"
+
+
+def test_there_are_ten_examples() -> None:
+    assert len(help.EXAMPLES) == 10
+
+
+@pytest.mark.parametrize("command", help.EXAMPLES)
+def test_examples_are_true(
+    cli: Cli, finished_run: Path, here: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    for name in ("JPEGImages", "Annotations", "cats", "dogs"):
+        (here / "photos" / name).mkdir(parents=True)
+    (here / "photos" / "annotations").mkdir()
+    (here / "photos" / "annotations" / "instances_train.json").write_text(
+        '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}'
+    )
+    (here / "new").mkdir()
+    (here / "new" / "a.jpg").touch()
+    ran: list[list[str]] = []
+    monkeypatch.setattr("cvtrain.cli.multirun._run", lambda words: ran.append(words) or 0)
+    words = shlex.split(command)
+    assert words.pop(0) == "cvtrain"
+    done = cli(*words)
+    assert done.code == 0, done.err
+    assert done.verb is not None or ran or done.out
+    assert len(ran) == (2 if "-m" in words else 0)
+
+
+# list ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_list_says_a_line_of_each_option(cli: Cli, group: str) -> None:
+    conf = ConfDirs()
+    done = cli(f"list {group}")
+    assert done.code == 0
+    lines = done.out.splitlines()
+    for option in conf.options(group):
+        (line,) = [x for x in lines[1:] if x.split()[:1] == [option]]
+        about = conf.about(group, option)
+        assert len(about) > 5, f"conf/{group}/{option}.yaml begins with no comment"
+        assert about in line
+    assert [x for x in lines if "╺" in x or "━" in x] == [], "plain in a pipe"
+
+
+def test_list_models_gives_year_and_tasks(cli: Cli) -> None:
+    (line,) = [x for x in cli("list models").out.splitlines() if x.startswith("yolo")]
+    assert line.split()[1:3] == ["2015", "detection"]
+
+
+def test_plurals_and_overview(cli: Cli) -> None:
+    for plural, group in listing._PLURALS.items():
+        assert cli(f"list {plural}").out == cli(f"list {group}").out
+    overview = cli("list").out
+    assert all(group in overview for group in GROUPS)
+
+
+def test_list_searches_timm(cli: Cli) -> None:
+    assert str(len(timm_names())) in cli("list backbones").out
+    found = cli("list", "backbones", "filter=convnext_tin*").out.splitlines()[1:]
+    assert [x.split()[0] for x in found] == [
+        "convnext_tiny",
+        *(n for n in timm_names() if n.startswith("convnext_tin") and n != "convnext_tiny"),
+    ]
+    assert "resnet26d" in cli("list", "backbones", "filter=26d").out
+    assert cli("list", "models", "filter=yol*").out.splitlines()[1:][0].startswith("yolo")
+
+
+def test_list_on_a_terminal_is_a_table(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "100")
+    assert cli_main.main(["list", "data"]) == 0
+    lines = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert any("voc2012" in line for line in lines)
+
+
+def test_first_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "# @package _global_\n# YOLO, Redmon et al. 2015:\n# one look. And more.\n# x\na: 1\n# no\n"
+    )
+    assert first_sentence(path) == "YOLO, Redmon et al. 2015: one look"
+    path.write_text("a: 1\n")
+    assert first_sentence(path) == ""

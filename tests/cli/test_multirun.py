@@ -1,0 +1,212 @@
+"""-m: every job in a process and a folder of its own; here with jobs that only pretend."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cvtrain.cli import multirun
+
+Cli = Callable[..., Any]
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Records each job; one with seed=13 fails, the metric of the others is 0.5 + seed / 100."""
+    ran: list[list[str]] = []
+
+    def run(command: list[str]) -> int:
+        ran.append(command)
+        given = dict(word.split("=", 1) for word in command if "=" in word)
+        folder = Path(given["run_dir"])
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(yaml.safe_dump({"task": {"monitor": "mAP50"}}))
+        if given.get("seed") == "13":
+            return 1
+        value = 0.5 + int(given.get("seed", 0)) / 100
+        (folder / "results.json").write_text(json.dumps({"metrics": {"mAP50": value}}))
+        return 0
+
+    monkeypatch.setattr(multirun, "_run", run)
+    return ran
+
+
+def test_each_combination_is_a_job(cli: Cli, here: Path, jobs: list[list[str]]) -> None:
+    done = cli("-m model=yolo optimizer.lr=0.1,0.01 seed=1,2 sweep_dir=s")
+    assert done.code == 0, done.err
+    head = [sys.executable, "-m", "cvtrain", "train", "model=yolo"]
+    assert jobs == [
+        [*head, f"optimizer.lr={lr}", f"seed={seed}", f"run_dir={here}/s/{n}"]
+        for n, (lr, seed) in enumerate([(0.1, 1), (0.1, 2), (0.01, 1), (0.01, 2)])
+    ]
+    rows = list(csv.DictReader((here / "s" / "sweep.csv").open()))
+    assert [row["job"] for row in rows] == ["0", "1", "2", "3"]
+    assert [float(row["metric"]) for row in rows] == [0.51, 0.52, 0.51, 0.52]
+    assert rows[3]["overrides"] == "model=yolo optimizer.lr=0.01 seed=2"
+    assert rows[0]["monitor"] == "mAP50"
+    assert "0.5200" in done.out
+    assert "4 jobs, 0 failed: s/sweep.csv" in done.out
+
+
+def test_a_job_that_fails_does_not_stop_the_rest(
+    cli: Cli, here: Path, jobs: list[list[str]]
+) -> None:
+    done = cli("-m model=yolo seed=1,13,2 sweep_dir=s")
+    assert done.code == 1
+    assert len(jobs) == 3
+    rows = list(csv.DictReader((here / "s" / "sweep.csv").open()))
+    assert [(r["exit_code"], r["metric"]) for r in rows] == [
+        ("0", "0.51"),
+        ("1", ""),
+        ("0", "0.52"),
+    ]
+    assert "3 jobs, 1 failed" in done.out
+
+
+def test_every_model_brings_its_own_task(
+    cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[list[str]] = []
+    monkeypatch.setattr(multirun, "_run", lambda words: ran.append(words) or 0)
+    assert cli("-m model=yolo,classifier sweep_dir=s").code == 0
+    tasks = []
+    for words in ran:
+        (model,) = [w for w in words if w.startswith("model=")]
+        assert not [w for w in words if w.startswith("task=")]
+        tasks.append(cli(*words[4:]).config["task"]["name"])
+        assert model
+    assert tasks == ["detection", "classification"]
+
+
+def test_all_jobs_are_checked_before_the_first_starts(
+    cli: Cli, here: Path, jobs: list[list[str]]
+) -> None:
+    done = cli("-m model=yolo,classifier model.grid=5,7 sweep_dir=s")
+    assert done.code == 2
+    assert "in the job model=classifier model.grid=5" in done.line
+    assert jobs == []
+    assert not (here / "s").exists()
+
+
+def test_a_jobs_own_command_is_read_as_it_was_meant(
+    cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "my data").mkdir()
+    ran: list[list[str]] = []
+    monkeypatch.setattr(multirun, "_run", lambda words: ran.append(words) or 0)
+    done = cli(
+        "-m", "data=folder", "data.root=my data", "seed=range(2)", "logger=null", "sweep_dir=my s",
+        "backbone=resnet26d", "data.image_size=[32,64],48", "experiment=null", "~callbacks.ema",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert len(ran) == 4
+    jobs = [cli(*words[4:]) for words in ran]
+    assert [job.err for job in jobs] == [""] * 4
+    configs = [job.config for job in jobs]
+    assert [c["seed"] for c in configs] == [0, 0, 1, 1]
+    assert [c["data"]["image_size"] for c in configs] == [[32, 64], 48, [32, 64], 48]
+    assert {c["data"]["root"] for c in configs} == {str(here / "my data")}
+    assert {c["backbone"]["name"] for c in configs} == {"resnet26d"}
+    assert [c["run_dir"] for c in configs] == [str(here / "my s" / str(n)) for n in range(4)]
+    assert all(c["logger"] is None and "ema" not in c["callbacks"] for c in configs)
+
+
+def test_timm_names_can_be_swept(cli: Cli, here: Path, jobs: list[list[str]]) -> None:
+    assert cli("-m backbone=resnet18,resnet26d sweep_dir=s").code == 0
+    assert [w for words in jobs for w in words if w.startswith("backbone")] == [
+        "backbone=timm", "backbone.name=resnet18", "backbone=timm", "backbone.name=resnet26d",
+    ]  # fmt: skip
+    done = cli("-m model=yolo backbone=yolov1,resnet26d sweep_dir=t")
+    assert done.code == 2
+    assert "yolov1 is not timm's" in done.line
+
+
+def test_the_users_folder_reaches_the_jobs(cli: Cli, here: Path, jobs: list[list[str]]) -> None:
+    (here / "conf" / "optimizer").mkdir(parents=True)
+    (here / "conf" / "optimizer" / "mine.yaml").write_text("name: sgd\nlibrary: torch\nlr: 0.1\n")
+    done = cli("-m --config-dir=conf --debug optimizer=mine,adamw sweep_dir=s")
+    assert done.code == 0, done.err
+    assert all(f"--config-dir={here / 'conf'}" in words for words in jobs)
+    assert all("--debug" in words for words in jobs)
+
+
+def test_a_used_sweep_folder_is_refused(cli: Cli, here: Path, jobs: list[list[str]]) -> None:
+    assert cli("-m model=yolo sweep_dir=s").code == 0
+    done = cli("-m model=yolo sweep_dir=s")
+    assert done.code == 2
+    assert "already holds a sweep" in done.line
+    assert len(jobs) == 1
+    assert cli("-m model=yolo").code == 0
+    assert Path(jobs[-1][-1].partition("=")[2]).parents[1] == here / "runs" / "sweeps"
+
+
+def test_the_metric_goes_to_the_sweeper(here: Path, jobs: list[list[str]], cli: Cli) -> None:
+    """A sweeper that optimises sees each job's metric, and the worst where it failed."""
+    seen: list[float] = []
+    real = multirun.Job.__call__
+
+    class Watched(multirun.Job):
+        def __call__(self, config: Any) -> float:
+            seen.append(real(self, config))
+            return seen[-1]
+
+    multirun.Job, saved = Watched, multirun.Job  # type: ignore[misc]
+    try:
+        cli("-m model=yolo seed=3,13 sweep_dir=s")
+    finally:
+        multirun.Job = saved  # type: ignore[misc]
+    assert seen == [0.53, float("-inf")]
+
+
+def test_ctrl_c_stops_all_and_keeps_the_table(
+    cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[list[str]] = []
+    monkeypatch.setattr(multirun, "_run", lambda words: ran.append(words) or 130)
+    done = cli("-m model=yolo seed=1,2 sweep_dir=s")
+    assert done.code == 130
+    assert len(ran) == 1
+    rows = list(csv.DictReader((here / "s" / "sweep.csv").open()))
+    assert [r["exit_code"] for r in rows] == ["130"]
+
+
+def test_a_jobs_process(here: Path) -> None:
+    assert multirun._run([sys.executable, "-c", "raise SystemExit(3)"]) == 3
+    kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    assert multirun._run([sys.executable, "-c", kill]) == 128 + signal.SIGKILL
+
+
+def test_sigterm_ends_the_running_job_first(here: Path) -> None:
+    wait = "import os, signal, sys, time\n"
+    wait += "signal.signal(signal.SIGTERM, lambda *a: sys.exit(open('ended', 'w').close()))\n"
+    wait += "os.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(60)\n"
+    with pytest.raises(SystemExit) as caught, multirun._sigterm_raises():
+        multirun._run([sys.executable, "-c", wait])
+    assert caught.value.code == 143
+    assert (here / "ended").exists()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.slow
+def test_real_jobs(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Two runs of seconds and one that fails, each with its own folder and configuration."""
+    from cvtrain.cli.main import main
+
+    tiny = ["data.num_train=8", "data.num_val=4", "data.image_size=64", "trainer.max_epochs=1"]
+    tiny += ["data.batch_size=4", "data.num_workers=0", "trainer.accelerator=cpu"]
+    code = main(["-m", "model=yolo", "seed=1,2", "sweep_dir=s", *tiny])
+    assert code == 0, capfd.readouterr().err
+    for number, seed in enumerate((1, 2)):
+        folder = here / "s" / str(number)
+        assert yaml.safe_load((folder / "config.yaml").read_text())["seed"] == seed
+        assert (folder / "checkpoints" / "best.ckpt").is_file()
+    rows = list(csv.DictReader((here / "s" / "sweep.csv").open()))
+    assert [float(r["metric"]) >= 0 for r in rows] == [True, True]

@@ -1,0 +1,256 @@
+"""Run folders: where a run writes, how one is resumed, evaluated and predicted with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+Cli = Callable[..., Any]
+
+
+# Where a run writes ----------------------------------------------------------------------------
+
+
+def test_default_run_folders_do_not_collide(
+    cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cvtrain.cli.runs.time.strftime", lambda pattern: "2026-01-31_12-00-00")
+    first = Path(cli("model=yolo").config["run_dir"])
+    assert first == here / "runs/detection/yolo/2026-01-31_12-00-00"
+    first.mkdir(parents=True)
+    second = Path(cli("model=yolo").config["run_dir"])
+    assert second.name == "2026-01-31_12-00-00-2"
+    second.mkdir()
+    assert Path(cli("model=yolo").config["run_dir"]).name == "2026-01-31_12-00-00-3"
+
+
+def test_a_used_run_folder_is_refused(cli: Cli, finished_run: Path) -> None:
+    done = cli("model=yolo run_dir=runs/a")
+    assert done.code == 2
+    assert f"resume={finished_run}" in done.line
+    finished_run.with_name("empty").mkdir()
+    assert cli("model=yolo run_dir=runs/empty").code == 0
+
+
+def test_other_ranks_share_the_folder_of_the_first(
+    cli: Cli, finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    assert cli("model=yolo run_dir=runs/a").code == 2
+    monkeypatch.setenv("RANK", "1")
+    done = cli("model=yolo run_dir=runs/a")
+    assert done.code == 0, done.err
+    assert done.config["run_dir"] == str(finished_run)
+
+
+def test_launchers_name_a_folder_that_all_ranks_share(
+    cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    done = cli("model=yolo")
+    assert done.code == 2
+    assert "run_dir=DIR" in done.err
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "abc")
+    assert cli("model=yolo").config["run_dir"] == str(here / "runs/detection/yolo/torchrun-abc")
+    monkeypatch.delenv("RANK")
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    alone = cli("model=yolo").config["run_dir"]
+    assert not alone.endswith("slurm-77"), "one task of a SLURM job is a run like any other"
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    assert cli("model=yolo").config["run_dir"] == str(here / "runs/detection/yolo/slurm-77")
+
+
+# resume= ---------------------------------------------------------------------------------------
+
+
+def test_resume_takes_the_runs_own_configuration(cli: Cli, finished_run: Path) -> None:
+    moved = finished_run.with_name("moved")
+    finished_run.rename(moved)
+    done = cli("resume=runs/moved")
+    assert (done.code, done.verb) == (0, "train")
+    assert done.config["resume"] == done.config["run_dir"] == str(moved)
+    assert done.config["data"]["batch_size"] == 7
+    assert done.config["trust"] == []
+    assert cli("train resume=runs/moved trust=[mine]").config["trust"] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("resume=runs/a trainer.max_epochs=9", "leave out trainer.max_epochs=9"),
+        ("model=yolo resume=runs/a", "leave out model=yolo"),
+        ("resume=runs/a run_dir=b", "leave out run_dir=b"),
+        ("resume=runs/b", "runs holds a"),
+        ("resume=runs", "no config.yaml"),
+        ("resume=runs/a/checkpoints/last.ckpt", "resume="),
+        ("resume=true", "the newest run here is resume=runs/a"),
+        ("resume=", "takes the run's folder"),
+        ("resume=runs/a trust=mine", "[mypkg]"),
+        ("eval resume=runs/a", "train, not by eval"),
+    ],
+)
+def test_resume_refuses(cli: Cli, finished_run: Path, command: str, said: str) -> None:
+    if "newest" in said:  # runs/<task>/<model>/<timestamp>
+        nested = finished_run.parent / "detection" / "yolo" / "x"
+        nested.parent.mkdir(parents=True)
+        finished_run.rename(nested)
+        said = "the newest run here is resume=runs/detection/yolo/x"
+    done = cli(command)
+    assert done.code == 2
+    assert said in done.line
+
+
+def test_resume_names_the_run_folder_of_a_checkpoint(cli: Cli, finished_run: Path) -> None:
+    assert f"resume={finished_run}" in cli("resume=runs/a/checkpoints/last.ckpt").line
+
+
+def test_a_config_that_is_no_runs(cli: Cli, here: Path) -> None:
+    (here / "config.yaml").write_text("a: 1\n")
+    done = cli("resume=.")
+    assert done.code == 2
+    assert "not the configuration of a run" in done.line
+
+
+# eval and predict ------------------------------------------------------------------------------
+
+
+def test_eval_hands_over_the_checkpoint_and_nothing_else(cli: Cli, finished_run: Path) -> None:
+    done = cli("eval ckpt=runs/a")
+    assert (done.code, done.verb) == (0, "eval")
+    assert done.config == {
+        "command": "eval",
+        "ckpt": str(finished_run),
+        "split": "val",
+        "source": None,
+        "score_threshold": 0.25,
+        "run_dir": None,
+        "trust": [],
+        "seed": None,
+        "overrides": {"data": None, "set": {}},
+    }
+    path = finished_run / "checkpoints" / "best.ckpt"
+    done = cli("ckpt=runs/a/checkpoints/best.ckpt split=test run_dir=e eval seed=3")
+    config = done.config
+    assert (config["ckpt"], config["split"], config["seed"]) == (str(path), "test", 3)
+    assert config["run_dir"] == str(finished_run.parents[1] / "e")
+
+
+def test_eval_takes_keys_of_data_and_trainer(cli: Cli, finished_run: Path) -> None:
+    done = cli(
+        "eval ckpt=runs/a data.batch_size=2 data.on_bad=drop data.num_workers=null "
+        "trainer.devices=2 trainer.accelerator=cpu"
+    )
+    assert done.code == 0, done.err
+    assert done.config["overrides"] == {
+        "data": None,
+        "set": {
+            "data.batch_size": 2,
+            "data.on_bad": "drop",
+            "data.num_workers": None,
+            "trainer.devices": 2,
+            "trainer.accelerator": "cpu",
+        },
+    }
+
+
+def test_eval_on_other_data_keeps_the_models_input(
+    cli: Cli, finished_run: Path, here: Path
+) -> None:
+    (here / "photos").mkdir()
+    done = cli("eval ckpt=runs/a data=coco data.root=photos data.batch_size=3 trainer.devices=1")
+    assert done.code == 0, done.err
+    data = done.config["overrides"]["data"]
+    assert data["name"] == "coco"
+    assert data["root"] == data["reader"]["root"] == str(here / "photos")
+    assert (data["batch_size"], data["image_size"]) == (3, 128), "128 is what the run trained at"
+    assert data["resize"] == "stretch"
+    assert done.config["overrides"]["set"] == {"trainer.devices": 1}
+
+
+def test_a_checkpoint_without_its_run_folder(cli: Cli, here: Path) -> None:
+    (here / "best.ckpt").touch()
+    (here / "photos").mkdir()
+    done = cli("eval ckpt=best.ckpt data=coco data.root=photos")
+    assert done.code == 0, done.err
+    data = done.config["overrides"]["data"]
+    assert {"image_size", "resize", "channels"}.isdisjoint(data), "the engine takes the model's"
+    assert cli("eval ckpt=best.ckpt data.root=photos data.one_based=true").code == 0
+    assert "data.batch_size" in cli("eval ckpt=best.ckpt data.batchsize=3").line
+    assert cli("eval ckpt=best.ckpt data.one_base=true").code == 2
+
+
+def test_predict(cli: Cli, finished_run: Path, here: Path) -> None:
+    (here / "new").mkdir()
+    (here / "new" / "a [1].jpg").touch()
+    done = cli("predict", "ckpt=runs/a", "source=new", "score_threshold=0.5")
+    assert (done.code, done.verb) == (0, "predict")
+    assert (done.config["source"], done.config["score_threshold"]) == (str(here / "new"), 0.5)
+    done = cli("predict", "ckpt=runs/a", "source=new/*.jpg", "data.batch_size=2")
+    assert done.config["source"] == str(here / "new/*.jpg")
+    assert done.config["overrides"]["set"] == {"data.batch_size": 2}
+    done = cli("predict", "ckpt=runs/a", "source=new/a [1].jpg")
+    assert done.config["source"] == str(here / "new/a [1].jpg")
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("eval", "eval needs ckpt="),
+        ("eval ckpt=runs/b", "runs holds a"),
+        ("eval ckpt=runs", "no checkpoints/best.ckpt"),
+        ("eval ckpt=runs/a model=yolo", "from the checkpoint"),
+        ("eval ckpt=runs/a model.nms_iou=0.4", "from the checkpoint"),
+        ("eval ckpt=runs/a task=detection", "from the checkpoint"),
+        ("eval ckpt=runs/a optimizer.lr=0.1", "read by train"),
+        ("eval ckpt=runs/a augment=light", "read by train"),
+        ("eval ckpt=runs/a trainer.max_epochs=3", "read by train"),
+        ("eval ckpt=runs/a experiment=yolo_voc", "read by train"),
+        ("eval ckpt=runs/a source=x", "read by predict"),
+        ("eval ckpt=runs/a score_threshold=0.1", "read by predict"),
+        ("eval ckpt=runs/a split=valid", "split=val"),
+        ("eval ckpt=runs/a splitt=val", "split=val"),
+        ("eval ckpt=runs/a batch=3", "data.batch_size=3"),
+        ("eval ckpt=runs/a data.batchsize=3", "data.batch_size=3"),
+        ("eval ckpt=runs/a data.batch_size=x", "an integer"),
+        ("eval ckpt=runs/a data.root=photos", "data=auto"),
+        ("eval ckpt=runs/a data=cocoo", "data=coco"),
+        ("eval ckpt=runs/a data=coco", "data.root=FOLDER"),
+        ("eval ckpt=runs/a data=coco data.root=nowhere", "no such file or folder"),
+        ("eval ckpt=runs/a data=coco data.root=runs data.bach_size=1", "data.batch_size=1"),
+        ("eval ckpt=runs/a ~trainer.devices", "trainer.devices"),
+        ("eval ckpt=runs/a --cfg job", "checkpoint's own"),
+        ("predict ckpt=runs/a", "predict needs source="),
+        ("predict source=runs", "predict needs ckpt="),
+        ("predict ckpt=runs/a source=nothing/*.jpg", "no file matches"),
+        ("predict ckpt=runs/a source=rnus", "did you mean"),
+        ("predict ckpt=runs/a source=runs score_threshold=2", "from 0 to 1"),
+        ("predict ckpt=runs/a source=runs split=val", "read by eval"),
+        ("predict ckpt=runs/a source=runs data=coco", "source="),
+        ("predict ckpt=runs/a source=runs data.root=x", "source="),
+        ("predict ckpt=runs/a source=runs data.on_bad=drop", "not read by predict"),
+    ],
+)
+def test_eval_and_predict_refuse(cli: Cli, finished_run: Path, command: str, said: str) -> None:
+    done = cli(command)
+    assert done.code == 2, done.err
+    assert done.verb is None
+    assert said in done.line
+
+
+def test_the_newest_run_is_named(cli: Cli, finished_run: Path) -> None:
+    nested = finished_run.parent / "detection" / "yolo" / "x"
+    nested.parent.mkdir(parents=True)
+    finished_run.rename(nested)
+    assert "ckpt=runs/detection/yolo/x" in cli("eval").line
+
+
+def test_the_stored_configuration_composes_to_itself(cli: Cli, finished_run: Path) -> None:
+    stored = yaml.safe_load((finished_run / "config.yaml").read_text())
+    resumed = cli("resume=runs/a").config
+    assert {k: resumed[k] for k in stored} == stored
