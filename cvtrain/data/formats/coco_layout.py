@@ -144,18 +144,28 @@ def _search(path: Path, pattern: bytes) -> bool:
 
 def scan_categories(path: Path) -> Any:
     """The categories of a JSON file without parsing the rest; None where that does not work."""
-    pattern = rb'(?<!\\)"categories"\s*:\s*(?=\[)'
     try:
         with path.open("rb") as file:
             if path.stat().st_size == 0:
                 return None
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-                starts = [m.end() for m in re.finditer(pattern, text)]
-                if len(starts) != 1:
-                    return None
-                return _decode_from(text, starts[0])
+                starts = _starts(text, b'"categories"')
+                return _decode_from(text, starts[0]) if len(starts) == 1 else None
     except OSError:
         return None
+
+
+def _starts(text: mmap.mmap, key: bytes) -> list[int]:
+    """Where lists begin that follow a key; ``find`` is many times faster than a pattern here."""
+    behind = re.compile(rb"\s*:\s*(?=\[)")
+    found = []
+    at = text.find(key)
+    while at >= 0:
+        match = behind.match(text, at + len(key))
+        if match is not None and text[at - 1 : at] != b"\\":
+            found.append(match.end())
+        at = text.find(key, at + len(key))
+    return found
 
 
 def _decode_from(text: mmap.mmap, start: int) -> Any:
