@@ -98,7 +98,7 @@ class Table:
         segments: M blobs, JSON: ``[[x, y, ...], ...]`` polygons in pixels (0..1 where
             ``relative``), or ``{"size": [h, w], "counts": "..."}`` compressed COCO RLE;
             None where the split has no segments at all.
-        lines: int32 ``(M,)`` line (or record number) in the annotation file, 0 unknown.
+        lines: int64 ``(M,)`` line (or record number) in the annotation file, 0 unknown.
         image_labels: int64 ``(N,)`` class of the image (folder), or None.
         masks: N mask files (semantic), "" where missing; or None.
         annotation_files: N files that hold the image's annotations (XML, txt), or None where one
