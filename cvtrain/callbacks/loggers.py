@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import netrc
 import os
 import socket
 from collections.abc import Sequence
@@ -91,6 +92,7 @@ class Wandb(WandbLogger):
             mode=mode,
             settings=wandb.Settings(silent=True, console="off"),
         )
+        self._wandb_init.pop("anonymous", None)  # wandb warns of it, whatever its value
         self.kept_offline = mode in ("offline", "dryrun")
 
     @rank_zero_only
@@ -107,7 +109,8 @@ class Wandb(WandbLogger):
         run = self._experiment
         if run is None:
             return
-        folder, url = Path(run.dir).parent, run.url
+        folder = Path(run.dir).parent
+        url = None if self.kept_offline else run.url
         run.finish(exit_code=0 if status == "success" else 1)
         self._experiment = None
         if self.kept_offline:
@@ -159,12 +162,22 @@ class MLflow(MLFlowLogger):
 def _why_offline(wandb: Any) -> str:
     """Why a run cannot go online, or an empty string."""
     settings = wandb.Settings()
-    if not (os.environ.get("WANDB_API_KEY") or wandb.api.api_key):
-        return "no API key: wandb login"
     url = urlparse(os.environ.get("WANDB_BASE_URL") or settings.base_url)
+    if not _has_key(url.hostname or ""):
+        return "no API key: wandb login"
     port = url.port or (80 if url.scheme == "http" else 443)
     try:
         socket.create_connection((url.hostname or "", port), timeout=REACH_SECONDS).close()
     except OSError as error:
         return f"{url.hostname} does not answer: {error}"
     return ""
+
+
+def _has_key(host: str) -> bool:
+    """Whether ``wandb login`` has left a key for this server, or the environment has one."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False

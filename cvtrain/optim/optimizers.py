@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,27 +57,37 @@ def find_optimizer(name: str, library: str = "torch") -> Factory:
     Raises:
         UsageError: no such library or class, with the nearest names.
     """
-    if library == "torch":
-        known: dict[str, Factory] = {
-            key.lower(): value
-            for key, value in vars(torch.optim).items()
-            if isinstance(value, type)
-            and issubclass(value, torch.optim.Optimizer)
-            and value is not torch.optim.Optimizer
-        }
-    elif library == "timm":
-        from timm.optim import get_optimizer_class, list_optimizers
-
-        names = [str(key) for key in list_optimizers()]
-        known = {key: get_optimizer_class(key, bind_defaults=True) for key in names}
-    else:
+    if library not in ("torch", "timm"):
         raise UsageError(f"optimizer.library={library}: expected torch or timm")
+    known = _torch_optimizers() if library == "torch" else _timm_optimizers()
     if name.lower() not in known:
         near = difflib.get_close_matches(name.lower(), known, 3) or sorted(known)
         raise UsageError(
             f"optimizer.name={name}: {library}.optim has no such optimizer; try {', '.join(near)}"
         )
-    return known[name.lower()]
+    try:
+        return known[name.lower()]()
+    except (AssertionError, ImportError) as error:  # timm's names for optimizers of other packages
+        raise UsageError(f"optimizer.name={name}: {error}") from error
+
+
+def _torch_optimizers() -> dict[str, Callable[[], Factory]]:
+    return {
+        key.lower(): partial(getattr, torch.optim, key)
+        for key, value in vars(torch.optim).items()
+        if isinstance(value, type)
+        and issubclass(value, torch.optim.Optimizer)
+        and value is not torch.optim.Optimizer
+    }
+
+
+def _timm_optimizers() -> dict[str, Callable[[], Factory]]:
+    from timm.optim import get_optimizer_class, list_optimizers
+
+    return {
+        str(name): partial(get_optimizer_class, str(name), bind_defaults=True)
+        for name in list_optimizers()
+    }
 
 
 def _number(key: str, value: Any) -> Any:

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from cvtrain.callbacks import console as consoles
+from cvtrain.callbacks.progress import ProgressBar
+from cvtrain.errors import UsageError
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Console:
+    console = Console(file=io.StringIO(), force_terminal=True, width=140, color_system=None)
+    monkeypatch.setattr(consoles, "_CONSOLE", console)
+    return console
+
+
+def test_a_terminal_shows_loss_metric_speed_and_memory(make_task, fit, terminal) -> None:
+    fit(make_task(), ProgressBar(refresh_per_second=1e9), epochs=2)
+    shown = terminal.file.getvalue()
+    for part in ("epoch 1/2", "epoch 2/2", "validation", "3/3", "loss ", "images/s", "GiB"):
+        assert part in shown
+    assert "accuracy 0." in shown
+
+
+def test_elsewhere_nothing_is_drawn(make_task, fit, monkeypatch) -> None:
+    console = Console(file=io.StringIO(), force_terminal=False)
+    monkeypatch.setattr(consoles, "_CONSOLE", console)
+    fit(make_task(), ProgressBar(), epochs=1)
+    assert console.file.getvalue() == ""
+
+
+def test_an_error_takes_the_bar_away(make_task, fit, terminal) -> None:
+    import pytorch_lightning as pl
+
+    class Fail(pl.Callback):
+        def on_train_batch_end(self, *_) -> None:
+            raise RuntimeError("stop")
+
+    bar = ProgressBar(1e9)
+    with pytest.raises(RuntimeError, match="stop"):
+        fit(make_task(), bar, Fail())
+    assert bar._bar is None
+
+
+def test_a_rate_is_positive() -> None:
+    with pytest.raises(UsageError, match="refresh_per_second=0"):
+        ProgressBar(0)
