@@ -9,6 +9,7 @@ numpy and OpenCV alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -125,8 +126,17 @@ def _resize(image: np.ndarray, height: int, width: int, nearest: bool) -> np.nda
         method = cv2.INTER_AREA
     else:
         method = cv2.INTER_LINEAR
-    out = cv2.resize(image, (width, height), interpolation=method)
-    return out.reshape(height, width, *image.shape[2:])  # OpenCV drops a last axis of 1
+    size = (width, height)
+    return _by_four(image, lambda part: cv2.resize(part, size, interpolation=method))
+
+
+def _by_four(image: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """``change`` on four channels at a time, more than which OpenCV does not always take."""
+    if image.ndim == 2 or image.shape[2] <= 4:
+        out = change(image)
+        return out.reshape(*out.shape[:2], *image.shape[2:])  # OpenCV drops a last axis of 1
+    parts = [np.ascontiguousarray(image[..., i : i + 4]) for i in range(0, image.shape[2], 4)]
+    return np.dstack([change(part) for part in parts])
 
 
 def warp(
@@ -148,20 +158,17 @@ def warp(
     centred = matrix.copy()
     centred[:, 2] += matrix[:, :2] @ [0.5, 0.5] - 0.5
     method = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
-    channels = 1 if image.ndim == 2 else image.shape[2]
-    planes = [image] if channels <= 4 else [image[..., i : i + 4] for i in range(0, channels, 4)]
-    warped = [
-        cv2.warpAffine(
-            np.ascontiguousarray(plane),
+    return _by_four(
+        image,
+        lambda part: cv2.warpAffine(
+            part,
             centred,
             (out_width, out_height),
             flags=method,
             borderMode=cv2.BORDER_CONSTANT,
             borderValue=(fill, fill, fill, fill),
-        ).reshape(out_height, out_width, *plane.shape[2:])
-        for plane in planes
-    ]
-    return warped[0] if len(warped) == 1 else np.concatenate(warped, axis=2)
+        ),
+    )
 
 
 def map_boxes(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:

@@ -57,7 +57,7 @@ class Pipeline:
         for transform in _flat(transforms):
             if isinstance(transform, Placing):
                 transform.bind(height, width, resize)
-        self.size, self.name = (height, width), name
+        self.size, self.name, self._boxes = (height, width), name, "boxes" in targets
         # Processors hang on the transforms (some ask for boxes): the plain one comes first, so that
         # those of the second stay; without boxes no transform uses them.
         self._plain = A.Compose(transforms)
@@ -79,15 +79,17 @@ class Pipeline:
             DataError: a transform failed on this image, or left it at another size.
         """
         count = len(scene.boxes)
-        compose = self._with_boxes if count else self._plain
+        # Some transforms ask for boxes: a detector's pipeline gets them where there are none too.
+        boxes = self._boxes or count > 0
+        compose = self._with_boxes if boxes else self._plain
         compose.set_random_state(generator, random.Random(int(generator.integers(2**63))))
         data: dict[str, Any] = {"image": scene.image}
         if scene.mask is not None:
             data["mask"] = scene.mask + np.uint8(1)  # 0 is void in there: what transforms fill with
-        if count:
+        if boxes:
             rows = np.arange(count, dtype=np.float64)[:, None]
             data["bboxes"] = np.concatenate([scene.boxes, rows], axis=1)  # (N, 4) -> (N, 5)
-            if scene.masks is not None:
+            if scene.masks is not None and count:
                 data["masks"] = scene.masks
         try:
             out = compose(**data)

@@ -74,6 +74,8 @@ class Placing(A.DualTransform):
         return np.stack([self._move(np.asarray(m), 0, True, params) for m in masks])
 
     def apply_to_bboxes(self, bboxes: np.ndarray, *args: Any, **params: Any) -> np.ndarray:
+        if not len(bboxes):
+            return bboxes
         height, width = params["shape"][:2]
         out_height, out_width = params["out"]
         moved = bboxes.copy()  # (N, 4 + extras), fractions of the image
@@ -83,6 +85,8 @@ class Placing(A.DualTransform):
         return moved
 
     def apply_to_keypoints(self, keypoints: np.ndarray, *args: Any, **params: Any) -> np.ndarray:
+        if not len(keypoints):
+            return keypoints
         matrix = params["matrix"]
         moved = keypoints.copy()  # (K, 5 + extras): x, y, z, angle, scale
         moved[:, :2] = map_points(moved[:, :2] + 0.5, matrix) - 0.5  # theirs lie on pixel centres

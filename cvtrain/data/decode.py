@@ -100,7 +100,12 @@ def _opencv(raw: np.ndarray, channels: int) -> np.ndarray | None:
     flags = {3: cv2.IMREAD_COLOR_RGB, 1: cv2.IMREAD_GRAYSCALE}.get(channels)
     try:
         if flags is not None:
+            tiff = flags == cv2.IMREAD_COLOR_RGB and raw[:4].tobytes() in _TIFF_MAGIC
+            if tiff:  # OpenCV 5.0 scrambles 16-bit TIFF that it is asked for as RGB
+                flags = cv2.IMREAD_COLOR
             image = cv2.imdecode(raw, flags | cv2.IMREAD_ANYDEPTH)
+            if tiff and image is not None:
+                image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
             return None if image is None else image.reshape(*image.shape[:2], channels)
         image = cv2.imdecode(raw, cv2.IMREAD_UNCHANGED)
         if image is None:

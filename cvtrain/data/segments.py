@@ -102,8 +102,9 @@ def semantic_mask(table: Table, i: int) -> np.ndarray:
 def semantic_table(table: Table) -> Table:
     """A table of segments for semantic segmentation: ``background`` becomes class 0.
 
-    One that has such a class is left alone. Names and ids move up by one where the ids are the indices; ids of the data set's own stay, and
-    the background gets the largest unused id below them (COCO: 0).
+    One that has such a class is left alone. Names and ids move up by one where the ids are the
+    indices; ids of the data set's own stay, and the background gets the number below the smallest
+    (COCO: 0).
     """
     names, ids = table.classes.names, table.classes.ids
     if BACKGROUND in names:

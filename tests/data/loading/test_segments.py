@@ -1,0 +1,79 @@
+"""Polygons and RLE to masks and back."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from cvtrain.data.segments import (
+    from_mask,
+    mask_box,
+    semantic_mask,
+    semantic_table,
+    to_mask,
+    to_masks,
+)
+from cvtrain.data.table import CROWD, Blobs, Classes
+from cvtrain.errors import DataError
+
+
+def polygon(*rings):
+    return json.dumps([list(r) for r in rings]).encode()
+
+
+def square(x0, y0, x1, y1):
+    return [x0, y0, x1, y0, x1, y1, x0, y1]
+
+
+def test_polygons_are_filled_and_joined():
+    mask = to_mask(polygon(square(2, 3, 8, 7), square(10, 1, 12, 2)), 10, 20)
+    assert mask.shape == (10, 20) and mask.sum() == 6 * 4 + 2 * 1
+    assert mask[3:7, 2:8].all() and mask[1, 10:12].all()
+
+
+def test_rle_round_trip():
+    mask = np.random.default_rng(0).integers(0, 2, (17, 23)).astype(np.uint8)
+    assert np.array_equal(to_mask(from_mask(mask), 17, 23), mask)
+    counts = {"size": [2, 3], "counts": [1, 2, 3]}  # uncompressed, column by column
+    assert to_mask(json.dumps(counts).encode(), 2, 3).tolist() == [[0, 1, 0], [1, 0, 0]]
+
+
+def test_an_empty_or_thin_segment_is_an_empty_mask():
+    for segment in (b"", b"[]", polygon([1, 1, 5, 5])):
+        assert to_mask(segment, 4, 6).sum() == 0
+    assert mask_box(np.zeros((4, 6))) == (0, 0, 0, 0)
+
+
+def test_an_rle_of_another_size_is_refused():
+    with pytest.raises(DataError, match=r"size \[4, 6\] in an image of \[6, 4\]"):
+        to_mask(from_mask(np.ones((4, 6))), 6, 4)
+
+
+def test_no_rows_are_no_masks():
+    assert to_masks(Blobs(), slice(0, 0), 5, 6).shape == (0, 5, 6)
+
+
+def test_semantic_masks_put_small_objects_on_top(files):
+    table = files(
+        1,
+        starts=np.array([0, 3]),
+        boxes=np.zeros((3, 4)),
+        labels=np.array([0, 2, 1]),
+        flags=np.array([0, 0, CROWD], np.uint8),
+        areas=np.zeros(3),
+        lines=np.zeros(3, np.int64),
+        segments=Blobs([polygon(square(5, 5, 9, 9)), polygon(square(2, 2, 20, 20)),
+                        polygon(square(25, 0, 32, 5))]),
+    )  # fmt: skip
+    semantic = semantic_table(table)
+    assert semantic.classes == Classes(("background", "a", "b", "c"), (0, 1, 2, 3))
+    mask = semantic_mask(semantic, 0)
+    assert mask[6, 6] == 1 and mask[3, 3] == 3 and mask[2, 28] == 255 and mask[23, 0] == 0
+    assert semantic_table(semantic) is semantic
+
+
+def test_the_background_does_not_take_an_id_of_the_data_set(files):
+    table = files(1, classes=Classes(("cat", "dog"), (1, 7)))
+    assert semantic_table(table).classes == Classes(("background", "cat", "dog"), (0, 1, 7))
