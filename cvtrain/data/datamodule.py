@@ -155,7 +155,13 @@ class DataModule(pl.LightningDataModule):
         dataset = self.dataset(split, train=train)
         rank, world, local = self._ranks()
         sampler = EpochSampler(
-            len(dataset), seed=self.seed, rank=rank, world=world, shuffle=train, pad=train
+            len(dataset),
+            seed=self.seed,
+            rank=rank,
+            world=world,
+            shuffle=train,
+            pad=train,
+            now=lambda: 0 if self.trainer is None else self.trainer.current_epoch,
         )
         # One image alone has no batch statistics; a set of one image is the user's own choice.
         lone = train and self.batch_size > 1 and len(sampler) % self.batch_size == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -18,6 +18,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
         shuffle: a new order each epoch (training), or the table's own (validation).
         pad: repeat the order's first samples until every rank has as many (training: ranks step
             together); without, no sample is seen twice (validation).
+        now: tells the epoch as long as ``set_epoch`` was not called. Lightning calls that before
+            each epoch but the first after a resume, whose batches it asks for earlier.
     """
 
     def __init__(
@@ -29,15 +31,24 @@ class EpochSampler(Sampler[tuple[int, int]]):
         world: int = 1,
         shuffle: bool = False,
         pad: bool = False,
+        now: Callable[[], int] | None = None,
     ) -> None:
         self.length, self.seed = length, seed
         self.rank, self.world = rank, world
         self.shuffle, self.pad = shuffle, pad
-        self.epoch = 0
+        self._now = now
+        self._epoch: int | None = None
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that an iteration begun now is of."""
+        if self._epoch is not None:
+            return self._epoch
+        return 0 if self._now is None else self._now()
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this before each epoch, also after a resume."""
-        self.epoch = epoch
+        """Names the epoch of the iterations to come."""
+        self._epoch = epoch
 
     def order(self) -> np.ndarray:
         """int64: every rank's samples in one, as they interleave."""

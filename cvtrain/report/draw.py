@@ -154,7 +154,7 @@ def save(path: str | Path, image: np.ndarray) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
-    Image.fromarray(image).save(beside, format="PNG")
+    Image.fromarray(image).save(beside, format="PNG", compress_level=4)
     beside.replace(path)
     return path
 

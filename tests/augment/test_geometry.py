@@ -23,7 +23,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
 
 
 def step_by_step(image: np.ndarray, place: Box2Box, height: int, width: int) -> np.ndarray:
-    """Crop, resize, mirror, paste on a canvas with room on all sides, cut out: one after another."""
+    """Crop, resize, mirror, paste on a canvas with room around, cut out: one after another."""
     if place.crop:
         y, x, h, w = place.crop
         image = image[y : y + h, x : x + w]
@@ -50,20 +50,25 @@ def step_by_step(image: np.ndarray, place: Box2Box, height: int, width: int) -> 
 @pytest.mark.parametrize("crop", [None, (7, 11, 40, 50)])
 def test_one_step_equals_step_by_step(size, corner, hflip, vflip, crop):
     place = Box2Box(*size, corner[1], corner[0], hflip, vflip, crop)
-    assert np.array_equal(put(IMAGE, place, 96, 110, 114, False), step_by_step(IMAGE, place, 96, 110))
+    assert np.array_equal(
+        put(IMAGE, place, 96, 110, 114, False), step_by_step(IMAGE, place, 96, 110)
+    )
 
 
 def test_what_lies_outside_the_canvas_leaves_only_gray():
     out = put(IMAGE, Box2Box(60, 80, 500, 0), 40, 40, 114, nearest=False)
-    assert (out == 114).all() and out.shape == (40, 40, 3)
+    assert (out == 114).all()
+    assert out.shape == (40, 40, 3)
 
 
 @pytest.mark.parametrize("resize", ["letterbox", "stretch"])
 @pytest.mark.parametrize("shape", [(60, 80), (80, 60), (1, 300), (300, 1), (33, 33)])
 def test_fit_covers_the_input_and_its_placement_undoes_it(shape, resize):
     place = fit(*shape, 64, 96, resize)
-    assert 0 <= place.top and place.top + place.height <= 64
-    assert 0 <= place.left and place.left + place.width <= 96
+    assert place.top >= 0
+    assert place.top + place.height <= 64
+    assert place.left >= 0
+    assert place.left + place.width <= 96
     assert (place.height == 64 or place.width == 96) or resize == "letterbox"
     if resize == "letterbox":
         assert place.height == 64 or place.width == 96
@@ -125,8 +130,10 @@ def test_any_depth_and_number_of_channels(channels, dtype):
         put(image, Box2Box(10, 12, 0, 10, True), 80, 80, fill, nearest=False),
         warp(image, np.array([[2.0, 0.1, 0.0], [-0.1, 2.0, 10.0]]), 80, 80, fill, nearest=False),
     ):
-        assert out.shape == (80, 80, channels) and out.dtype == dtype
-        assert np.allclose(out[11, 5], 200) and (out[79, 79] == dtype(fill)).all()
+        assert out.shape == (80, 80, channels)
+        assert out.dtype == dtype
+        assert np.allclose(out[11, 5], 200)
+        assert (out[79, 79] == dtype(fill)).all()
 
 
 def test_nearest_invents_no_class():

@@ -32,8 +32,10 @@ def scenes(dtype=np.uint8):
 @pytest.mark.parametrize("seed", range(8))
 def test_every_box_is_around_its_pixels(seed):
     out = mosaic(scenes(), np.random.default_rng(seed), 128, 160)
-    assert out.image.shape == (128, 160, 3) and out.mask.shape == (128, 160)
-    assert out.masks.shape == (len(out.boxes), 128, 160) and len(out.boxes) >= 1
+    assert out.image.shape == (128, 160, 3)
+    assert out.mask.shape == (128, 160)
+    assert out.masks.shape == (len(out.boxes), 128, 160)
+    assert len(out.boxes) >= 1
     for box, label, ignore, one in zip(out.boxes, out.labels, out.ignore, out.masks, strict=True):
         assert ignore == (label == 3)
         y, x = ((box[1] + box[3]) / 2, (box[0] + box[2]) / 2)
@@ -49,7 +51,8 @@ def test_every_box_is_around_its_pixels(seed):
 def test_the_same_generator_gives_the_same_mosaic():
     one, two = (mosaic(scenes(), np.random.default_rng(5), 96, 96) for _ in range(2))
     three = mosaic(scenes(), np.random.default_rng(6), 96, 96)
-    assert np.array_equal(one.image, two.image) and np.array_equal(one.boxes, two.boxes)
+    assert np.array_equal(one.image, two.image)
+    assert np.array_equal(one.boxes, two.boxes)
     assert not np.array_equal(one.image, three.image)
 
 

@@ -68,16 +68,21 @@ def test_a_turned_box_holds_its_turned_object(seed):
     )
     ys, xs = np.nonzero(out["image"][:, :, 0] > 190)
     x0, y0, x1, y1 = out["bboxes"][0][:4]
-    assert xs.min() >= x0 - 1 and xs.max() + 1 <= x1 + 1
-    assert ys.min() >= y0 - 1 and ys.max() + 1 <= y1 + 1
+    assert xs.min() >= x0 - 1
+    assert xs.max() + 1 <= x1 + 1
+    assert ys.min() >= y0 - 1
+    assert ys.max() + 1 <= y1 + 1
     # And it is the smallest such: each side touches a corner of the object.
-    assert abs(xs.min() - x0) < 3 and abs(xs.max() + 1 - x1) < 3
+    assert abs(xs.min() - x0) < 3
+    assert abs(xs.max() + 1 - x1) < 3
 
 
 def test_keypoints_follow_and_mirror():
     transform = Affine(hflip=1.0)
     transform.bind(200, 200, "stretch")
-    out = placed(transform, np.zeros((100, 100, 3), np.uint8), np.zeros((0, 4)), keypoints=[[9.5, 4.5]])
+    out = placed(
+        transform, np.zeros((100, 100, 3), np.uint8), np.zeros((0, 4)), keypoints=[[9.5, 4.5]]
+    )
     # Pixel centres in, pixel centres out: 10 of 100 from the left is 180 of 200.
     assert np.allclose(out["keypoints"], [[179.5, 9.5]])
 
@@ -88,7 +93,8 @@ def test_nothing_random_means_the_plain_fit():
     for transform in (Affine(), Affine(scale=[0.5, 0.6], rotate=20.0, p=0.0), Resize()):
         transform.bind(96, 96, "letterbox")
         outputs.append(transform(image=image)["image"])
-    assert np.array_equal(outputs[0], outputs[2]) and np.array_equal(outputs[1], outputs[2])
+    assert np.array_equal(outputs[0], outputs[2])
+    assert np.array_equal(outputs[1], outputs[2])
 
 
 def test_the_draws_cover_the_ranges_asked_for():
@@ -98,8 +104,10 @@ def test_the_draws_cover_the_ranges_asked_for():
     places = [transform.draw(1000, 1000) for _ in range(400)]
     zooms = np.array([p.height for p in places]) / 1000
     shifts = np.array([p.left + p.width / 2 - 500 for p in places]) / 1000
-    assert 0.8 <= zooms.min() < 0.82 and 1.18 < zooms.max() <= 1.2
-    assert -0.2005 <= shifts.min() < -0.19 and 0.19 < shifts.max() <= 0.2005
+    assert 0.8 <= zooms.min() < 0.82
+    assert 1.18 < zooms.max() <= 1.2
+    assert -0.2005 <= shifts.min() < -0.19
+    assert 0.19 < shifts.max() <= 0.2005
     assert 0.4 < np.mean([p.hflip for p in places]) < 0.6
     assert not any(p.vflip for p in places)
 
@@ -125,7 +133,8 @@ def test_saturation_and_exposure_equal_hsv_pixel_by_pixel(saturation, exposure):
 def test_hue_turns_as_in_hsv(degrees):
     image = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
     error = np.abs(turn_hue(image, degrees) - hsv_slowly(image, 1.0, 1.0, degrees))
-    assert error.mean() < 2 and error.max() <= 12  # 8-bit hue: steps of 1.4 degrees
+    assert error.mean() < 2
+    assert error.max() <= 12
     deep = turn_hue(image.astype(np.uint16) * 257, degrees) / 257.0
     assert np.abs(deep - hsv_slowly(image, 1.0, 1.0, degrees)).max() < 1
 
@@ -134,7 +143,8 @@ def test_hue_turns_as_in_hsv(degrees):
 def test_images_that_are_not_rgb_get_the_exposure_alone(channels):
     image = np.full((8, 8, channels), 30_000, np.uint16)
     out = HSV().apply(image, hue=20.0, saturation=1.5, exposure=1.5)
-    assert out.shape == image.shape and (out == 45_000).all()
+    assert out.shape == image.shape
+    assert (out == 45_000).all()
 
 
 def test_hsv_does_not_change_its_input():
@@ -142,7 +152,8 @@ def test_hsv_does_not_change_its_input():
     before = image.copy()
     image.flags.writeable = False
     out = HSV(hue=10.0, saturation=1.5, exposure=1.5)(image=image)["image"]
-    assert np.array_equal(image, before) and not np.array_equal(out, before)
+    assert np.array_equal(image, before)
+    assert not np.array_equal(out, before)
 
 
 @pytest.mark.parametrize(
@@ -162,4 +173,5 @@ def test_hsv_does_not_change_its_input():
 def test_values_out_of_range_are_refused_by_name(make, named):
     with pytest.raises(UsageError) as caught:
         make()
-    assert named in str(caught.value) and "\n" not in str(caught.value)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -62,7 +62,8 @@ def test_every_colour_mode_becomes_rgb(tmp_path, mode, kind):
         image.putalpha(90)  # dropped: what lies behind it keeps its colour
     expected = write(tmp_path / "a", image, kind)
     out = decode(tmp_path / "a")
-    assert out.shape == (40, 60, 3) and out.dtype == np.uint8
+    assert out.shape == (40, 60, 3)
+    assert out.dtype == np.uint8
     assert np.abs(out.astype(int) - expected).mean() < 3
 
 
@@ -71,7 +72,8 @@ def test_sixteen_bits_stay(tmp_path):
     assert cv2.imwrite(str(tmp_path / "gray.png"), deep)
     assert cv2.imwrite(str(tmp_path / "rgb.tif"), np.dstack([deep, deep // 2, deep // 3]))
     gray = decode(tmp_path / "gray.png", 1)
-    assert gray.dtype == np.uint16 and np.array_equal(gray[:, :, 0], deep)
+    assert gray.dtype == np.uint16
+    assert np.array_equal(gray[:, :, 0], deep)
     assert np.array_equal(decode(tmp_path / "gray.png", 3)[:, :, 1], deep)
     colour = decode(tmp_path / "rgb.tif", 3)
     assert colour.dtype == np.uint16
@@ -83,7 +85,8 @@ def test_32_bit_tiff(tmp_path, mode, dtype):
     image = Image.fromarray(CORNERS[:, :, 0]).convert(mode)
     image.save(tmp_path / "a.tif")
     out = decode(tmp_path / "a.tif", 3)
-    assert out.shape == (40, 60, 3) and out.dtype == dtype
+    assert out.shape == (40, 60, 3)
+    assert out.dtype == dtype
     assert np.array_equal(out[:, :, 2], CORNERS[:, :, 0])
 
 
@@ -94,8 +97,9 @@ def test_n_channels_are_kept(tmp_path):
     pages = [np.full((9, 8), 20 * k, np.uint8) for k in range(6)]
     assert cv2.imwritemulti(str(tmp_path / "six.tif"), pages)
     six = decode(tmp_path / "six.tif", 6)
-    assert six.shape == (9, 8, 6) and six[0, 0].tolist() == [0, 20, 40, 60, 80, 100]
-    with pytest.raises(DataError, match="has 4 channels, data.channels=5"):
+    assert six.shape == (9, 8, 6)
+    assert six[0, 0].tolist() == [0, 20, 40, 60, 80, 100]
+    with pytest.raises(DataError, match=r"has 4 channels, data.channels=5"):
         decode(tmp_path / "four.png", 5)
 
 
@@ -120,7 +124,8 @@ def test_what_is_no_image_is_said_in_one_line(tmp_path, content, named, capfd):
         (tmp_path / "bad.png").write_bytes(content)
     with pytest.raises(DataError, match=named) as caught:
         decode(tmp_path / "bad.png")
-    assert "\n" not in str(caught.value) and "bad.png" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "bad.png" in str(caught.value)
 
 
 def test_pixels_are_counted_from_the_header(tmp_path):

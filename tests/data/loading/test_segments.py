@@ -29,8 +29,10 @@ def square(x0, y0, x1, y1):
 
 def test_polygons_are_filled_and_joined():
     mask = to_mask(polygon(square(2, 3, 8, 7), square(10, 1, 12, 2)), 10, 20)
-    assert mask.shape == (10, 20) and mask.sum() == 6 * 4 + 2 * 1
-    assert mask[3:7, 2:8].all() and mask[1, 10:12].all()
+    assert mask.shape == (10, 20)
+    assert mask.sum() == 6 * 4 + 2 * 1
+    assert mask[3:7, 2:8].all()
+    assert mask[1, 10:12].all()
 
 
 def test_rle_round_trip():
@@ -70,7 +72,10 @@ def test_semantic_masks_put_small_objects_on_top(files):
     semantic = semantic_table(table)
     assert semantic.classes == Classes(("background", "a", "b", "c"), (0, 1, 2, 3))
     mask = semantic_mask(semantic, 0)
-    assert mask[6, 6] == 1 and mask[3, 3] == 3 and mask[2, 28] == 255 and mask[23, 0] == 0
+    assert mask[6, 6] == 1
+    assert mask[3, 3] == 3
+    assert mask[2, 28] == 255
+    assert mask[23, 0] == 0
     assert semantic_table(semantic) is semantic
 
 

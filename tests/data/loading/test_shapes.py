@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,15 +13,14 @@ from cvtrain.data.shapes import NAMES, ShapesReader, draw_mask
 from cvtrain.errors import UsageError
 
 PINNED = "6c58a586e1a828dcff944fb0abcfcb84ade904738bb079e64e87ce787d339018"
-DIGEST = """
-import hashlib
-from cvtrain.data.shapes import ShapesReader
-table = ShapesReader(num_train=6, num_val=2, scene_size=[64, 96]).read("train").table
-digest = hashlib.sha256(table.boxes.tobytes() + table.segments.buffer.tobytes())
-for i in (5, 0, 3, 1, 2, 4):
-    digest.update(table.generator(table.files[i]).tobytes())
-print(digest.hexdigest())
-"""
+
+
+def digest() -> str:
+    table = ShapesReader(num_train=6, num_val=2, scene_size=[64, 96]).read("train").table
+    found = hashlib.sha256(table.boxes.tobytes() + table.segments.buffer.tobytes())
+    for i in (5, 0, 3, 1, 2, 4):
+        found.update(table.generator(table.files[i]).tobytes())
+    return found.hexdigest()
 
 
 def read(split="train", **options):
@@ -33,7 +30,8 @@ def read(split="train", **options):
 
 def test_annotations_are_what_is_seen():
     table = read()
-    assert table.classes.names == NAMES and len(table) == 60
+    assert table.classes.names == NAMES
+    assert len(table) == 60
     for i in range(len(table)):
         rows = table.rows(i)
         masks = to_masks(table.segments, rows, 64, 64)
@@ -47,11 +45,16 @@ def test_annotations_are_what_is_seen():
 
 def test_sides_and_counts_are_those_asked_for():
     table = read(num_train=300, min_objects=1, max_objects=3, scene_size=[100, 140])
-    sides = np.concatenate([table.boxes[:, 2] - table.boxes[:, 0], table.boxes[:, 3] - table.boxes[:, 1]])
-    assert sides.min() >= 20 and sides.max() <= 60  # of the shorter side, 100
-    assert sides.min() < 24 and sides.max() > 56
+    sides = np.concatenate(
+        [table.boxes[:, 2] - table.boxes[:, 0], table.boxes[:, 3] - table.boxes[:, 1]]
+    )
+    assert sides.min() >= 20
+    assert sides.max() <= 60
+    assert sides.min() < 24
+    assert sides.max() > 56
     counts = np.diff(table.starts)
-    assert set(counts) == {1, 2, 3} and np.bincount(counts)[1:].min() > 60
+    assert set(counts) == {1, 2, 3}
+    assert np.bincount(counts)[1:].min() > 60
     assert np.bincount(table.labels, minlength=4).min() > 90
 
 
@@ -79,14 +82,11 @@ def test_every_object_stands_off_from_what_is_around_it():
         assert gap > 40
 
 
-def test_the_same_bytes_in_any_process_and_order():
-    runs = [
-        subprocess.run([sys.executable, "-c", DIGEST], capture_output=True, text=True, check=True)
-        for _ in range(2)
-    ]
-    assert runs[0].stdout == runs[1].stdout
+def test_the_same_bytes_everywhere():
     # Pinned: another platform or version that draws something else must be noticed.
-    assert runs[0].stdout.strip() == PINNED
+    assert digest() == PINNED
+    np.random.seed(5)  # noqa: NPY002 (the global one, on purpose)
+    assert digest() == PINNED
 
 
 def test_splits_and_seeds_differ_and_selections_keep_their_images():
@@ -113,7 +113,8 @@ def test_image_tasks_get_one_object_unless_told_otherwise(task):
 
 def test_empty_scenes_and_gray_ones():
     table = read(min_objects=0, num_train=40)
-    assert 0 in np.diff(table.starts) and table.image_labels is None
+    assert 0 in np.diff(table.starts)
+    assert table.image_labels is None
     gray = read(channels=1)
     assert gray.generator(gray.files[0]).shape == (64, 64, 1)
 
@@ -139,11 +140,10 @@ def test_empty_scenes_and_gray_ones():
 def test_settings_that_make_no_sense_are_refused(options, named):
     with pytest.raises(UsageError) as caught:
         ShapesReader(**options)
-    assert named in str(caught.value) and "\n" not in str(caught.value)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_more_objects_than_fit_are_refused():
     with pytest.raises(UsageError, match=r"data.max_objects=40: 40 objects"):
         read(min_objects=40, max_objects=40, min_size=0.5)
-
-

@@ -1,0 +1,127 @@
+"""Pictures of samples, and the verb that shows them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cvtrain.cli.show import show
+from cvtrain.report.draw import PALETTE, colour, draw, grid, save, to_rgb8
+
+GRAY = np.full((100, 120, 3), 128, np.uint8)
+
+
+def near(image, rgb, tolerance=40):
+    return (np.abs(image.astype(int) - rgb).max(axis=2) <= tolerance).sum()
+
+
+def test_small_images_are_enlarged_and_the_input_is_left_alone():
+    image = np.full((32, 48, 3), 128, np.uint8)
+    out = draw(image, [[4, 4, 20, 20]], [0], ["cat"])
+    assert out.shape == (320, 480, 3)
+    assert (image == 128).all()
+    assert draw(image, min_side=1).shape == (32, 48, 3)
+    assert draw(image, min_side=1, max_side=24).shape == (16, 24, 3)
+
+
+def test_boxes_are_drawn_where_they_are_in_the_colour_of_their_class():
+    out = draw(GRAY, [[10, 20, 60, 90]], [2], ["a", "b", "c"], min_side=100)
+    line = out[20:90, 10]
+    assert near(line[None], colour(2)) > 60
+    assert near(out[:, 70:], colour(2)) == 0  # nothing right of the box
+    assert near(out, (255, 255, 255)) > 5 or near(out, (0, 0, 0)) > 5  # the name
+
+
+def test_names_do_not_lie_on_each_other():
+    boxes = [[10, 30, 70, 90], [12, 32, 72, 92], [14, 34, 74, 94]]
+    one = draw(GRAY, boxes[:1], [0], ["name"])
+    three = draw(GRAY, boxes, [0, 1, 2], ["name"] * 3)
+    solo = near(one, colour(0), 5)
+    for k in range(3):
+        assert near(three, colour(k), 5) > 0.6 * solo
+
+
+def test_scores_ignored_and_unknown_classes_are_drawn():
+    plain = draw(GRAY, [[10, 30, 90, 90]], [7], ["a"])
+    scored = draw(GRAY, [[10, 30, 90, 90]], [7], ["a"], scores=[0.5])
+    ignored = draw(GRAY, [[10, 30, 90, 90]], [7], ["a"], ignore=[True])
+    assert near(scored, colour(7), 5) > near(plain, colour(7), 5) > near(ignored, colour(7), 5) == 0
+
+
+def test_masks_tint_and_a_legend_names_them():
+    mask = np.zeros((100, 120), np.int64)
+    mask[:, 60:] = 1
+    mask[:10] = 255
+    out = draw(GRAY, mask=mask, names=["background", "road"], min_side=100)
+    assert out.shape[0] > 100
+    assert out.shape[1] == 120
+    assert (out[50, 10] == 128).all()  # background stays
+    assert np.abs(out[50, 100] - (0.45 * 128 + 0.55 * PALETTE[1])).max() < 2
+    assert out[5, 5].max() < 90  # void is dark
+    masks = np.zeros((1, 100, 120), bool)
+    masks[0, 30:60, 30:60] = True
+    one = draw(GRAY, [[30, 30, 60, 60]], [0], ["thing"], masks=masks, min_side=100)
+    assert np.abs(one[50, 45] - (64 + 0.5 * PALETTE[0])).max() < 2
+
+
+def test_a_crowd_gets_a_legend_instead_of_names():
+    boxes = np.array([[x, y, x + 8, y + 8] for x in range(0, 100, 10) for y in range(0, 90, 10)])
+    out = draw(GRAY, boxes, np.zeros(len(boxes)), ["nucleus"], min_side=100)
+    assert out.shape[0] > 100
+    assert (out[4, 4] == 128).all()  # what is in the boxes stays in view
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((8, 9), np.uint8), np.full((8, 9, 1), 60_000, np.uint16), np.eye(9)[:8, :, None],
+     np.zeros((8, 9, 5), np.uint8), np.full((4, 4, 3), np.nan)],
+)  # fmt: skip
+def test_any_depth_can_be_looked_at(image):
+    out = to_rgb8(image)
+    assert out.shape == (*image.shape[:2], 3)
+    assert out.dtype == np.uint8
+
+
+def test_a_grid_has_a_cell_for_each_picture(tmp_path):
+    pictures = [np.full((40 + 5 * k, 60, 3), 40 * k, np.uint8) for k in range(5)]
+    out = grid(pictures, 3, [f"a rather long caption of picture number {k}" for k in range(5)])
+    assert out.shape[1] > 3 * 60
+    assert out.shape[0] > 2 * 60
+    for k in range(5):
+        assert (out == 40 * k).all(axis=2).sum() > 40 * 60 * 0.9
+    path = save(tmp_path / "deep" / "x.png", out)
+    assert np.array_equal(np.asarray(Image.open(path)), out)
+    assert [p.name for p in path.parent.iterdir()] == ["x.png"]
+    with pytest.raises(ValueError, match="at least one"):
+        grid([], 2)
+
+
+@pytest.mark.parametrize("task", ["classification", "instance_segmentation"])
+def test_show_draws_originals_beside_variants(tmp_path, capsys, task):
+    reader = {"_target_": "cvtrain.data.shapes.ShapesReader", "task": task, "num_train": 8,
+              "num_val": 2, "scene_size": 64}  # fmt: skip
+    data = {"name": "shapes", "reader": reader, "on_bad": "error", "val_fraction": 0.2,
+            "channels": 3, "batch_size": 2, "image_size": 64, "resize": "letterbox",
+            "num_workers": 0, "cache": "none"}  # fmt: skip
+    augment = {"name": "mine", "transforms": [{"_target_": "cvtrain.augment.HSV", "hue": 90.0}]}
+    cfg = {"data": data, "augment": augment, "task": {"name": task}, "seed": 0}
+    assert show({**cfg, "run_dir": str(tmp_path / "run")}) == 0
+    path = tmp_path / "run" / "shapes_mine.png"
+    assert str(path) in capsys.readouterr().out
+    first = np.asarray(Image.open(path))
+    assert first.shape[0] > 6 * 320
+    assert first.shape[1] > 5 * 320
+    show({**cfg, "run_dir": str(tmp_path / "again")})
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "again" / "shapes_mine.png")), first)
+
+
+def test_show_without_a_run_dir_makes_its_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    reader = {"_target_": "cvtrain.data.shapes.ShapesReader", "num_train": 2, "num_val": 1,
+              "scene_size": 32}  # fmt: skip
+    data = {"name": "shapes", "reader": reader, "on_bad": "error", "val_fraction": 0.2,
+            "channels": 3, "batch_size": 2, "image_size": 32, "resize": "stretch",
+            "num_workers": 0, "cache": "none"}  # fmt: skip
+    show({"data": data, "augment": None, "task": {"name": "detection"}, "seed": 1, "run_dir": None})
+    assert len(list(tmp_path.glob("runs/show/*/shapes_none.png"))) == 1
