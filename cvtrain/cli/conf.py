@@ -9,7 +9,6 @@ import functools
 import importlib.metadata
 import importlib.util
 import re
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -169,10 +168,7 @@ def first_sentence(path: Path) -> str:
         text = line.lstrip("#").strip()
         if not text.startswith("@package"):
             lines.append(text)
-    text = re.split(r"(?<=\.)\s+(?=[A-Z`])|:\s+(?=`|cvtrain)", " ".join(lines))[0].rstrip(".: ")
-    if len(text) > 100:
-        text = text[:100].rpartition("; ")[0] or textwrap.shorten(text, 100, placeholder=" ...")
-    return text
+    return re.split(r"(?<=\.)\s+(?=[A-Z`])|:\s+(?=`|cvtrain)", " ".join(lines))[0].rstrip(".: ")
 
 
 def dotted_keys(node: Any, prefix: str = "") -> Iterator[str]:

@@ -57,7 +57,7 @@ def show_list(command: Command, conf: ConfDirs) -> int:
     print_table(titles, rows)
     if group == "backbone" and pattern is None:
         print(
-            f"\nand {len(timm_names())} more by their timm names (backbone=convnext_base): "
+            f"\nand any of timm's {len(timm_names())} names, e.g. backbone=convnext_base: "
             "cvtrain list backbones filter='convnext*'"
         )
     return 0
@@ -130,19 +130,29 @@ def _timm(pattern: str, listed: set[str]) -> Rows:
 
 
 def print_table(titles: Sequence[str], rows: Rows) -> None:
-    """A rich table on a terminal, aligned columns in a pipe."""
+    """A table cut to the terminal's width, or in a pipe aligned columns in full."""
     if sys.stdout.isatty():
         from rich.box import SIMPLE_HEAD
         from rich.console import Console
         from rich.table import Table
 
+        console = Console(highlight=False, markup=False)
         table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+        names = [max(len(row[i]) for row in [list(titles), *rows]) for i in range(len(titles) - 1)]
+        room = max(20, console.width - sum(name + 3 for name in names) - 2)
         for i, title in enumerate(titles):
             last = i == len(titles) - 1
-            table.add_column(title, style="bold" if i == 0 else "", no_wrap=not last)
+            table.add_column(
+                title,
+                style="bold" if i == 0 else "",
+                no_wrap=title != "options",  # anything else is a line each
+                overflow="ellipsis",
+                min_width=None if last else names[i],
+                max_width=room if last else None,
+            )
         for row in rows:
             table.add_row(*row)
-        Console(highlight=False, markup=False).print(table)
+        console.print(table)
         return
     widths = [max(len(r[i]) for r in [list(titles), *rows]) for i in range(len(titles) - 1)]
     for row in [list(titles), *rows]:

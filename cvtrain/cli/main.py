@@ -123,7 +123,7 @@ def configuration(command: Command, conf: ConfDirs) -> dict[str, Any]:
                 config = finish(composed)
         if command.verb == "train":
             runs.place_run(config)
-        config["overrides"] = [t.text for t in composed.typed]
+        config["overrides"] = list(dict.fromkeys(t.text for t in composed.typed))
     if config.get("trust") and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # a package of the user's own, beside their images
     return config

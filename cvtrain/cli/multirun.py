@@ -204,10 +204,13 @@ class Job:
         overrides = [str(o) for o in settings.overrides.task]
         print(f"job {settings.job.num}: {' '.join(overrides)}", flush=True)
         command = [sys.executable, "-m", "cvtrain", "train", *self.flags, *overrides]
-        code = _run([*command, f"run_dir={folder}"])
-        name, metric, mode = _metric(folder)
-        record = {"overrides": overrides, "exit_code": code, "monitor": name, "metric": metric}
-        _write_json(folder / JOB_FILE, record)
+        code = errors.TERMINATED
+        try:
+            code = _run([*command, f"run_dir={folder}"])
+        finally:
+            name, metric, mode = _metric(folder)
+            record = {"overrides": overrides, "exit_code": code, "monitor": name, "metric": metric}
+            _write_json(folder / JOB_FILE, record)
         if code == errors.INTERRUPTED:
             raise KeyboardInterrupt
         if code:
@@ -286,7 +289,11 @@ def _summary(folder: Path) -> int:
         if (path / JOB_FILE).is_file()
     ]
     lines = [["job", "exit_code", "monitor", "metric", "overrides"]]
+    varied = []
+    shared = set.intersection(*(set(r["overrides"]) for _, r in records)) if records else set()
     for name, record in records:
+        own = [o for o in record["overrides"] if o not in shared or len(records) == 1]
+        varied.append(" ".join(shlex.quote(o) for o in own))
         value = "" if record["metric"] is None else repr(record["metric"])
         overrides = " ".join(shlex.quote(o) for o in record["overrides"])
         lines.append([name, str(record["exit_code"]), record["monitor"] or "", value, overrides])
@@ -295,7 +302,7 @@ def _summary(folder: Path) -> int:
         csv.writer(file).writerows(lines)
     partial.replace(folder / "sweep.csv")
     failed = sum(record["exit_code"] != 0 for _, record in records)
-    _print_table(lines)
+    _print_table([lines[0], *([*row[:4], own] for row, own in zip(lines[1:], varied, strict=True))])
     print(f"{len(records)} jobs, {failed} failed: {_near(folder / 'sweep.csv')}")
     return errors.FAILED if failed or not records else errors.DONE
 

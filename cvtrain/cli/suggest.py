@@ -139,9 +139,10 @@ def unknown_option(group: str, value: Any, conf: ConfDirs) -> str:
             return unknown_timm(text)
         names += list(timm_names())
     close = nearest(text, names)
-    hint = f"; did you mean {group}={close}?" if close else ";"
+    if close:
+        return f"{group}={text}: there is no such {group}; did you mean {group}={close}?"
     more = ", and any timm name" if group == "backbone" else ""
-    return f"{group}={text}: there is no such {group}{hint} There is {joined(options)}{more}"
+    return f"{group}={text}: there is no such {group}; there is {joined(options)}{more}"
 
 
 def _special_option(group: str, text: str, options: list[str]) -> str | None:

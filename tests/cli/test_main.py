@@ -217,7 +217,12 @@ def test_list_on_a_terminal_is_a_table(
     assert cli_main.main(["list", "data"]) == 0
     lines = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out).splitlines()
     assert max(map(len, lines)) <= 100
-    assert any("voc2012" in line for line in lines)
+    conf = ConfDirs()
+    for option in conf.options("data"):
+        (line,) = [x for x in lines if x.split()[:1] == [option]]
+        about = conf.about("data", option)
+        assert about[:40] in line
+        assert about in line or line.rstrip().endswith("…")
 
 
 def test_first_sentence(tmp_path: Path) -> None:

@@ -178,6 +178,16 @@ def test_ctrl_c_stops_all_and_keeps_the_table(
     assert [r["exit_code"] for r in rows] == ["130"]
 
 
+def test_sigterm_keeps_the_table_too(cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def terminated(words: list[str]) -> int:
+        raise SystemExit(143)
+
+    monkeypatch.setattr(multirun, "_run", terminated)
+    assert cli("-m model=yolo seed=1,2 sweep_dir=s").code == 143
+    rows = list(csv.DictReader((here / "s" / "sweep.csv").open()))
+    assert [r["exit_code"] for r in rows] == ["143"]
+
+
 def test_a_jobs_process(here: Path) -> None:
     assert multirun._run([sys.executable, "-c", "raise SystemExit(3)"]) == 3
     kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
