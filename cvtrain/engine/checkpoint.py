@@ -75,19 +75,20 @@ def load_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
     """
     path = Path(path)
     try:
+        if not zipfile.is_zipfile(path):
+            raise CheckpointError(f"{path}: {_what_else(path)}")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file") from error
     except pickle.UnpicklingError as error:
-        if zipfile.is_zipfile(path):
-            raise CheckpointError(
-                f"{path}: refused, it carries Python objects that could run code; "
-                "only tensors and plain values are loaded"
-            ) from error
-        raise CheckpointError(f"{path}: not a checkpoint") from error
+        raise CheckpointError(
+            f"{path}: refused, it carries Python objects that could run code; "
+            "only tensors and plain values are loaded"
+        ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        what = "truncated or damaged" if _looks_cut(path) else "not a readable checkpoint"
-        raise CheckpointError(f"{path}: {what} ({_first_line(error)})") from error
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint ({_first_line(error)})"
+        ) from error
     header = checkpoint.get("cvtrain") if isinstance(checkpoint, dict) else None
     wanted = {"config": dict, "classes": dict, "version": str}
     if not isinstance(header, dict) or not all(
@@ -195,13 +196,13 @@ class _RememberingFile(io.RawIOBase):
         self._file.flush()
 
 
-def _looks_cut(path: Path) -> bool:
-    """Whether a file begins like a zip archive but does not end like one."""
-    try:
-        with path.open("rb") as file:
-            return file.read(2) == b"PK" and not zipfile.is_zipfile(path)
-    except OSError:
-        return False
+def _what_else(path: Path) -> str:
+    """What a file is that is no zip archive, as checkpoints are."""
+    with path.open("rb") as file:
+        begins = file.read(2)
+    if begins == b"PK":
+        return "truncated: its end is missing"
+    return "the file is empty" if not begins else "not a checkpoint that cvtrain wrote"
 
 
 def _first_line(error: BaseException) -> str:

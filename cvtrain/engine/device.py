@@ -60,7 +60,7 @@ def choose_device(trainer: Mapping[str, Any]) -> Device:
     """
     accelerator = _accelerator(str(trainer.get("accelerator") or "auto"))
     processes = _processes(trainer.get("devices", 1), accelerator)
-    nodes = trainer.get("num_nodes") or 1
+    nodes = 1 if trainer.get("num_nodes") is None else trainer["num_nodes"]
     if isinstance(nodes, bool) or not isinstance(nodes, int) or nodes < 1:
         raise UsageError(f"trainer.num_nodes={nodes}: expected a number of machines, 1 or more")
     precision = _precision(str(trainer.get("precision") or "auto"), accelerator)

@@ -52,7 +52,7 @@ def test_without_a_network_too(monkeypatch, no_account) -> None:
 
 
 def test_an_unknown_mode(tmp_path) -> None:
-    with pytest.raises(UsageError, match="logger.wandb.mode=on"):
+    with pytest.raises(UsageError, match=r"logger\.wandb\.mode=on"):
         Wandb(str(tmp_path), mode="on")
 
 

@@ -70,7 +70,7 @@ def test_an_unknown_monitor_says_what_there_is(make_task, batch) -> None:
 
 
 def test_a_mode_is_max_or_min(make_task) -> None:
-    with pytest.raises(UsageError, match="task.mode=best"):
+    with pytest.raises(UsageError, match=r"task\.mode=best"):
         make_task(mode="best")
 
 

@@ -1,0 +1,100 @@
+"""``eval`` gives the number that training gave, to anyone who scores again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from cvtrain.engine.evaluate import evaluate
+from cvtrain.errors import DataError, UsageError
+
+
+@pytest.fixture
+def run(command, tmp_path):
+    """Runs eval on a checkpoint; returns its folder."""
+
+    def go(ckpt: Path, *words: str) -> Path:
+        folder = tmp_path / f"eval{len(list(tmp_path.iterdir()))}"
+        assert evaluate(command("eval", f"ckpt={ckpt}", f"run_dir={folder}", *words)) == 0
+        return folder
+
+    return go
+
+
+def results(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_the_numbers_of_training_come_back_to_the_digit(trained, run) -> None:
+    folder = run(trained)
+    assert results(folder)["metrics"] == results(trained)["metrics"]
+    for name in ("predictions.json", "ground_truth.json"):
+        assert (folder / name).read_bytes() == (trained / name).read_bytes()
+    assert results(folder)["checkpoint"] == str(trained / "checkpoints" / "best.ckpt")
+
+
+def test_pycocotools_scores_the_files_alike(trained, run) -> None:
+    folder = run(trained)
+    truth = COCO(str(folder / "ground_truth.json"))
+    scored = COCOeval(truth, truth.loadRes(str(folder / "predictions.json")), "bbox")
+    scored.evaluate()
+    scored.accumulate()
+    scored.summarize()
+    metrics = results(folder)["metrics"]
+    assert scored.stats[0] == pytest.approx(metrics["mAP"], abs=1e-6)
+    assert scored.stats[1] == pytest.approx(metrics["mAP50"], abs=1e-6)
+
+
+def test_another_split_and_other_batches(trained, run) -> None:
+    train = results(run(trained, "split=train"))
+    assert (train["split"], train["images"]) == ("train", 16)
+    one = run(trained, "data.batch_size=1")
+    ours, theirs = results(one)["metrics"], results(trained)["metrics"]
+    assert ours["mAP50"] == pytest.approx(theirs["mAP50"], abs=1e-6)
+
+
+def test_other_data_by_name(trained, run) -> None:
+    folder = run(trained, "data=shapes", "data.num_val=7", "data.num_train=4")
+    assert results(folder)["images"] == 7
+
+
+def test_other_classes_are_refused(trained, command, tmp_path) -> None:
+    checkpoint = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
+    checkpoint["cvtrain"]["classes"]["names"][0] = "disc"
+    torch.save(checkpoint, tmp_path / "other.ckpt")
+    config = command("eval", f"ckpt={tmp_path}/other.ckpt", f"run_dir={tmp_path}/e")
+    with pytest.raises(DataError) as caught:
+        evaluate(config)
+    assert "not in the data: disc" in str(caught.value)
+    assert "not in the model: circle" in str(caught.value)
+    assert not (tmp_path / "e").exists()
+
+
+def test_a_split_that_is_not_there(trained, command, tmp_path) -> None:
+    config = command("eval", f"ckpt={trained}", f"run_dir={tmp_path}/e")
+    config["split"] = "holdout"
+    with pytest.raises(DataError, match="holdout"):
+        evaluate(config)
+
+
+def test_another_evaluation_is_not_written_over(trained, command, run) -> None:
+    folder = run(trained)
+    config = command("eval", f"ckpt={trained}")
+    config["run_dir"] = str(folder)
+    with pytest.raises(UsageError, match="already holds a run"):
+        evaluate(config)
+
+
+def test_a_root_that_the_reader_took_over_moves_with_the_key() -> None:
+    from cvtrain.engine.evaluate import _set
+
+    settings = {"data": {"root": "/a", "reader": {"root": "/a", "split_file": "x"}}}
+    _set(settings, "data.root", "/b")
+    assert settings["data"] == {"root": "/b", "reader": {"root": "/b", "split_file": "x"}}
+    with pytest.raises(UsageError, match="no such key"):
+        _set(settings, "data.deep.key", 1)
