@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 from cvtrain.cli import main as cli_main
+from cvtrain.cli.args import parse
+from cvtrain.cli.conf import ConfDirs
 
 RANKS = (
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"),
@@ -69,15 +71,21 @@ def cli(
     return run
 
 
+@pytest.fixture(scope="session")
+def stored_config() -> dict[str, Any]:
+    """What the engine writes to config.yaml for a YOLO on shapes."""
+    command = parse(["model=yolo", "data.batch_size=7", "run_dir=a"])
+    config = cli_main.configuration(command, ConfDirs())
+    once = ("command", "overrides", "resume", "trust", "ckpt", "source", "sweep_dir")
+    return {k: v for k, v in config.items() if k not in once}
+
+
 @pytest.fixture
-def finished_run(here: Path, cli: Callable[..., Done]) -> Path:
+def finished_run(here: Path, stored_config: dict[str, Any]) -> Path:
     """The run folder of a YOLO on shapes, as the engine leaves it, but with empty checkpoints."""
-    done = cli("model=yolo data.batch_size=7 run_dir=runs/a")
-    assert done.code == 0, done.err
     folder = here / "runs" / "a"
     (folder / "checkpoints").mkdir(parents=True)
-    once = ("command", "overrides", "resume", "trust", "ckpt", "source", "sweep_dir")
-    stored = {k: v for k, v in done.config.items() if k not in once}
+    stored = {**stored_config, "run_dir": str(folder)}
     (folder / "config.yaml").write_text(yaml.safe_dump(stored))
     for name in ("best.ckpt", "last.ckpt"):
         (folder / "checkpoints" / name).write_bytes(b"")
