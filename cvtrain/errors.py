@@ -14,7 +14,7 @@ class CvtrainError(Exception):
 
 
 class UsageError(CvtrainError):
-    """The command was wrong: an unknown key, a value of the wrong type, a path that is not there."""
+    """The command was wrong: an unknown key, a value of the wrong type, no such path."""
 
     exit_code = 2
 

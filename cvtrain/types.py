@@ -121,7 +121,7 @@ class Placement:
         return boxes * scale + shift
 
     def boxes_to_original(self, boxes: Tensor) -> Tensor:
-        """``(N, 4)`` xyxy in network pixels -> ``(N, 4)`` in original pixels, clipped to the image."""
+        """``(N, 4)`` xyxy in network pixels -> ``(N, 4)`` in original pixels, clipped."""
         scale, shift = self._vectors(boxes)
         limit = boxes.new_tensor([self.width, self.height, self.width, self.height])
         return ((boxes - shift) / scale).clamp(min=0).minimum(limit)

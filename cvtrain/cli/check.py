@@ -42,9 +42,10 @@ def check(cfg: Mapping[str, Any]) -> int:
     from rich.console import Console
 
     from cvtrain.data.gate import run_gate
+    from cvtrain.data.source import make_reader
 
     data = cfg["data"]
-    reader = _reader(data, cfg.get("trust") or ())
+    reader = make_reader(data, cfg.get("trust") or ())
     console = Console(highlight=False, emoji=False)
     found = getattr(reader, "found", None)
     if found:
@@ -86,16 +87,6 @@ def write_check(folder: Path, report: GateReport) -> Path:
         reason = error.strerror or error
         raise RunError(f"{path} cannot be written: {reason}; choose another run_dir") from error
     return path
-
-
-def _reader(data: Mapping[str, Any], trust: Sequence[str]) -> Any:
-    from cvtrain.instantiate import instantiate
-
-    if "download" in data:
-        from cvtrain.data.public import prepare
-
-        prepare(data["name"], data["root"], download=bool(data["download"]))
-    return instantiate(data["reader"], trust=trust)
 
 
 def _typed_task(cfg: Mapping[str, Any]) -> str | None:

@@ -1,0 +1,1 @@
+"""Data sets: readers, the gate, loaders."""

@@ -18,6 +18,7 @@ from cvtrain.data.dataset import Augmentation, VisionDataset, input_size
 from cvtrain.data.process import prepare_process
 from cvtrain.data.sampler import EpochSampler
 from cvtrain.data.segments import semantic_table
+from cvtrain.data.source import make_reader
 from cvtrain.data.table import Classes, Table
 from cvtrain.errors import DataError, UsageError
 from cvtrain.types import IGNORE_INDEX, TASKS
@@ -261,21 +262,6 @@ def _for_task(tables: Mapping[str, Table], task: str) -> dict[str, Table]:
                 )
         ready[split] = table
     return ready
-
-
-def make_reader(data: Mapping[str, Any], trust: Sequence[str] = ()) -> Any:
-    """The reader of the config's ``data`` node; public sets are fetched first if it says so.
-
-    Raises:
-        DataError: no data set of that layout is there (``data.download`` fetches).
-        UsageError: the reader does not take its arguments.
-    """
-    from cvtrain.data.public import prepare
-    from cvtrain.instantiate import instantiate
-
-    if "download" in data:
-        prepare(data["name"], data["root"], download=bool(data["download"]))
-    return instantiate(data["reader"], trust=trust)
 
 
 def build_datamodule(

@@ -15,20 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset
 
 from cvtrain.augment.geometry import fit, map_boxes, pad_value, placement, put
 from cvtrain.augment.scene import Scene, box_areas
 from cvtrain.data.cache import RamCache
 from cvtrain.data.collate import LoaderBatch, Sample, collate
-from cvtrain.data.decode import (
-    IMAGE_SUFFIXES,
-    MAX_PIXELS,
-    decode,
-    decode_bytes,
-    header_pixels,
-)
+from cvtrain.data.decode import decode, decode_bytes, header_pixels
+from cvtrain.data.formats.files import IMAGE_SUFFIXES
+from cvtrain.data.probe import FORMATS, MAX_PIXELS
 from cvtrain.data.process import prepare_process
 from cvtrain.data.segments import semantic_mask, to_masks
 from cvtrain.data.table import CROWD, DIFFICULT, Table
@@ -261,14 +257,15 @@ class VisionDataset(Dataset[Sample]):
 def decode_mask(path: Path) -> np.ndarray:
     """The values of a mask file, uint8 ``(H, W)``: palette indices where it has a palette.
 
-    Values above 255 become 255 (void). Of a colour file whose channels agree, one is taken.
+    Upright, as the image is. One-bit files give 0 and 255; values above 255 become 255 (void).
+    Of a colour file whose channels agree, one is taken.
 
     Raises:
         DataError: unreadable, or in colours that differ.
     """
     try:
-        with Image.open(io.BytesIO(path.read_bytes())) as image:
-            array = np.asarray(image)
+        with Image.open(io.BytesIO(path.read_bytes()), formats=FORMATS) as image:
+            array = np.asarray(ImageOps.exif_transpose(image))
     except Exception as e:  # Pillow's plugins raise every kind of error on broken files
         raise DataError(f"{path}: the mask cannot be read ({e}); run `cvtrain check`") from e
     if array.ndim == 3:
@@ -276,6 +273,8 @@ def decode_mask(path: Path) -> np.ndarray:
         if (colours != colours[..., :1]).any():
             raise DataError(f"{path}: a mask in colours; write class indices, one channel")
         array = colours[..., 0]
+    if array.dtype == bool:  # one bit a pixel: black and white, as in any other gray file
+        return array.astype(np.uint8) * np.uint8(255)
     if array.dtype != np.uint8:
         array = np.clip(array, 0, 255).astype(np.uint8)
     return array

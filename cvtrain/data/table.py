@@ -144,7 +144,7 @@ class Table:
         return slice(int(self.starts[i]), int(self.starts[i + 1]))
 
     def take(self, images: Sequence[int] | np.ndarray, keep: np.ndarray | None = None) -> Table:
-        """The table of these images, in this order, with the annotations ``keep`` (M bools) allows."""
+        """The table of these images, in this order, with the annotations that ``keep`` allows."""
         images = np.asarray(images, np.int64)
         keep = np.ones(self.num_annotations, bool) if keep is None else keep
         kept = [np.flatnonzero(keep[self.rows(int(i))]) + self.starts[i] for i in images]

@@ -17,7 +17,7 @@ from cvtrain.errors import DataError, RunError
 @pytest.fixture
 def run(dataset, monkeypatch, tmp_path):
     """check() on ``dataset``; gives the exit code and check.json."""
-    monkeypatch.setattr(module, "_reader", lambda data, trust: dataset)
+    monkeypatch.setattr("cvtrain.data.source.make_reader", lambda data, trust: dataset)
 
     def call(**options):
         data = {"on_bad": "error", "val_fraction": 0.2, "channels": 3, "num_workers": 1}

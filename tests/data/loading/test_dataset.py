@@ -308,3 +308,15 @@ def test_real_data_load_for_their_tasks(real_data, folder, reader, task):
             kinds = set(sample.truth.mask.unique().tolist())
             assert kinds <= {255, *range(len(built.classes))}
             assert kinds != {255}
+
+
+def test_a_mask_is_upright_and_one_bit_files_are_black_and_white(tmp_path: Path) -> None:
+    bits = np.zeros((4, 6), bool)
+    bits[0, 1] = True
+    Image.fromarray(bits).save(tmp_path / "bits.png")
+    assert decode_mask(tmp_path / "bits.png").tolist() == (bits * 255).tolist()
+    turned = Image.fromarray(bits.astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored a quarter turn to the left
+    turned.save(tmp_path / "turned.png", exif=exif)
+    assert decode_mask(tmp_path / "turned.png").tolist() == np.rot90(bits, -1).astype(int).tolist()
