@@ -82,6 +82,8 @@ def parse(argv: Sequence[str]) -> Command:
         elif word.startswith("-") and not _is_number(word):
             takes = bool(rest) and "=" not in word and "=" not in rest[0] and rest[0] not in VERBS
             raise UsageError(_unknown_flag(word, rest[0] if takes else None))
+        elif name == "hydra.searchpath":
+            command.config_dirs += _search_path(value)
         elif equals or word.startswith("~"):
             command.overrides.append(word)
         elif word in VERBS and "list" not in verbs:
@@ -90,12 +92,24 @@ def parse(argv: Sequence[str]) -> Command:
             words.append(word)
     if len(verbs) > 1:
         raise UsageError(f"one verb a command: {' or '.join(verbs)}, not {' and '.join(verbs)}")
+    command.help = words == ["help"]
     command.verb = verbs[0] if verbs else "train"
+    if command.help:
+        return command
     if command.verb == "list":
         command.words = words
     elif words:
         raise UsageError(_unknown_words(words, command.overrides, bool(verbs)))
     return command
+
+
+def _search_path(value: str) -> list[str]:
+    """The folders of ``hydra.searchpath=[file:///a,file:///b]``, Hydra's name for --config-dir."""
+    entries = [entry.strip(" '\"") for entry in value.strip("[] '\"").split(",")]
+    for entry in entries:
+        if not entry or ("://" in entry and not entry.startswith("file://")):
+            raise UsageError(f"hydra.searchpath={value}: write --config-dir FOLDER")
+    return [entry.removeprefix("file://") for entry in entries]
 
 
 def _set_option(command: Command, flag: str, value: str) -> None:

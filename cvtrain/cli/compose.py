@@ -17,9 +17,6 @@ from cvtrain.errors import UsageError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-ALLOWED_HYDRA = "hydra.searchpath"
-"""The one hydra key that a single run reads; a multirun reads them all."""
-
 
 @contextmanager
 def hydra_session(conf: ConfDirs) -> Iterator[None]:
@@ -106,7 +103,7 @@ def compose_command(command: Command, conf: ConfDirs) -> Composed:
     check_reads(command.verb, typed)
     typed = check_options(typed, conf)
     typed = with_task(typed, conf)
-    groups = [t.override for t in typed if t.kind == "group" or t.key == ALLOWED_HYDRA]
+    groups = [t.override for t in typed if t.kind == "group"]
     base = hydra_compose(groups)
     flat = plain(base)
     check_pair(flat, conf, typed, command.verb)
@@ -136,7 +133,7 @@ def apply(config: DictConfig, typed: Sequence[Typed]) -> DictConfig:
     from omegaconf.errors import OmegaConfBaseException
 
     for t in typed:
-        if t.kind == "group" or t.key == ALLOWED_HYDRA:
+        if t.kind == "group":
             continue
         try:
             if t.kind != "delete":
@@ -164,7 +161,7 @@ def check_reads(verb: str, typed: Sequence[Typed], *, multirun: bool = False) ->
                 )
         if t.key == "command":
             raise UsageError(f"{t.text}: write {habits.replacement(t.key, t.shown)}")
-        if t.key.startswith("hydra") and t.key != ALLOWED_HYDRA and not multirun:
+        if t.key.startswith("hydra") and not multirun:
             raise UsageError(f"{t.text}: hydra's own settings are read by a multirun (-m) alone")
         said = reads.complaint(verb, t.key, group_choice=t.kind == "group", multirun=multirun)
         if said:
@@ -252,6 +249,10 @@ def check_keys(typed: Sequence[Typed], base: DictConfig, conf: ConfDirs, verb: s
     if said:
         raise UsageError(said)
     for t in typed:
+        group = t.key.split(".")[0]
+        void = reads.VOID.get((group, str(pick(flat, f"{group}.name")), t.key))
+        if void:
+            raise UsageError(f"{t.text} would not be read: {void}")
         if t.kind == "add" and suggest.has(flat, t.key):
             raise UsageError(f"{t.text}: the key is there already; write {t.key}={t.shown}")
         if t.kind in ("set", "add", "force") and not t.sweep and not _is_interpolation(t.value):

@@ -22,6 +22,11 @@ _TRAINER_ALWAYS = frozenset(
 _CHECK_SKIPS = frozenset(
     {"data.batch_size", "data.image_size", "data.resize", "data.cache", "data.scene_size"}
 )
+VOID = {
+    ("data", "shapes", "data.val_fraction"): "shapes draws its own validation scenes: data.num_val"
+}
+"""(group, option, key): why an option that has the key, for the gate's sake, does not read it."""
+
 _ROOT = {
     "seed": ("train", "eval", "check", "show"),
     "run_dir": ("train", "eval", "predict", "check", "show"),

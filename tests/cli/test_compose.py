@@ -181,6 +181,8 @@ def test_a_users_own_folder_comes_first_and_is_listed(cli: Cli, here: Path) -> N
     assert done.config["model"]["width"] == 16
     assert done.config["trust"] == ["mynets"]
     assert "mynet" in cli("list models --config-dir=conf").out
+    assert cli(f"hydra.searchpath=[file://{here}/conf] model=mynet trust=[mynets]").code == 0
+    assert "--config-dir" in cli("hydra.searchpath=[pkg://mine] model=mynet").line
     assert "mynet" in cli("--config-dir=conf model=mynett").line
     assert "mynet" not in cli("list models").out
     assert pick(cli("model=yolo").config, "model.grid") == 7

@@ -117,7 +117,7 @@ def test_dispatch_calls_the_verbs_job(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_help_fits_and_names_everything(cli: Cli) -> None:
-    for command in ("--help", "-h", "train model=nonsense --help"):
+    for command in ("--help", "-h", "help", "train model=nonsense --help"):
         done = cli(command)
         assert (done.code, done.err) == (0, "")
     text = done.out

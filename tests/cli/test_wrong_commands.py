@@ -101,6 +101,7 @@ WRONG = [
     ("backbone.weights=w.pt", "no such file"),
     ("run_dir=file.txt", "is a file"),
     # what a verb does not read
+    ("data.val_fraction=0.5", "data.num_val"),
     ("ckpt=x", "eval and predict"),
     ("split=test", "eval"),
     ("source=x", "predict"),
