@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 
-from cvtrain.errors import CvtrainError
+from cvtrain.errors import CvtrainError, DataError
 
 DONE, FAILED, WRONG_COMMAND, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 """Exit codes."""
@@ -37,6 +37,9 @@ def report(error: BaseException, *, debug: bool = False) -> int:
 def line(error: BaseException) -> str:
     """The one line a user sees of an error."""
     text = " ".join(str(error).split())
+    if isinstance(error, DataError):  # the gate's list of problems follows its one line
+        lines = [" ".join(part.split()) for part in str(error).splitlines()]
+        return "\n  ".join(part for part in lines if part)
     if isinstance(error, CvtrainError):
         return text
     for cause in _chain(error):
