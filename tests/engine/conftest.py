@@ -20,7 +20,8 @@ from cvtrain.engine.train import train
 TINY = (
     "task=detection",
     "model=yolo",
-    "backbone.widths=[4,8,8,16,16]",
+    "backbone.widths=[4,8,16,16]",
+    "backbone.blocks=[1,1,1,1]",
     "model.hidden=32",
     "data=shapes",
     "data.num_train=16",

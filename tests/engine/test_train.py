@@ -51,7 +51,7 @@ def test_the_config_is_resolved_and_plain(trained) -> None:
     assert "${" not in text
     config = yaml.safe_load(text)
     assert config["run_dir"] == str(trained)
-    assert config["model"]["backbone"]["widths"] == [4, 8, 8, 16, 16]
+    assert config["model"]["backbone"]["widths"] == [4, 8, 16, 16]
     assert "trust" not in config
     assert "data.num_train=16" in (trained / "overrides.txt").read_text().splitlines()
 
