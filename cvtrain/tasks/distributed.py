@@ -6,7 +6,6 @@ from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
-from torch import Tensor
 
 _HOST_GROUP: Any = None
 
@@ -42,14 +41,6 @@ def broadcast(value: Any) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=0, group=_host_group())
     return box[0]
-
-
-def sum_over_ranks(values: Tensor) -> Tensor:
-    """Elementwise sum of a CPU tensor of the same shape on every process."""
-    if active():
-        values = values.clone()
-        dist.all_reduce(values, group=_host_group())
-    return values
 
 
 def _host_group() -> Any:

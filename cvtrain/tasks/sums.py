@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cvtrain.errors import RunError
 from cvtrain.models.base import total_loss
-from cvtrain.tasks.distributed import sum_over_ranks
+from cvtrain.tasks.distributed import broadcast, gather
 
 DRAIN_EVERY = 16
 """Steps between two looks at a GPU's losses: each look waits for the device."""
@@ -68,15 +68,17 @@ class LossSums:
         """What to do with values that are not finite; nothing here."""
 
     def means(self) -> dict[str, float]:
-        """Means and counts over what every process has seen; NaN where no sample was."""
+        """Means and counts over what every process has seen; nothing where no sample was."""
         self.drain()
-        names = list(self.totals)
-        sums = torch.tensor([*self.totals.values(), self.samples], dtype=torch.float64)
-        *totals, samples = sum_over_ranks(sums).tolist()
-        return {
-            name: total if name.startswith("num_") else (total / samples if samples else math.nan)
-            for name, total in zip(names, totals, strict=True)
-        }
+        # As objects: a process without a sample of a small set knows no names to sum by.
+        parts = gather((self.totals, self.samples))
+        means: dict[str, float] = {}
+        if parts is not None:
+            samples = sum(count for _, count in parts)
+            for name in dict.fromkeys(name for totals, _ in parts for name in totals):
+                total = sum(totals.get(name, 0.0) for totals, _ in parts)
+                means[name] = total if name.startswith("num_") else total / samples
+        return broadcast(means)
 
 
 class TrainingSums(LossSums):
