@@ -1,4 +1,4 @@
-"""What every model promises. Each yaml in conf/model is found and tested; a new one needs no edit."""
+"""What every model promises. Each yaml of conf/model is found: a new one needs no edit."""
 
 from __future__ import annotations
 

@@ -4,7 +4,8 @@ Ours; after the 9-layer "fast" network of Redmon et al. 2015, arXiv 1506.02640, 
 batch norm of YOLO9000 (Redmon & Farhadi 2016, arXiv 1612.08242): 3 x 3 convolutions, batch norm,
 leaky ReLU (0.1), channels doubled wherever the resolution halves. A strided convolution halves it
 instead of max pooling: that spares the convolutions at full resolution, most of such a network's
-time on a CPU.
+time on a CPU. A last 1 x 1 convolution narrows the map, as the bottlenecks of YOLO's 24 layers do,
+so that connected layers on it stay small.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from cvtrain.models.backbones.weights import load_weights
 class DarknetTiny(Backbone):
     """Stages of 3 x 3 convolutions, the first of each with stride 2.
 
-    Maps: ``widths[i]`` channels at stride ``2 ** (i + 1)``.
+    Maps: ``widths[i]`` channels at stride ``2 ** (i + 1)``; the last has ``narrow`` channels.
 
     Args:
         widths: channels of each stage.
         blocks: convolutions in each stage, at least 1.
+        narrow: channels of the 1 x 1 convolution at the end of the last stage; None: no such.
         in_channels: channels of the images.
         weights: a file to start from.
 
@@ -37,8 +39,9 @@ class DarknetTiny(Backbone):
 
     def __init__(
         self,
-        widths: Sequence[int] = (16, 32, 64, 128, 256),
-        blocks: Sequence[int] = (1, 1, 1, 1, 1),
+        widths: Sequence[int] = (16, 32, 64, 128),
+        blocks: Sequence[int] = (1, 1, 1, 2),
+        narrow: int | None = 32,
         in_channels: int = 3,
         weights: str | Path | None = None,
     ) -> None:
@@ -48,17 +51,19 @@ class DarknetTiny(Backbone):
                 f"widths={list(widths)} blocks={list(blocks)}: one number each a stage, blocks >= 1"
             )
         self.in_channels = in_channels
+        self.channels = list(widths)
         self.stages = nn.ModuleList()
         previous = in_channels
         for width, count in zip(widths, blocks, strict=True):
-            first = ConvBlock(previous, width, stride=2)
-            self.stages.append(
-                nn.Sequential(first, *(ConvBlock(width, width) for _ in range(count - 1)))
-            )
+            convs = [ConvBlock(previous, width, stride=2)]
+            convs += [ConvBlock(width, width) for _ in range(count - 1)]
+            if narrow is not None and len(self.stages) == len(widths) - 1:
+                convs.append(ConvBlock(width, narrow, kernel=1))
+                self.channels[-1] = narrow
+            self.stages.append(nn.Sequential(*convs))
             previous = width
-        self.channels = list(widths)
         self.strides = [2 ** (i + 1) for i in range(len(widths))]
-        self.num_features = previous
+        self.num_features = self.channels[-1]
         if weights is not None:
             load_weights(self, weights)
 

@@ -1,0 +1,121 @@
+"""Every backbone is what it says it is: maps, channels, strides, pooled features, gradients."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cvtrain.errors import UsageError
+from cvtrain.instantiate import instantiate
+from cvtrain.models.backbones.base import Backbone
+from cvtrain.models.backbones.darknet import DarknetTiny
+from cvtrain.models.backbones.timm_backbone import TimmBackbone
+from cvtrain.models.backbones.yolov1 import YOLOv1Backbone
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+NAMES = sorted(p.stem for p in (CONF / "backbone").glob("*.yaml"))
+FAST = ["darknet_tiny", "resnet18", "yolov1_20"]
+named = pytest.mark.parametrize(
+    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
+)
+
+
+def build(name: str, compose_config: Any, size: int = 64) -> Any:
+    torch.manual_seed(0)
+    config = compose_config("task=classification", f"backbone={name}", f"data.image_size={size}")
+    return instantiate(config["backbone"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", [(64, 64), (224, 320)])
+def test_maps_are_as_declared(name: str, size: tuple[int, int], compose_config: Any) -> None:
+    with torch.device("meta"):
+        backbone = build(name, compose_config)
+        backbone.use("maps")
+        maps = backbone.eval()(torch.zeros(2, 3, *size))
+    assert isinstance(backbone, Backbone)
+    assert backbone.strides == sorted(set(backbone.strides))
+    want = [
+        (2, c, math.ceil(size[0] / s), math.ceil(size[1] / s))
+        for c, s in zip(backbone.channels, backbone.strides, strict=True)
+    ]
+    assert [tuple(m.shape) for m in maps] == want
+
+
+@named
+def test_every_parameter_serves_the_maps(name: str, compose_config: Any) -> None:
+    backbone = build(name, compose_config)
+    backbone.use("maps")
+    # Drop path and the like may leave a block out in training.
+    backbone.eval()(torch.randn(2, 3, 64, 64))[-1].square().sum().backward()
+    assert [n for n, p in backbone.named_parameters() if p.grad is None] == []
+
+
+@named
+def test_every_parameter_serves_the_pooled_features(name: str, compose_config: Any) -> None:
+    backbone = build(name, compose_config)
+    backbone.use("pooled")
+    features = backbone.eval().pooled(torch.randn(2, 3, 64, 64))
+    assert features.shape == (2, backbone.num_features)
+    features.square().sum().backward()
+    assert [n for n, p in backbone.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_transformers_take_any_image_size(name: str) -> None:
+    with torch.device("meta"):
+        backbone = TimmBackbone(name)
+        assert backbone.pooled(torch.zeros(1, 3, 128, 192)).shape == (1, backbone.num_features)
+
+
+def test_models_of_one_size_are_built_for_the_images() -> None:
+    with torch.device("meta"):
+        backbone = TimmBackbone("mixer_s16_224", image_size=[64, 64])
+        assert backbone.pooled(torch.zeros(1, 3, 64, 64)).shape == (1, backbone.num_features)
+
+
+def test_options_reach_timm() -> None:
+    with torch.device("meta"):
+        backbone = TimmBackbone("resnet18", options={"output_stride": 16})
+        backbone.use("maps")
+    assert backbone.strides[-1] == 16
+    with pytest.raises(TypeError, match="colour"):
+        TimmBackbone("resnet18", options={"colour": 1})
+
+
+def test_images_are_normalised_as_the_weights_expect() -> None:
+    with torch.device("meta"):
+        assert tuple(TimmBackbone("vit_small_patch16_224").mean) == (0.5, 0.5, 0.5)
+    assert TimmBackbone("resnet18").normalizer().mean.flatten().tolist() == pytest.approx(
+        [0.485, 0.456, 0.406]
+    )
+
+
+@pytest.mark.parametrize("layers", [20, 24])
+def test_yolov1_layers(layers: int) -> None:
+    with torch.device("meta"):
+        backbone = YOLOv1Backbone(layers=layers)
+        maps = backbone(torch.zeros(1, 3, 448, 448))
+    sides = [224, 112, 56, 28, 14, 7][: len(maps)]
+    assert [m.shape[-1] for m in maps] == sides
+    assert backbone.channels == [64, 192, 512, 1024, 1024, 1024][: len(maps)]
+    count = {20: 22_403_136, 24: 60_155_968}[layers]
+    assert sum(p.numel() for p in backbone.parameters()) == count
+    with torch.device("meta"):
+        normed = YOLOv1Backbone(layers=layers, batch_norm=True)
+    assert all(c.conv.bias is None for c in normed.convs.values())
+
+
+def test_wrong_keys_are_refused() -> None:
+    with pytest.raises(ValueError, match="layers=21"):
+        YOLOv1Backbone(layers=21)
+    with pytest.raises(ValueError, match=r"widths=\[8, 16\] blocks=\[1\]"):
+        DarknetTiny(widths=[8, 16], blocks=[1])
+    with pytest.raises(ValueError, match="blocks >= 1"):
+        DarknetTiny(widths=[8], blocks=[0])
+    with pytest.raises(UsageError, match="no model of timm"):
+        TimmBackbone("resnet_18")
