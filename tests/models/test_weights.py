@@ -26,7 +26,7 @@ from cvtrain.models.detection.yolo import YOLO
 
 def tiny(seed: int, **keywords: Any) -> DarknetTiny:
     torch.manual_seed(seed)
-    return DarknetTiny(widths=(4, 8), blocks=(1, 2), **keywords)
+    return DarknetTiny(widths=(4, 8), blocks=(1, 2), narrow=None, **keywords)
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -112,7 +112,9 @@ def test_the_first_20_layers_of_yolo_come_from_pretraining(
 
 def test_what_has_another_shape_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     torch.manual_seed(0)
-    torch.save(DarknetTiny(widths=(4, 6), blocks=(1, 2)).state_dict(), tmp_path / "a.pth")
+    torch.save(
+        DarknetTiny(widths=(4, 6), blocks=(1, 2), narrow=None).state_dict(), tmp_path / "a.pth"
+    )
     backbone = tiny(1)
     loaded = load_weights(backbone, tmp_path / "a.pth")
     assert all(n.startswith("stages.0.") or "num_batches" in n for n in loaded.taken)
