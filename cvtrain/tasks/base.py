@@ -58,7 +58,8 @@ class Task(pl.LightningModule, ABC):
         super().__init__()
         if mode not in ("max", "min"):
             raise UsageError(f"task.mode={mode}: expected max or min")
-        self.model = model
+        # Kernels in the images' layout; 4-d tensors alone are concerned.
+        self.model = model.to(memory_format=torch.channels_last) if channels_last else model
         self.classes = classes
         self.metrics = metrics
         self.optimizer_config = dict(optimizer)

@@ -51,6 +51,8 @@ def compose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., di
 
     def make(*words: str, run_dir: Path | None = None) -> dict[str, Any]:
         chosen = {word.partition("=")[0] for word in words}
+        if "task" in chosen:
+            chosen.add("model.hidden")  # the detector's own
         base = [word for word in TINY if word.partition("=")[0] not in chosen]
         return compose_words([*base, *words, f"run_dir={run_dir or tmp_path / 'run'}"])
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from cvtrain.engine.train import train
 from cvtrain.errors import CvtrainError, RunError, UsageError
@@ -208,3 +209,42 @@ def test_a_compiled_model_keeps_its_names(compose, tmp_path, trained) -> None:
         for folder in (tmp_path / "run", trained)
     ]
     assert states[0].keys() == states[1].keys()
+
+
+def test_a_classifier_goes_the_same_way(compose, command, tmp_path) -> None:
+    from cvtrain.engine.predict import predict
+
+    words = ("task=classification", "model=classifier", "backbone=darknet_tiny")
+    config = compose(*words, "data.image_size=32", "trainer.max_epochs=1")
+    assert train(config) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert {"accuracy", "accuracy_top5", "f1_macro", "ece"} <= results["metrics"].keys()
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    Image.new("RGB", (20, 30), "red").save(pictures / "red.png")
+    words = ("predict", f"ckpt={tmp_path}/run", f"source={pictures}", f"run_dir={tmp_path}/p")
+    assert predict(command(*words)) == 0
+    (entry,) = json.loads((tmp_path / "p" / "predictions.json").read_text())
+    assert entry.keys() == {"image_id", "file_name", "category_id", "category", "score"}
+    assert entry["file_name"] == "red.png"
+
+
+def test_an_optimizer_class_of_the_users_own(compose, tmp_path) -> None:
+    config = compose("trainer.max_epochs=1")
+    config["optimizer"] = {"_target_": "torch.optim.Adagrad", "name": "mine", "lr": 0.01}
+    assert train(config) == 0
+    last = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    state = next(iter(last["optimizer_states"][0]["state"].values()))
+    assert state.keys() == {"step", "sum"}
+
+
+def test_channels_last_kernels_change_nothing_but_their_layout(compose, tmp_path) -> None:
+    weights = []
+    for value in ("true", "false"):
+        folder = tmp_path / value
+        words = (f"trainer.channels_last={value}", "trainer.max_epochs=1")
+        assert train(compose(*words, run_dir=folder)) == 0
+        last = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+        weights.append(last["current_model_state"])
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], rtol=1e-3, atol=1e-4)
