@@ -66,7 +66,7 @@ def header_pixels(raw: np.ndarray, name: str) -> int:
         DataError: Pillow does not know the format.
     """
     try:
-        with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(raw.data), formats=FORMATS) as image:
             return int(image.width) * int(image.height)
     except Image.DecompressionBombError:
         return MAX_PIXELS + 1
@@ -81,7 +81,7 @@ def _needs_pillow(raw: np.ndarray) -> bool:
     if head[:4] not in _TIFF_MAGIC:
         return False
     try:
-        with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(raw.data), formats=FORMATS) as image:
             return image.mode in _ALPHA_OR_32_BIT
     except (OSError, ValueError, SyntaxError):
         return False  # Pillow cannot read 16-bit RGB TIFF; OpenCV can
@@ -118,7 +118,7 @@ def _opencv(raw: np.ndarray, channels: int) -> np.ndarray | None:
 def _turn(image: np.ndarray, raw: np.ndarray) -> np.ndarray:
     """Applies the EXIF orientation, which OpenCV leaves out where it keeps a file unchanged."""
     try:
-        with Image.open(io.BytesIO(raw), formats=FORMATS) as opened:
+        with Image.open(io.BytesIO(raw.data), formats=FORMATS) as opened:
             orientation = opened.getexif().get(0x0112, 1)
     except (OSError, ValueError, SyntaxError):
         return image  # a format without EXIF that only OpenCV reads
@@ -133,7 +133,7 @@ def _turn(image: np.ndarray, raw: np.ndarray) -> np.ndarray:
 
 def _pillow(raw: np.ndarray, name: str, channels: int) -> np.ndarray:
     try:
-        with Image.open(io.BytesIO(raw), formats=FORMATS) as opened:
+        with Image.open(io.BytesIO(raw.data), formats=FORMATS) as opened:
             image = ImageOps.exif_transpose(opened)
             if image.mode in ("I", "F", "I;16", "I;16B", "I;16L"):
                 array = _deep(np.asarray(image))[:, :, None]  # (H, W) -> (H, W, 1)

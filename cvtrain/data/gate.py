@@ -363,6 +363,7 @@ def _check_emptiness(states: Sequence[SplitState], names: Sequence[str], all_wan
 
 def _collect(states: Sequence[SplitState], report: GateReport) -> None:
     """Tables without what is left out, and the counts."""
+    said: set[tuple[str, ...] | None] = set()
     for state in states:
         kept = np.flatnonzero(state.images)
         whole = len(kept) == len(state.images) and bool(state.annotations.all())
@@ -377,12 +378,20 @@ def _collect(states: Sequence[SplitState], report: GateReport) -> None:
         report.counts[state.name] = SplitCount(
             total, len(table), total - len(table), len(state.annotations), table.num_annotations
         )
-        report.problems += state.problems
+        report.problems += [p for p in state.problems if _of_the_whole(p) not in said]
+        said |= {_of_the_whole(p) for p in state.problems} - {None}
         report.images += total
         report.used += len(table)
     report.rejected = report.images - report.used
     if states:
         report.classes = states[0].table.classes
+
+
+def _of_the_whole(problem: Problem) -> tuple[str, ...] | None:
+    """What tells a fault of the whole data set (its YAML), which each split meets, from others."""
+    if problem.severity != "error" or problem.rejects != "nothing":
+        return None
+    return problem.code, problem.file, problem.where, problem.message
 
 
 def _draw_val(states: Sequence[SplitState], report: GateReport, fraction: float, seed: int) -> None:

@@ -201,6 +201,8 @@ def _check_mask(state: SplitState, probes: Probes, i: int, name: str) -> None:
                 f"its image {width} x {height} pixels"
             )
             state.image_problem(i, "mask-size", message, file=name)
+    if not len(mask_values(state)):
+        return  # without classes, which is an error of its own, no value is wrong
     values, counts = probes.values[i]
     wrong = ~np.isin(values, mask_values(state)) & (values != VOID)
     if wrong.any():

@@ -250,4 +250,7 @@ class SplitState:
 def _action(problem: Problem, repaired: bool) -> str:
     if repaired:
         return "fixed"
+    if problem.rejects == "nothing":
+        code = READER_CODES.get(problem.code) or GATE_CODES.get(problem.code)
+        return "taken as said" if code is not None and code.curable else ""
     return {"image": "image left out", "annotation": "annotation left out"}.get(problem.rejects, "")

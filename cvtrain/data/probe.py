@@ -29,7 +29,7 @@ from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 
 from cvtrain.errors import DataError
 
-VERSION = f"1-{PIL.__version__}"
+VERSION = f"2-{PIL.__version__}"
 """Of what a record says; another version's cached records are not read."""
 
 MAX_PIXELS = 178_956_970
@@ -224,9 +224,13 @@ def _decode(
         raise _BadFileError(*_unidentified(head, size, error)) from error
     with image:
         try:
-            orientation = _orientation(image)
-            tiff_bits = image.tag_v2.get(258) if image.format == "TIFF" else None  # type: ignore[attr-defined]
+            tiff = image.format == "TIFF"
+            tiff_bits = image.tag_v2.get(258) if tiff else None  # type: ignore[attr-defined]
+            # Before loading of a TIFF, which loading turns; after it of others: to find the EXIF of
+            # a PNG Pillow loads it, and a second load says nothing of what the first one met.
+            orientation = _orientation(image) if tiff else 1
             image.load()
+            orientation = orientation if tiff else _orientation(image)
         except MemoryError:
             raise
         except Exception as error:  # as above, on broken pixels
@@ -301,8 +305,8 @@ def _values(image: Image.Image) -> tuple[np.ndarray, np.ndarray] | None:
         if (colours != colours[..., :1]).any():
             return None
         array = colours[..., 0]  # (H, W, C) -> (H, W)
-    if array.dtype == bool:
-        array = array.astype(np.uint8)
+    if array.dtype == bool:  # one bit a pixel is black and white
+        array = array.astype(np.uint8) * np.uint8(255)
     if array.dtype == np.uint8:
         counts = np.bincount(array.ravel(), minlength=256)
         values = np.flatnonzero(counts)
@@ -405,7 +409,7 @@ def _broken(error: Exception) -> tuple[int, str]:
 
 def _bomb(error: Exception) -> str:
     found = re.search(r"\((\d+) pixels\)", str(error))
-    return f"{int(found[1]):,} pixels".replace(",", " ") if found else _short(error)
+    return f"{int(found[1]):,} pixels" if found else _short(error)
 
 
 def _short(error: Exception) -> str:

@@ -80,7 +80,7 @@ CODES: dict[str, Code] = {
     "class-duplicate": Code(
         "error", "nothing", "name each class once; on_bad=fix|drop takes them as one class"
     ),
-    "classes-missing": Code("error", "nothing", "name the classes of the data set", False),
+    "classes-missing": Code("error", "nothing", "name them, or say data.reader.names=[...]", False),
     "classes-differ": Code(
         "error", "nothing", "give all splits the same classes; on_bad=fix|drop takes the union"
     ),

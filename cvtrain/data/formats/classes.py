@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from cvtrain.data.formats.base import problem
 from cvtrain.data.formats.files import MalformedError, shorten, storable
@@ -92,17 +93,34 @@ def _differences(first: dict[str, int], other: dict[str, int]) -> list[str]:
     return out
 
 
-def given_names(names: Sequence[str] | None) -> Classes | None:
-    """Classes from a ``names`` argument.
+def given_names(names: Sequence[str] | Mapping[Any, str] | None) -> Classes | None:
+    """Classes from a ``names`` argument: a list, or a dict of names by index.
 
     Raises:
-        MalformedError: a name is given twice.
+        MalformedError: a name is given twice, or an index is left out.
     """
     if names is None:
         return None
+    if isinstance(names, str):
+        raise MalformedError(f"{shorten(names)!r} is one word; give a list, [{shorten(names)}]")
+    if isinstance(names, Mapping):
+        names = in_order(names)
     unique = [storable(str(name)) for name in names]
     check_names(unique)
     return Classes.from_names(unique)
+
+
+def in_order(names: Mapping[Any, str]) -> list[str]:
+    """The names of a dict by index, in the order of the indices.
+
+    Raises:
+        MalformedError: the indices are not 0, 1, 2 ...
+    """
+    by_index = {str(key): name for key, name in names.items()}
+    wanted = [str(i) for i in range(len(names))]
+    if set(by_index) != set(wanted):
+        raise MalformedError(f"the keys of `names` are {shorten(list(names))}, not 0, 1, 2 ...")
+    return [by_index[key] for key in wanted]
 
 
 def check_names(names: Sequence[str]) -> None:

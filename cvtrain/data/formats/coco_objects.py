@@ -19,6 +19,11 @@ _NUMBERS = frozenset({int, float})
 _NAN = float("nan")
 
 
+def _said(value: Any) -> str:
+    """A bad value for a message; text in quotes, so that "3" is not taken for 3."""
+    return shorten(repr(value) if isinstance(value, str) else value)
+
+
 def integer(value: Any) -> int | None:
     """A whole number that fits int64, or None."""
     if type(value) is float and value.is_integer():
@@ -81,7 +86,7 @@ class ObjectPacker:
         image = integer(record.get("image_id"))
         row = None if image is None else self._row_of.get(image)
         if row is None:
-            message = f"image_id {shorten(record.get('image_id'))} is not among the images"
+            message = f"image_id {_said(record.get('image_id'))} is not among the images"
             self._refuse("image-unknown", message, where)
             return
         if row < 0:
@@ -91,14 +96,14 @@ class ObjectPacker:
         crowd = record.get("iscrowd", 0)
         if box is None or area is None or crowd not in (0, 1, None):
             key = "bbox" if box is None else "area" if area is None else "iscrowd"
-            message = f"{key} is {shorten(record.get(key))}"
+            message = f"{key} is {_said(record.get(key))}"
             self._refuse("annotation-malformed", message, where, row)
             return
         here = len(self._rows)
         category = integer(record.get("category_id"))
         label = -1 if category is None else self._index.get(category, -1)
         if label < 0:
-            message = f"category_id {shorten(record.get('category_id'))} is not in the categories"
+            message = f"category_id {_said(record.get('category_id'))} is not in the categories"
             self._pending.append((here, "class-unknown", message))
         self._rows.append(row)
         self._boxes.extend(box)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import reprlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,6 +20,11 @@ IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
 
 OTHER_IMAGE_SUFFIXES = frozenset((".heic", ".heif", ".jxl", ".dng", ".psd", ".svg"))
 """Images that are not read; they are listed, so that nobody wonders where they went."""
+
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother = 3, 100, 100
+_BRIEF.maxlist = _BRIEF.maxdict = _BRIEF.maxtuple = _BRIEF.maxset = 16
 
 
 class MalformedError(Exception):
@@ -52,8 +58,13 @@ def data_root(root: str | Path | None) -> Path:
 
 
 def shorten(text: object, limit: int = 60) -> str:
-    """``text`` on one line, cut to ``limit`` characters."""
-    line = " ".join(str(text).split())
+    """``text`` on one line, cut to ``limit`` characters.
+
+    Of lists and the like only the beginning is formatted: YAML aliases make small files of lists
+    that are billions of characters long when written out.
+    """
+    nested = isinstance(text, list | dict | tuple | set)
+    line = " ".join((_BRIEF.repr(text) if nested else str(text)).split())
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
 

@@ -22,6 +22,7 @@ from cvtrain.data.formats.files import (
     inside,
     is_image,
     read_lines,
+    shorten,
     stem,
     storable,
     unlisted_of,
@@ -80,14 +81,14 @@ class MasksReader(Reader):
     ) -> None:
         super().__init__(root)
         self._suffix = mask_suffix
-        self._values = None if mask_values is None else np.array(mask_values, np.int64)
+        self._values = None if mask_values is None else _values(mask_values)
         self._places = _places(self.root, images, masks, lists)
         if not self._places:
             raise self._not_this(f"no folders {images!r} and {masks!r} found")
         try:
             self._names = given_names(names)
         except MalformedError as error:
-            raise DataError(f"data.reader.names: {error.message}; name each class once") from error
+            raise DataError(f"data.reader.names: {error.message}; give each class one name") from error
         self._fault: MalformedError | None = None
         if self._names is None and (self.root / "classes.txt").is_file():
             try:
@@ -96,6 +97,12 @@ class MasksReader(Reader):
                 self._names = Classes.from_names(lines)
             except MalformedError as error:
                 self._fault = error
+        given, known = self._values, self._names
+        if given is not None and known is not None and len(given) != len(known):
+            raise DataError(
+                f"data.reader.mask_values has {len(given)} values for {len(known)} classes; "
+                "give one for each"
+            )
         self._files: dict[str, list[str]] = {}
         self._table: tuple[Classes, np.ndarray | None] | None = None
 
@@ -250,6 +257,22 @@ class MasksReader(Reader):
         masks = tuple(f"{place.masks}/" for place in self._places.values())
         files = [f for top in sorted(tops) for f in walk(self.root, top)]
         return [f for f in unlisted_of(files, used) if not f.startswith(masks)]
+
+
+def _values(given: Sequence[int]) -> np.ndarray:
+    """int64 ``(K,)``: the pixel value of each class, checked.
+
+    Raises:
+        DataError: they are not different whole numbers from 0 to 255.
+    """
+    values = list(given)
+    whole = all(type(value) is int and 0 <= value <= VOID for value in values)
+    if not values or not whole or len(set(values)) < len(values):
+        raise DataError(
+            f"data.reader.mask_values={shorten(values)}: give a different whole number from 0 to "
+            f"{VOID} for each class"
+        )
+    return np.array(values, np.int64)
 
 
 def mask_values(path: Path) -> set[int]:

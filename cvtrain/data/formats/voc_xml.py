@@ -89,13 +89,23 @@ def _root(path: Path) -> Element:
     try:
         return fromstring(raw)
     except DefusedXmlException as error:
-        raise EntitiesError(f"defines entities or refers to others: {shorten(error)}") from error
+        raise EntitiesError(*_forbidden(raw, error)) from error
     except ParseError as error:
         line, column = error.position
         message = str(error).rpartition(": line")[0] or str(error)
         raise MalformedError(f"{message} (column {column + 1})", f"line {line}") from error
     except (ValueError, LookupError) as error:  # an encoding that there is none of
         raise MalformedError(shorten(error), "line 1") from error
+
+
+def _forbidden(raw: bytes, error: DefusedXmlException) -> tuple[str, str]:
+    """What defusedxml refused, and the line of it."""
+    name, source = getattr(error, "name", None), getattr(error, "sysid", None)
+    what = f"the entity {shorten(name)!r}" if name else "entities or refers to others"
+    origin = f" from {shorten(source)!r}" if source else ""
+    at = raw.find(b"<!ENTITY")
+    line = raw.count(b"\n", 0, at) + 1
+    return f"defines {what}{origin}", f"line {line}" if at >= 0 else ""
 
 
 def _text(element: Element, tag: str) -> str:

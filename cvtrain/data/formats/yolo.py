@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ class YOLOReader(Reader):
         self,
         root: str | Path,
         yaml: str | None = None,
-        names: Sequence[str] | None = None,
+        names: Sequence[str] | Mapping[int, str] | None = None,
     ) -> None:
         super().__init__(root)
         file = find_yaml(self.root) if yaml is None else below(self.root, "", yaml)
@@ -78,6 +78,9 @@ class YOLOReader(Reader):
             raise self._not_this("neither data.yaml nor label files found")
         try:
             given = given_names(names)
+        except MalformedError as error:
+            raise DataError(f"data.reader.names: {error.message}; give each class one name") from error
+        try:
             self._config = read_config(self.root, file, None if given is None else given.names)
         except MalformedError as error:
             self._fault = error
@@ -248,7 +251,8 @@ class _SplitReader:
         images = len(self._packer.files)
         if not images:
             file = self._reader._config.file or places
-            self._say("empty-split", file, f"no images in {places}")
+            where = f"no images in {places}" if self._places else "none of its entries can be read"
+            self._say("empty-split", file, where)
         if images and len(self._without) == images and self._split != "test":
             first = self._without[0]
             message = f"none of {images} images has a label file; {first} has no {label_of(first)}"

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from cvtrain.data.formats.base import SPLITS, problem
-from cvtrain.data.formats.classes import check_names
+from cvtrain.data.formats.classes import check_names, in_order
 from cvtrain.data.formats.files import (
     MalformedError,
     below,
@@ -141,12 +141,12 @@ def _names(root: Path, document: dict[str, Any], config: YOLOConfig) -> tuple[st
                 raw = [line for _, line in read_lines(root / name)]
                 break
         else:
-            raise MalformedError("there are no class names; write `names: [...]` into data.yaml")
+            raise MalformedError(
+                "there are no class names; write `names: [...]` into data.yaml, or say "
+                "data.reader.names=[...]"
+            )
     if isinstance(raw, dict):
-        wanted = [str(i) for i in range(len(raw))]
-        if set(raw) != set(wanted):
-            raise MalformedError(f"the keys of `names` are {shorten(list(raw))}, not 0, 1, 2 ...")
-        raw = [raw[key] for key in wanted]
+        raw = in_order(raw)
     if not isinstance(raw, list) or not all(isinstance(name, str) for name in raw):
         raise MalformedError(f"`names` is {shorten(raw)}, not a list of names")
     names = tuple(storable(name.strip()) for name in raw)
@@ -201,4 +201,5 @@ def _resolve(root: Path, base: Any, entry: str) -> tuple[str | None, str, str]:
             inner = inner[3:]
         if is_there(root / inner):
             return inner, "path-mended", f"leaves data.root; {inner} in it is read"
+        return None, "place-missing", f"does not exist, nor does {inner} below data.root"
     return None, "path-outside-root", "leaves data.root"

@@ -217,11 +217,11 @@ def test_list_that_is_not_text(devkit):
         (b"<annotation><a>\xff\xfe</a></annotation>", "xml-malformed", "line 1"),
         ('<?xml version="1.0" encoding="klingon"?><annotation/>', "xml-malformed", "line 1"),
         ("<html></html>", "xml-malformed", ""),
-        ('<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>', "xml-entities", ""),
+        ('<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>', "xml-entities", "line 1"),
         (
             '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><annotation>&b;</annotation>',
             "xml-entities",
-            "",
+            "line 1",
         ),
     ],
 )
@@ -244,6 +244,14 @@ def test_entity_bomb_is_one_problem_and_does_not_blow_up(devkit):
     make.text("Annotations/a.xml", f"<!DOCTYPE x [{levels}]><annotation>&e11;</annotation>")
     split = VOCReader(make.root).read("train")
     assert [p.code for p in split.problems] == ["xml-entities"]
+
+
+def test_entities_are_named_with_their_line_and_source(devkit):
+    make = devkit()
+    make.text("Annotations/a.xml", '<!DOCTYPE a [\n<!ENTITY b SYSTEM "file:///x">\n]><a>&b;</a>')
+    (problem,) = VOCReader(make.root).read("train").problems
+    assert problem.message == "defines the entity 'b' from 'file:///x'"
+    assert problem.where == "line 2"
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1", "utf-8-sig"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -395,3 +396,46 @@ def test_empty_split_and_unlisted_images(plain, codes):
     reader = YOLOReader(plain.root)
     assert codes(reader.read("val")) == ["empty-split", "label-without-image"]
     assert reader.read("train").unlisted == ["cover.png", "images/extra/e.jpg"]
+
+
+@pytest.mark.parametrize("keys", [(0, 1), ("1", "0"), (1, 0)])
+def test_names_by_index(plain, keys):
+    names = dict(zip(keys, ("a", "b") if keys == (0, 1) else ("b", "a"), strict=True))
+    reader = YOLOReader(plain.root, names=names)
+    assert reader.read("train").table.classes.names == ("a", "b")
+
+
+@pytest.mark.parametrize("names", [{0: "a", 2: "b"}, {"cat": 0, "dog": 1}, "cat"])
+def test_names_that_are_no_list(plain, names):
+    with pytest.raises(DataError, match=r"data\.reader\.names"):
+        YOLOReader(plain.root, names=names)
+
+
+def test_export_without_the_test_folder_that_it_names(make):
+    """What Roboflow hands out where there is no test split."""
+    for split in ("train", "valid"):
+        make.image(f"{split}/images/a.jpg")
+        make.text(f"{split}/labels/a.txt", "0 0.5 0.5 1 1")
+    lines = "train: ../train/images\nval: ../valid/images\ntest: ../test/images\n"
+    make.text("data.yaml", f"{lines}\nnc: 1\nnames: ['cat']\n")
+    reader = YOLOReader(make.root)
+    assert reader.splits() == ["train", "val"]
+    found = [p for split in reader.splits() for p in reader.read(split).problems]
+    assert {p.severity for p in found} == {"note"}
+    assert sorted(p.code for p in found) == ["path-mended", "path-mended", "test-missing"]
+
+
+def test_split_without_a_place_says_so(plain):
+    plain.text("data.yaml", "train: images/nowhere\nval: images/val\nnames: [cat]")
+    problem = YOLOReader(plain.root).read("train").problems[-1]
+    assert (problem.code, problem.message) == ("empty-split", "none of its entries can be read")
+
+
+def test_yaml_aliases_are_not_written_out(plain):
+    lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
+    for above, name in pairwise("abcdefghijkl"):
+        lines.append(f"{name}: &{name} [{', '.join([f'*{above}'] * 9)}]")
+    plain.text("data.yaml", "\n".join([*lines, "names: *l", "train: *l"]))
+    (problem,) = YOLOReader(plain.root).read("train").problems
+    assert problem.code == "yaml-malformed"
+    assert len(problem.message) < 120

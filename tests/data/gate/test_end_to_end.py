@@ -260,3 +260,46 @@ def test_the_data_set_stays_as_it_is(tmp_path: Path, make, on_bad: str) -> None:
     assert state() == before
     for path in before:
         path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def test_one_bit_masks_are_black_and_white(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        image(tmp_path / f"images/{split}/a.png", 1)
+        mask = np.zeros((40, 60), bool)
+        mask[5:20, 5:30] = True
+        path = tmp_path / f"masks/{split}/a.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(mask).save(path)
+    (tmp_path / "classes.txt").write_text("background\ncell\n")
+    report = run_gate(MasksReader(tmp_path), "semantic_segmentation", progress=False)
+    assert report.errors == []
+    assert report.tables["train"].mask_values.tolist() == [0, 255]
+
+
+def test_masks_without_class_names_are_one_error_not_one_for_each(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        image(tmp_path / f"images/{split}/a.png", 1)
+        path = tmp_path / f"masks/{split}/a.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(np.ones((40, 60), np.uint8)).save(path)
+    (tmp_path / "classes.txt").write_text("\n")
+    report = run_gate(MasksReader(tmp_path), None, progress=False, strict=False)
+    assert [p.code for p in report.errors] == ["classes-missing"]
+
+
+@pytest.mark.parametrize("on_bad", ["error", "fix"])
+def test_a_fault_of_the_yaml_is_said_once_not_by_each_split(tmp_path: Path, on_bad: str) -> None:
+    yolo(tmp_path)
+    (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [cat\n")
+    report = run_gate(YOLOReader(tmp_path), None, progress=False, strict=False, on_bad=on_bad)
+    faults = [p for p in report.errors if p.code == "yaml-malformed"]
+    assert [(p.where, p.action) for p in faults] == [("line 4", "")]
+    assert len(report.stopping) == 3
+
+
+def test_what_fix_takes_as_it_stands_is_said(tmp_path: Path) -> None:
+    yolo(tmp_path)
+    for label in (tmp_path / "labels/val").iterdir():
+        label.unlink()
+    report = run_gate(YOLOReader(tmp_path), None, progress=False, on_bad="fix")
+    assert [(p.code, p.action) for p in report.errors] == [("labels-missing", "taken as said")]

@@ -69,7 +69,7 @@ def test_bomb_message_says_the_limit(dataset, box) -> None:
     dataset.add("a.png", boxes=[box])
     spoil(dataset, "a.png", "bomb")
     (problem, _) = dataset.gate().errors
-    assert problem.message == "900 000 000 pixels, more than the limit of 178,956,970"
+    assert problem.message == "900,000,000 pixels, more than the limit of 178,956,970"
 
 
 def test_a_problem_of_the_reader_is_not_told_twice(dataset, box) -> None:
