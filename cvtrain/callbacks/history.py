@@ -97,6 +97,8 @@ class History(pl.Callback):
             self._write()
             said = {**row, **speed}
             LOG.info(epoch_line(said, pl_module.monitor, pl_module.mode, trainer, self.rows))
+            if not math.isfinite(row.get("val/loss", 0.0)):
+                LOG.warning("the validation loss is not finite: an image's loss overflows")
         for logger in trainer.loggers:
             values = {**row, **speed, "memory_gib": memory_gib()}
             logger.log_metrics(values, step=trainer.global_step)

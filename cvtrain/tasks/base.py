@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
@@ -135,7 +136,21 @@ class Task(pl.LightningModule, ABC):
                 f"task.monitor={self.monitor} is none of what validation gives: "
                 f"{', '.join(self.results)}"
             )
+        self._check_divergence()
         self.log_dict({f"val/{k}": v for k, v in self.results.items()}, logger=False)
+
+    def _check_divergence(self) -> None:
+        """Raise RunError where training has diverged; the loss of an odd image may overflow."""
+        if math.isfinite(self.results.get("loss", 0.0)):
+            return
+        weights = all(bool(torch.isfinite(p).all()) for p in self.model.parameters())
+        if not weights or self.val_sums.all_finite_samples == 0:
+            what = "no validation loss is" if weights else "the weights are not"
+            raise RunError(
+                f"training has diverged, {what} finite: lower optimizer.lr, set "
+                "trainer.gradient_clip_val or trainer.precision=32-true; the checkpoints of "
+                "earlier epochs are intact"
+            )
 
     def train_results(self) -> dict[str, float]:
         """Loss means and counts of the epoch so far, over all processes (every one must call)."""

@@ -20,6 +20,12 @@ class LossSums:
 
     A term is taken as the mean over its batch and weighted with the batch's size; a count is added
     up. On a GPU values are fetched every ``DRAIN_EVERY`` batches, so that it is not held up.
+
+    Attributes:
+        totals, samples: sums of this process so far.
+        finite_samples: of ``samples``, those in batches whose loss is a finite number.
+        all_finite_samples: that of every process, once ``means`` was called.
+        latest: the last loss that was fetched.
     """
 
     def __init__(self) -> None:
@@ -30,7 +36,9 @@ class LossSums:
         self.names: tuple[str, ...] = ()
         self.totals: dict[str, float] = {}
         self.samples = 0
+        self.finite_samples = 0
         self.latest = math.nan
+        self.all_finite_samples = 0
         self._pending: list[tuple[Tensor, int, int]] = []
 
     def add(self, terms: dict[str, Tensor], size: int, step: int) -> Tensor:
@@ -54,6 +62,7 @@ class LossSums:
         wrong = []
         for values, (_, size, step) in zip(fetched, self._pending, strict=True):
             self.samples += size
+            self.finite_samples += size * math.isfinite(values[0])
             for name, value in zip(self.names, values, strict=True):
                 weight = 1 if name.startswith("num_") else size
                 self.totals[name] = self.totals.get(name, 0.0) + weight * value
@@ -71,14 +80,17 @@ class LossSums:
         """Means and counts over what every process has seen; nothing where no sample was."""
         self.drain()
         # As objects: a process without a sample of a small set knows no names to sum by.
-        parts = gather((self.totals, self.samples))
+        parts = gather((self.totals, self.samples, self.finite_samples))
         means: dict[str, float] = {}
+        finite = 0
         if parts is not None:
-            samples = sum(count for _, count in parts)
-            for name in dict.fromkeys(name for totals, _ in parts for name in totals):
-                total = sum(totals.get(name, 0.0) for totals, _ in parts)
+            samples = sum(count for _, count, _ in parts)
+            finite = sum(count for _, _, count in parts)
+            for name in dict.fromkeys(name for totals, *_ in parts for name in totals):
+                total = sum(totals.get(name, 0.0) for totals, *_ in parts)
                 means[name] = total if name.startswith("num_") else total / samples
-        return broadcast(means)
+        means, self.all_finite_samples = broadcast((means, finite))
+        return means
 
 
 class TrainingSums(LossSums):

@@ -133,6 +133,13 @@ def test_a_loss_that_is_no_number_ends_the_run(compose) -> None:
     assert "not finite at step" in said
 
 
+def test_weights_that_diverge_in_the_last_step_do_not_pass_for_a_result(compose, tmp_path) -> None:
+    words = ("optimizer.lr=1e30", "trainer.gradient_clip_val=null", "scheduler=none")
+    config = compose(*words, "data.batch_size=16", "trainer.max_epochs=1")
+    assert "diverged" in refused(config, RunError)
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_gpu_that_is_not_there(compose, tmp_path) -> None:
     config = compose()

@@ -98,3 +98,25 @@ def test_accumulation_counts_optimizer_steps(make_task, batch) -> None:
 
 def test_the_state_dict_holds_the_model_alone(make_task) -> None:
     assert list(make_task().state_dict()) == ["model.size"]
+
+
+def test_one_loss_may_overflow_but_not_all(make_task, batch) -> None:
+    task = make_task()
+    loss, odd = task.model.compute_loss, [0.0, math.inf]
+    task.model.compute_loss = lambda *a: {**loss(*a), "odd": torch.tensor(odd.pop(0))}
+    infos = [replace(info, index=info.index + 2) for info in batch.infos]
+    trainer().validate(task, loader(batch, replace(batch, infos=infos)), verbose=False)
+    assert task.results["loss"] == math.inf
+    odd.append(math.inf)
+    with pytest.raises(RunError, match="diverged, no validation loss is finite"):
+        trainer().validate(task, loader(batch), verbose=False)
+
+
+def test_weights_that_are_no_numbers_are_an_error(make_task, batch) -> None:
+    task = make_task()
+    with torch.no_grad():
+        task.model.size[0] = math.nan
+    none = Prediction(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0))
+    task.model.decode = lambda outputs: [none, none]
+    with pytest.raises(RunError, match="diverged, the weights are not finite"):
+        trainer().validate(task, loader(batch), verbose=False)

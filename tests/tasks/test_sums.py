@@ -70,6 +70,7 @@ def test_validation_goes_on_with_it() -> None:
 def test_a_process_without_a_sample_counts_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     sums = LossSums()
     sums.add({"a": torch.tensor(4.0), "num_x": torch.tensor(1)}, 3, 0)
-    other = ({"loss": 2.0, "a": 2.0, "num_x": 5.0}, 1)
-    monkeypatch.setattr("cvtrain.tasks.sums.gather", lambda value: [({}, 0), value, other])
+    other = ({"loss": 2.0, "a": 2.0, "num_x": 5.0}, 1, 1)
+    monkeypatch.setattr("cvtrain.tasks.sums.gather", lambda value: [({}, 0, 0), value, other])
     assert sums.means() == {"loss": 3.5, "a": 3.5, "num_x": 6.0}
+    assert sums.all_finite_samples == 4
