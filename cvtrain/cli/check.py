@@ -127,13 +127,13 @@ def _print(console: Console, report: GateReport, path: Path) -> None:
         row = (count.images, count.used, count.rejected, count.annotations, count.annotations_used)
         numbers.add_row(name, *(f"{value:,}" for value in row[: len(titles) - 1]))
     console.print(numbers)
-    _print_problems(console, "errors", "red", report.errors)
-    _print_problems(console, "notes", "yellow", report.notes)
+    _print_problems(console, "error", "red", report.errors)
+    _print_problems(console, "note", "yellow", report.notes)
     for line in report.warnings:
         console.print(f"\n{line}", markup=False, style="yellow", soft_wrap=True)
     verdict, style = _verdict(report)
     console.print()
-    console.print(Text(_safe(verdict), style=f"bold {style}"))
+    console.print(Text(_safe(verdict), style=f"bold {style}"), soft_wrap=not console.is_terminal)
     opened = report.files - report.cached
     known = f", {report.cached:,} known from the last time" if report.cached else ""
     console.print(
@@ -160,7 +160,7 @@ def _print_problems(console: Console, title: str, style: str, problems: Sequence
     for problem in problems:
         groups.setdefault(problem.code, []).append(problem)
     console.print()
-    console.print(Text(f"{len(problems):,} {title}", style=f"bold {style}"))
+    console.print(Text(_counted(len(problems), title), style=f"bold {style}"))
     for code, group in sorted(groups.items(), key=lambda item: -len(item[1])):
         console.print(Text.assemble((f"{len(group):>7,}  ", style), (code, "bold")))
         for problem in group[:_EXAMPLES]:
@@ -187,19 +187,26 @@ def _indented(console: Console, line: Any) -> None:
 def _verdict(report: GateReport) -> tuple[str, str]:
     stopping = len(report.stopping)
     if stopping:
-        plural = "" if stopping == 1 else "s"
         if report.on_bad == "error":
             end = "data.on_bad=fix repairs what can be, data.on_bad=drop leaves it out"
         else:
             end = f"data.on_bad={report.on_bad} cannot mend that"
-        return f"{stopping:,} error{plural}: training stops; {end}", "red"
+        return f"{_counted(stopping, 'error')}: training stops; {end}", "red"
     if report.errors:
         left = f"{report.rejected:,} of {report.images:,} images left out"
         return f"goes on with data.on_bad={report.on_bad}: {left}", "yellow"
-    notes = f"{len(report.notes):,} notes, which lose nothing" if report.notes else "no notes"
-    return f"no errors; {notes}", "green"
+    if not report.notes:
+        return "no errors; no notes", "green"
+    lose = "loses" if len(report.notes) == 1 else "lose"
+    return f"no errors; {_counted(len(report.notes), 'note')}, which {lose} nothing", "green"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _safe(text: str) -> str:
-    """Names that are not UTF-8 can be printed too."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    """Any name on one line, also one that is not UTF-8 or has a line end in it."""
+    from cvtrain.data.formats.files import printable
+
+    return printable(text)

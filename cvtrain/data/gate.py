@@ -21,6 +21,7 @@ import numpy as np
 
 from cvtrain.data import gate_annotations as objects
 from cvtrain.data import gate_images as images
+from cvtrain.data.formats.files import printable
 from cvtrain.data.gate_segments import check_segments
 from cvtrain.data.gate_splits import draw_val
 from cvtrain.data.gate_state import SplitState, stops
@@ -439,10 +440,10 @@ def _refusal(report: GateReport) -> str:
     ]
     for p in found[:_SHOWN]:
         place = f"{p.file} {p.where}".strip()
-        lines.append(f"  {place}: {p.message} [{p.code}] -> {p.fix}")
+        lines.append(printable(f"  {place}: {p.message} [{p.code}] -> {p.fix}"))
     if len(found) > _SHOWN:
         lines.append(f"  ... and {len(found) - _SHOWN:,} more")
-    return "\n".join(lines).encode("utf-8", "replace").decode()
+    return "\n".join([printable(lines[0]), *lines[1:]])
 
 
 @contextmanager

@@ -144,7 +144,7 @@ def grid(
         left = x + (width - fitted.shape[1]) // 2
         sheet.paste(Image.fromarray(fitted), (left, y + (height - fitted.shape[0]) // 2))
         if captions:
-            text = _shorten(captions[k], _font(size), width)
+            text = _shorten(_line(captions[k]), _font(size), width)
             pen.text((x + width / 2, y + height + band / 2), text, _INK, _font(size), anchor="mm")
     return np.asarray(sheet).copy()
 
@@ -271,7 +271,8 @@ def _tag(
     inside = [(min(max(0.0, x), width - w), y) for x, y in places if 0 <= y <= height - h]
     inside = inside or [(min(max(0.0, x0), width - w), min(max(0.0, y0), height - h))]
     free = [p for p in inside if not any(_meet((*p, p[0] + w, p[1] + h), q) for q in placed)]
-    x, y = (free or inside)[0]
+    # Whole pixels: at a fractional place just above the image Pillow cuts off the letters' tops.
+    x, y = (float(int(v)) for v in (free or inside)[0])
     area = (x, y, x + w, y + h)
     pen.rectangle((x, y, x + w - 1, y + h - 1), fill=ink)
     pen.text((x + 4 - left, y + 3 - top), text, _on(ink), font)
@@ -307,7 +308,12 @@ def _legend(canvas: np.ndarray, classes: Sequence[int], names: Sequence[str]) ->
 
 
 def _name(label: int, names: Sequence[str]) -> str:
-    return names[label] if 0 <= label < len(names) else f"class {label}"
+    return _line(names[label]) if 0 <= label < len(names) else f"class {label}"
+
+
+def _line(text: str) -> str:
+    """A name without what cannot be drawn: line ends, controls, what is no UTF-8."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _on(ink: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -68,6 +68,11 @@ def shorten(text: object, limit: int = 60) -> str:
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
+def printable(text: str) -> str:
+    """``text`` on one line of a terminal: line ends, controls and what is no UTF-8 as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def storable(name: str) -> str:
     """``name`` without what UTF-8 cannot hold (lone surrogates of JSON) or a path may not (NUL)."""
     try:
@@ -155,10 +160,18 @@ def _walk(
         if entry.name.startswith(".") or entry.name in skip:
             continue
         below_root = f"{name}/{entry.name}" if name else entry.name
-        if entry.is_dir():
+        if _is_folder(entry):
             _walk(path / entry.name, below_root, skip, (*above, here), found)
         else:
             found.append(below_root)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder or a link to one; a link to itself is a file, and reported as one."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def folders(root: Path, folder: str = "") -> list[str]:
@@ -171,7 +184,7 @@ def folders(root: Path, folder: str = "") -> list[str]:
     except OSError as error:
         raise DataError(f"{path} cannot be listed: {error.strerror}; check its rights") from error
     hidden = (".", "__MACOSX")
-    return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(hidden))
+    return sorted(e.name for e in entries if not e.name.startswith(hidden) and _is_folder(e))
 
 
 def find_split_folder(root: Path, folder: str, names: Iterable[str]) -> str | None:

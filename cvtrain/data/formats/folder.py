@@ -48,7 +48,7 @@ class FolderReader(Reader):
         try:
             self._given = given_names(names)
         except MalformedError as error:
-            raise DataError(f"data.reader.names: {error.message}; give each class one name") from error
+            raise DataError(f"data.reader.names: {error.message}; name each class once") from error
         self._splits = _split_folders(self.root)
         self._files = walk(self.root)
         if not self._splits:

@@ -88,7 +88,7 @@ class MasksReader(Reader):
         try:
             self._names = given_names(names)
         except MalformedError as error:
-            raise DataError(f"data.reader.names: {error.message}; give each class one name") from error
+            raise DataError(f"data.reader.names: {error.message}; name each class once") from error
         self._fault: MalformedError | None = None
         if self._names is None and (self.root / "classes.txt").is_file():
             try:

@@ -98,7 +98,7 @@ class VOCReader(Reader):
         try:
             self._names = given_names(names)
         except MalformedError as error:
-            raise DataError(f"data.reader.names: {error.message}; give each class one name") from error
+            raise DataError(f"data.reader.names: {error.message}; name each class once") from error
         lists = {"train": train_list, "val": val_list, "test": test_list}
         self._places = _places(self.root, folder, lists)
         if not self._places:

@@ -79,7 +79,7 @@ class YOLOReader(Reader):
         try:
             given = given_names(names)
         except MalformedError as error:
-            raise DataError(f"data.reader.names: {error.message}; give each class one name") from error
+            raise DataError(f"data.reader.names: {error.message}; name each class once") from error
         try:
             self._config = read_config(self.root, file, None if given is None else given.names)
         except MalformedError as error:

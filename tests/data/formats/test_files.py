@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from cvtrain.data.formats.files import (
     MalformedError,
     below,
     data_root,
+    folders,
     read_lines,
     shorten,
     storable,
@@ -95,3 +97,11 @@ def test_text_that_is_not_utf8_or_not_there(make):
 def test_shorten_is_one_line():
     assert shorten("a\nb\tc") == "a b c"
     assert len(shorten("x" * 500)) == 60
+
+
+def test_link_to_itself_is_a_file(make):
+    make.image("cat/a.png", "dog/b.png")
+    for link in ("self", "cat/self.png"):
+        (make.root / link).symlink_to(Path(link).name)
+    assert walk(make.root) == ["cat/a.png", "cat/self.png", "dog/b.png", "self"]
+    assert folders(make.root) == ["cat", "dog"]

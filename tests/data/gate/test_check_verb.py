@@ -199,3 +199,36 @@ def test_the_command_on_a_real_folder(tmp_path: Path, dataset) -> None:
     written = json.loads((tmp_path / "out dir/check.json").read_text())
     assert (written["images"], written["used"], written["rejected"]) == (8, 7, 1)
     assert not (tmp_path / "runs").exists()
+
+
+def test_any_name_stays_on_one_line_and_numbers_agree(dataset, run, capsys, box) -> None:
+    for name in ("a.png", "new\nline.png", "\x1b[31mred.png", "latin\udce9.png"):
+        dataset.add(name, boxes=[box])
+    dataset.add("v.png", split="val", boxes=[box])
+    for name in ("new\nline.png", "\x1b[31mred.png", "latin\udce9.png"):
+        (dataset.root / name).write_bytes(b"")
+    code, _ = run()
+    page = capsys.readouterr().out
+    assert code == 1
+    for shown in (r"new\nline.png", r"\x1b[31mred.png", r"latin\udce9.png"):
+        assert f"         {shown}: the file is empty (0 bytes)\n" in page
+    assert (
+        "\n3 errors: training stops; data.on_bad=fix repairs what can be, data.on_bad=drop" in page
+    )
+    assert "drop leaves it out\n" in page
+    with pytest.raises(DataError) as refused:
+        dataset.gate(strict=True)
+    lines = str(refused.value).split("\n")
+    assert len(lines) == 4
+    assert "\x1b" not in str(refused.value)
+
+
+def test_one_note_is_not_notes(dataset, run, capsys, box) -> None:
+    dataset.names = ("cat",)
+    dataset.add("a.png", boxes=[box])
+    dataset.add("v.png", split="val", boxes=[box])
+    dataset.add("empty.png")
+    run()
+    page = capsys.readouterr().out
+    assert "\n1 note\n" in page
+    assert "no errors; 1 note, which loses nothing\n" in page

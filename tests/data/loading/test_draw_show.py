@@ -125,3 +125,27 @@ def test_show_without_a_run_dir_makes_its_own(tmp_path, monkeypatch, capsys):
             "num_workers": 0, "cache": "none"}  # fmt: skip
     show({"data": data, "augment": None, "task": {"name": "detection"}, "seed": 1, "run_dir": None})
     assert len(list(tmp_path.glob("runs/show/*/shapes_none.png"))) == 1
+
+
+def test_a_name_at_the_upper_edge_is_whole() -> None:
+    image = np.zeros((320, 320, 3), np.uint8)
+
+    def rows(top: float) -> int:
+        """How many rows of pixels the letters have, white on the colour of the class."""
+        drawn = draw(image, np.array([[50.0, top, 250.0, 300.0]]), np.zeros(1, int), ["raccoon"])
+        return int((drawn > 230).all(2).any(1).sum())
+
+    found = [rows(top) for top in np.arange(0.0, 24.0, 0.35)]
+    assert set(found) == {rows(150.0)}
+
+
+@pytest.mark.parametrize(
+    "name", ["new\nline", "latin\udce9", "tab\t", "\x1b[31m", "漢字 é", "x" * 300]
+)
+def test_any_name_can_be_drawn(name: str) -> None:
+    image = np.zeros((60, 80, 3), np.uint8)
+    box, first = np.array([[5.0, 5.0, 30.0, 30.0]]), np.zeros(1, int)
+    drawn = draw(image, box, first, [name])
+    legend = draw(image, mask=np.zeros((60, 80), np.uint8), names=[name, "b"])
+    assert drawn.shape[2] == legend.shape[2] == 3
+    assert grid([drawn, legend], 2, [name, name]).any()
