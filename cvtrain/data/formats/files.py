@@ -27,6 +27,12 @@ _BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother = 3, 100, 100
 _BRIEF.maxlist = _BRIEF.maxdict = _BRIEF.maxtuple = _BRIEF.maxset = 16
 
 
+_TASKS = ("classification", "localization", "detection")
+_SEGMENTATIONS = ("semantic_segmentation", "instance_segmentation")
+_RUNS = frozenset(("check", "show", "sweeps", *_TASKS, *_SEGMENTATIONS))
+"""What commands put into ``runs`` of the folder they are started in."""
+
+
 class MalformedError(Exception):
     """A file is not what its format says; becomes a ``Problem``.
 
@@ -157,13 +163,24 @@ def _walk(
     if here in above:
         return
     for entry in entries:
-        if entry.name.startswith(".") or entry.name in skip:
+        if entry.name.startswith(".") or entry.name in skip or _is_runs(entry):
             continue
         below_root = f"{name}/{entry.name}" if name else entry.name
         if _is_folder(entry):
             _walk(path / entry.name, below_root, skip, (*above, here), found)
         else:
             found.append(below_root)
+
+
+def _is_runs(entry: os.DirEntry[str]) -> bool:
+    """Whether it is the ``runs`` of commands started in the data set: no class of it."""
+    if entry.name != "runs" or not _is_folder(entry):
+        return False
+    try:
+        inside = os.listdir(entry.path)  # noqa: PTH208
+    except OSError:
+        return False
+    return bool(inside) and _RUNS.issuperset(inside)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -184,7 +201,8 @@ def folders(root: Path, folder: str = "") -> list[str]:
     except OSError as error:
         raise DataError(f"{path} cannot be listed: {error.strerror}; check its rights") from error
     hidden = (".", "__MACOSX")
-    return sorted(e.name for e in entries if not e.name.startswith(hidden) and _is_folder(e))
+    found = [e for e in entries if not e.name.startswith(hidden) and not _is_runs(e)]
+    return sorted(e.name for e in found if _is_folder(e))
 
 
 def find_split_folder(root: Path, folder: str, names: Iterable[str]) -> str | None:

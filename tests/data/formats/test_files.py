@@ -105,3 +105,11 @@ def test_link_to_itself_is_a_file(make):
         (make.root / link).symlink_to(Path(link).name)
     assert walk(make.root) == ["cat/a.png", "cat/self.png", "dog/b.png", "self"]
     assert folders(make.root) == ["cat", "dog"]
+
+
+def test_runs_of_commands_started_in_the_data_set_are_not_data(make):
+    make.image("cat/a.png", "dog/b.png", "runs/show/now/folder_light.png", "runs/detection/x.png")
+    assert walk(make.root) == ["cat/a.png", "dog/b.png"]
+    assert folders(make.root) == ["cat", "dog"]
+    make.image("runs/of_salmon.png")
+    assert folders(make.root) == ["cat", "dog", "runs"]
