@@ -173,8 +173,8 @@ def _sweep(typed: Sequence[Typed], job: Job, folder: Path) -> None:
         "hydra.sweep.dir": quote(str(folder)),
         "hydra.sweep.subdir": "${hydra.job.num}",
         "hydra.output_subdir": "null",  # the run folder has a config.yaml of its own
-        "hydra/job_logging": "disabled",
-        "hydra/hydra_logging": "disabled",
+        "hydra/job_logging": "none",
+        "hydra/hydra_logging": "none",
     }
     overrides = [f"{k}={v}" for k, v in settings.items() if k not in given]
     overrides += [t.override for t in typed if t.override]

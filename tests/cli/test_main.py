@@ -42,7 +42,8 @@ def chained() -> Exception:
 
 RAISED = [
     (UsageError("write a=1"), 2, "write a=1"),
-    (DataError("3 errors\n  in 2 files"), 1, "3 errors in 2 files"),
+    (RunError("3 errors\n  in 2 files"), 1, "3 errors in 2 files"),
+    (DataError("no image"), 1, "no image"),
     (RunError("loss is not finite"), 1, "loss is not finite"),
     (CheckpointError("truncated"), 1, "truncated"),
     (KeyboardInterrupt(), 130, "stopped by Ctrl-C"),

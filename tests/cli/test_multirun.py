@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import signal
 import sys
 from collections.abc import Callable
@@ -69,6 +70,14 @@ def test_a_job_that_fails_does_not_stop_the_rest(
         ("0", "0.52"),
     ]
     assert "3 jobs, 1 failed" in done.out
+
+
+def test_hydra_leaves_the_loggers_of_others_alone(
+    cli: Cli, here: Path, jobs: list[list[str]]
+) -> None:
+    logger = logging.getLogger("cvtrain")
+    assert cli("-m model=yolo seed=1,2 sweep_dir=s").code == 0
+    assert not logger.disabled
 
 
 def test_every_model_brings_its_own_task(
