@@ -8,6 +8,7 @@ They are ordinary ``DualTransform`` and ``ImageOnlyTransform`` classes, for use 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,9 +49,9 @@ class Placing(A.DualTransform):
         """Sets the network's input size, pixels, and how images are fitted to it."""
         self.out, self.resize = (height, width), resize
 
+    @abstractmethod
     def draw(self, height: int, width: int) -> Box2Box | np.ndarray:
         """The map for an image of that size: without turn, or as a matrix ``(2, 3)``."""
-        raise NotImplementedError
 
     def should_apply(self, force_apply: bool = False) -> bool:
         """Always where bound: without it the image would not have the network's size."""

@@ -51,6 +51,8 @@ class RunDir:
 
     def refuse_if_used(self) -> None:
         """Raise UsageError where another run's checkpoints or results would be overwritten."""
+        if (self.path / "predictions.json").exists() and not self.last.exists():
+            raise UsageError(f"run_dir={self} already holds predictions: choose another run_dir")
         if self.last.exists() or self.results.exists():
             raise UsageError(
                 f"run_dir={self} already holds a run: resume={self} goes on with it, "

@@ -63,3 +63,11 @@ def test_the_environment_is_described() -> None:
     found = environment()
     assert {"cvtrain", "git_commit", "command", "python", "cpu_count", "gpus"} <= found.keys()
     assert found["packages"]["pytorch-lightning"]
+
+
+def test_a_folder_of_predictions_is_refused(tmp_path) -> None:
+    run = RunDir(tmp_path / "out")
+    run.path.mkdir()
+    (run.path / "predictions.json").write_text("[]")
+    with pytest.raises(UsageError, match="already holds predictions: choose another run_dir"):
+        run.refuse_if_used()
