@@ -18,7 +18,9 @@ from cvtrain.types import Batch, ImageInfo, Prediction, Target
 
 
 class Pictures(pl.Callback):
-    """Draws the first images of the validation set after the last evaluation, or every few epochs.
+    """Draws images of the validation set after the last evaluation, or every few epochs.
+
+    They lie evenly in the set's order, so that those of folders are not all of one class.
 
     Args:
         count: images.
@@ -42,6 +44,8 @@ class Pictures(pl.Callback):
         self.every_n_epochs = every_n_epochs
         self.path: Path | None = None
         self._samples: list[tuple[np.ndarray, Prediction, Target, ImageInfo]] = []
+        self._wanted: set[int] = set()
+        self._seen = 0
 
     def _due(self, trainer: pl.Trainer) -> bool:
         if self.path is None or not trainer.is_global_zero:
@@ -53,6 +57,10 @@ class Pictures(pl.Callback):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._samples = []
+        self._seen = 0
+        length = len(trainer.val_dataloaders.sampler)  # this process's share
+        rows = np.linspace(0, length - 1, min(self.count, length)).round()
+        self._wanted = {int(row) for row in rows}
 
     def on_validation_batch_end(
         self,
@@ -63,12 +71,14 @@ class Pictures(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        room = self.count - len(self._samples)
-        if room <= 0 or not self._due(trainer):
+        places = [k for k in range(len(batch)) if self._seen + k in self._wanted]
+        self._seen += len(batch)
+        if not places or not self._due(trainer):
             return
-        images = displayable(batch.images[:room].cpu())
-        rows = zip(images, outputs["predictions"], batch.targets, batch.infos, strict=False)
-        self._samples += [(image, p.cpu(), t.cpu(), info) for image, p, t, info in rows]
+        images = displayable(batch.images[places].cpu())
+        for image, k in zip(images, places, strict=True):
+            prediction, target = outputs["predictions"][k].cpu(), batch.targets[k].cpu()
+            self._samples.append((image, prediction, target, batch.infos[k]))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Task)

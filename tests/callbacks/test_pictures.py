@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from pytorch_lightning.loggers import CSVLogger
 
 from cvtrain.callbacks.pictures import Pictures, displayable
 from cvtrain.errors import UsageError
+from cvtrain.types import Batch, ImageInfo, Prediction, Target
 
 
 class Album(CSVLogger):
@@ -27,6 +30,26 @@ def test_every_few_epochs_a_picture_reaches_file_and_loggers(make_task, fit, tmp
         size = image.size
     assert [(name, step) for name, _, step in album.pictures] == [("predictions", 6)]
     assert album.pictures[0][1] == (size[1], size[0], 3)
+
+
+def test_the_images_lie_evenly_in_the_set(tmp_path) -> None:
+    pictures = Pictures(count=3)
+    pictures.path = tmp_path / "predictions.png"
+    loader = SimpleNamespace(sampler=range(9))
+    trainer = SimpleNamespace(
+        val_dataloaders=loader, is_global_zero=True, state=SimpleNamespace(fn="validate")
+    )
+    pictures.on_validation_start(trainer, None)
+    for first in (0, 4, 8):
+        rows = range(first, min(first + 4, 9))
+        batch = Batch(
+            images=torch.zeros(len(rows), 3, 2, 2, dtype=torch.uint8),
+            targets=[Target() for _ in rows],
+            infos=[ImageInfo(row, str(row), str(row), 2, 2) for row in rows],
+        )
+        outputs = {"predictions": [Prediction() for _ in rows]}
+        pictures.on_validation_batch_end(trainer, None, outputs, batch, first // 4)
+    assert [info.index for *_, info in pictures._samples] == [0, 4, 8]
 
 
 def test_by_default_training_draws_nothing(make_task, fit, tmp_path) -> None:
