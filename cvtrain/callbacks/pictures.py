@@ -58,7 +58,8 @@ class Pictures(pl.Callback):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._samples = []
         self._seen = 0
-        length = len(trainer.val_dataloaders.sampler)  # this process's share
+        loader: Any = trainer.val_dataloaders
+        length = len(loader.sampler)  # this process's share
         rows = np.linspace(0, length - 1, min(self.count, length)).round()
         self._wanted = {int(row) for row in rows}
 

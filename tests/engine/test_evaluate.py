@@ -86,7 +86,7 @@ def test_another_evaluation_is_not_written_over(trained, command, run) -> None:
     folder = run(trained)
     config = command("eval", f"ckpt={trained}")
     config["run_dir"] = str(folder)
-    with pytest.raises(UsageError, match="already holds a run"):
+    with pytest.raises(UsageError, match="already holds predictions: choose another run_dir"):
         evaluate(config)
 
 
