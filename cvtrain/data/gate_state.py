@@ -10,7 +10,7 @@ import numpy as np
 
 from cvtrain.data.formats.base import CODES as READER_CODES
 from cvtrain.data.formats.base import Code
-from cvtrain.data.formats.files import shorten
+from cvtrain.data.formats.base import problem as make_problem
 from cvtrain.data.probe import MAX_PIXELS, Probes
 from cvtrain.data.table import Problem, Table
 
@@ -221,18 +221,15 @@ class SplitState:
     def _problem(
         self, code: str, file: str, where: str, message: str, image: int = -1, annotation: int = -1
     ) -> Problem:
-        kind = GATE_CODES[code]
-        return Problem(
-            file=file,
+        return make_problem(
+            code,
+            file,
+            message,
             where=where,
-            code=code,
-            severity=kind.severity,
-            message=shorten(message, 300),
-            fix=kind.fix,
             split=self.name,
             image=image,
             annotation=annotation,
-            rejects=kind.rejects,
+            codes=GATE_CODES,
         )
 
     def _take(self, problem: Problem, repaired: bool) -> None:

@@ -13,6 +13,7 @@ whatever ``on_bad`` says.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -146,9 +147,10 @@ def problem(
     image: int = -1,
     annotation: int = -1,
     rejects: str | None = None,
+    codes: Mapping[str, Code] = CODES,
 ) -> Problem:
-    """A ``Problem`` with severity, rejection and fix from ``CODES``."""
-    kind = CODES[code]
+    """A ``Problem`` with severity, rejection and fix from ``codes``."""
+    kind = codes[code]
     return Problem(
         file=file,
         where=where,

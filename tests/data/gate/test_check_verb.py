@@ -182,7 +182,8 @@ def test_no_torch(tmp_path: Path) -> None:
         "import sys, cvtrain.cli.check, cvtrain.data.gate, cvtrain.data.formats.auto\n"
         "assert not {'torch', 'cv2', 'albumentations', 'pandas'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_command_on_a_real_folder(tmp_path: Path, dataset) -> None:

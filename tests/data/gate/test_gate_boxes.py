@@ -224,8 +224,10 @@ def test_a_million_boxes_make_no_object_each(dataset, box, monkeypatch) -> None:
 
     state = gate_state.SplitState("train", replace(table, **columns), "drop")
     made: list[str] = []
-    real = gate_state.Problem
-    monkeypatch.setattr(gate_state, "Problem", lambda **k: made.append(k["code"]) or real(**k))
+    real = gate_state.make_problem
+    monkeypatch.setattr(
+        gate_state, "make_problem", lambda code, *a, **k: made.append(code) or real(code, *a, **k)
+    )
     tracemalloc.start()
     gate_annotations.check_labels(state)
     gate_annotations.check_boxes(state)
