@@ -64,6 +64,8 @@ class Target(_TensorFields):
             counts them as objects; metrics do not count a match with them as a mistake.
         areas: float64 ``(N,)`` square pixels, as the data set gives them (COCO: of the segment).
         label: int64 ``()``, the class of the image (classification, localization).
+        probs: float32 ``(K,)``, what a classifier's loss aims at where one label does not say it:
+            shares of the classes in a mixed image, or 1 for each of several labels.
         mask: int64 ``(H, W)``, semantic classes.
         masks: bool ``(N, H, W)``, one a box.
     """
@@ -73,6 +75,7 @@ class Target(_TensorFields):
     ignore: Tensor | None = None
     areas: Tensor | None = None
     label: Tensor | None = None
+    probs: Tensor | None = None
     mask: Tensor | None = None
     masks: Tensor | None = None
 

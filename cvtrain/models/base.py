@@ -39,6 +39,19 @@ class Model(nn.Module, ABC):
     def decode(self, outputs: Any) -> list[Prediction]:
         """Raw outputs -> one prediction an image, in network pixels."""
 
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Called before each training epoch: whatever changes with time is decided here.
+
+        A pure function of its arguments, so that a resumed run changes what the uninterrupted one
+        does. Parameters that are trained in some epochs alone are switched here by
+        ``requires_grad_``, after the optimizer has taken all; the optimizer leaves those without a
+        gradient as they are.
+
+        Args:
+            epoch: the epoch that begins, from 0.
+            epochs: of the whole run.
+        """
+
     def loss(self, images: Tensor, targets: list[Target]) -> dict[str, Tensor]:
         """Loss terms on a batch, with gradient."""
         return self.compute_loss(self(images), targets)

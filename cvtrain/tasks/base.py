@@ -98,6 +98,7 @@ class Task(pl.LightningModule, ABC):
         return batch
 
     def on_train_epoch_start(self) -> None:
+        self.model.begin_epoch(self.current_epoch, self.trainer.max_epochs or 1)
         self.train_sums.reset()
         self.results = {}
 
