@@ -1,4 +1,4 @@
-"""The convolution block of darknet: convolution, bias or batch norm, leaky ReLU."""
+"""The convolution block: convolution, bias or batch norm, leaky ReLU (darknet's) or ReLU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LEAK = 0.1
 
 
 class ConvBlock(nn.Module):
-    """A "same"-padded convolution, batch norm where asked for, and a leaky ReLU of slope 0.1.
+    """A convolution, "same"-padded unless told otherwise, batch norm where asked for, leaky ReLU.
 
     Weights start as He et al. 2015 (arXiv 1502.01852) for this slope, biases at 0.
 
@@ -18,6 +18,9 @@ class ConvBlock(nn.Module):
         kernel: side of the square kernel, odd, pixels.
         stride: pixels.
         batch_norm: batch normalisation in place of the bias.
+        padding: zeros around the map, pixels; None: ``kernel // 2``.
+        leak: slope below zero; 0: a plain ReLU.
+        groups: parts that the channels are divided into, each convolved for itself.
     """
 
     def __init__(
@@ -27,17 +30,26 @@ class ConvBlock(nn.Module):
         kernel: int = 3,
         stride: int = 1,
         batch_norm: bool = True,
+        padding: int | None = None,
+        leak: float = LEAK,
+        groups: int = 1,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=not batch_norm
+            in_channels,
+            out_channels,
+            kernel,
+            stride,
+            padding=kernel // 2 if padding is None else padding,
+            groups=groups,
+            bias=not batch_norm,
         )
         self.norm = nn.BatchNorm2d(out_channels) if batch_norm else nn.Identity()
-        self.act = nn.LeakyReLU(LEAK, inplace=True)
-        nn.init.kaiming_normal_(self.conv.weight, a=LEAK, nonlinearity="leaky_relu")
+        self.act: nn.Module = nn.LeakyReLU(leak, inplace=True) if leak else nn.ReLU(inplace=True)
+        nn.init.kaiming_normal_(self.conv.weight, a=leak, nonlinearity="leaky_relu")
         if self.conv.bias is not None:
             nn.init.zeros_(self.conv.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, in, H, W)`` -> ``(B, out, ceil(H / stride), ceil(W / stride))``."""
+        """``(B, in, H, W)`` -> ``(B, out, ceil(H / stride), ceil(W / stride))`` where "same"."""
         return self.act(self.norm(self.conv(x)))

@@ -26,6 +26,7 @@ class Backbone(nn.Module, ABC):
         strides: image pixels per map pixel, of each map.
         num_features: length of the pooled vector.
         mean, std: what the images are normalised with, in 0..1.
+        minimum_size: the smallest side of an image that gives maps, pixels.
     """
 
     in_channels: int
@@ -34,12 +35,17 @@ class Backbone(nn.Module, ABC):
     num_features: int
     mean: Sequence[float] = IMAGENET_MEAN
     std: Sequence[float] = IMAGENET_STD
+    minimum_size: int = 1
 
     @abstractmethod
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Normalised images ``(B, C, H, W)`` -> maps ``(B, channels[i], H_i, W_i)``.
+        """Normalised images ``(B, C, H, W)`` -> maps ``(B, channels[i], H_i, W_i)``; finest first.
 
-        ``H_i`` is about ``H / strides[i]``; finest first.
+        ``H_i`` is ``ceil(H / strides[i])``, a few less where a network has convolutions without
+        padding (AlexNet, OverFeat).
+
+        Raises:
+            ValueError: a side smaller than ``minimum_size``.
         """
 
     def pooled(self, x: Tensor) -> Tensor:
@@ -48,6 +54,18 @@ class Backbone(nn.Module, ABC):
 
     def use(self, output: Output) -> None:
         """Drop what only the other output needs, so that every parameter left gets a gradient."""
+
+    def check_size(self, image_size: int | Sequence[int] | None) -> None:
+        """Raise ValueError where an image of ``image_size`` (pixels, or (H, W)) is too small."""
+        if image_size is None:
+            return
+        sides = [image_size] if isinstance(image_size, int) else list(image_size)
+        if min(sides) < self.minimum_size:
+            shown = " x ".join(map(str, sides if len(sides) > 1 else sides * 2))
+            raise ValueError(
+                f"images of {shown} are too small: this network needs {self.minimum_size} pixels "
+                f"a side or more (data.image_size={self.minimum_size})"
+            )
 
     def normalizer(self) -> Normalize:
         """The input normalisation this backbone expects."""
