@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cvtrain.cli import habits, reads, suggest, values
 from cvtrain.cli.args import Command
-from cvtrain.cli.conf import GROUPS, ConfDirs, is_timm, joined, pick, timm_has
+from cvtrain.cli.conf import GROUPS, ConfDirs, is_hidden, is_timm, joined, pick, timm_has
 from cvtrain.cli.typed import OPTIONAL, Typed, by_key, make, parse
 from cvtrain.errors import UsageError
 
@@ -176,7 +176,9 @@ def check_options(typed: Sequence[Typed], conf: ConfDirs) -> list[Typed]:
             result.append(t)
             continue
         for option in t.value if isinstance(t.value, list) else [t.value]:
-            if option is None or (isinstance(option, str) and conf.path(t.key, option)):
+            if option is None:
+                continue
+            if isinstance(option, str) and conf.path(t.key, option) and not is_hidden(option):
                 continue
             if t.key == "backbone" and is_timm(str(option)):
                 _refuse_second_name(t, typed)

@@ -69,13 +69,13 @@ class ConfDirs:
         return [*self.user, self.own]
 
     def options(self, group: str) -> list[str]:
-        """The names a group can take, e.g. ``["classifier", "yolo"]``."""
+        """The names a group can take, e.g. ``["classifier", "yolo"]``; hidden ones are left out."""
         found = {
             path.relative_to(folder / group).with_suffix("").as_posix()
             for folder in self.all
             for path in (folder / group).rglob("*.yaml")
         }
-        return sorted(found)
+        return sorted(name for name in found if not is_hidden(name))
 
     def path(self, group: str, option: str) -> Path | None:
         """The file of an option; the user's own wins."""
@@ -91,9 +91,17 @@ class ConfDirs:
         return path is not None and path.is_relative_to(self.own)
 
     def node(self, group: str, option: str) -> dict[str, Any]:
-        """What the option's file says below its group's key, not composed."""
+        """What the option's file and those it extends say below its group's key, not composed."""
         path = self.path(group, option)
-        return {} if path is None else _group_node(load(path), group)
+        if path is None:
+            return {}
+        content = load(path)
+        node: dict[str, Any] = {}
+        for entry in content.get("defaults") or []:
+            base = str(entry).partition("@")[0].removeprefix(f"/{group}/")
+            if isinstance(entry, str) and base != option:
+                node |= self.node(group, base)
+        return node | {k: v for k, v in _group_node(content, group).items() if k != "defaults"}
 
     def about(self, group: str, option: str) -> str:
         """One line on an option: its ``about`` key, or the first sentence of its comment."""
@@ -137,6 +145,11 @@ class ConfDirs:
                     if str(key).removeprefix("override").strip().lstrip("/") == other:
                         return None if value is None else str(value)
         return None
+
+
+def is_hidden(option: str) -> bool:
+    """Whether a name (``_base``) is for other yamls to extend, not for anyone to choose."""
+    return any(part.startswith("_") for part in option.split("/"))
 
 
 def _group_node(content: dict[str, Any], group: str) -> dict[str, Any]:

@@ -313,3 +313,30 @@ def test_cfg_job(cli: Cli) -> None:
     assert resolved["model"]["backbone"]["name"] == "darknet_tiny"
     assert cli("data=coco --cfg job").code == 0, "what is missing is shown as ???"
     assert cli("--cfg hydra").code == 2
+
+
+def test_a_hidden_yaml_is_extended_not_chosen(cli: Cli, here: Path) -> None:
+    assert "_base" not in ConfDirs().options("data")
+    assert "_base" not in cli("list data").out
+    done = cli("data=_base")
+    assert done.code == 2
+    assert "data=_base: there is no such data" in done.line
+    (here / "my/data").mkdir(parents=True)
+    text = "defaults: [_base, _self_]\nname: mine\nreader: {_target_: my_pkg.Reader}\nbatch_size: 3"
+    (here / "my/data/mine.yaml").write_text(text)
+    (here / "my/data/_hidden.yaml").write_text("name: hidden")
+    conf = ConfDirs([here / "my"])
+    assert "mine" in conf.options("data")
+    assert "_hidden" not in conf.options("data")
+    node = conf.node("data", "mine")
+    assert (node["name"], node["batch_size"], node["val_fraction"]) == ("mine", 3, 0.2)
+    data = cli("--config-dir=my data=mine data.on_bad=fix").config["data"]
+    assert (data["name"], data["batch_size"], data["on_bad"]) == ("mine", 3, "fix")
+
+
+def test_every_data_set_has_the_shared_keys() -> None:
+    conf = ConfDirs()
+    shared = conf.node("data", "_base").keys()
+    assert {"batch_size", "image_size", "on_bad", "val_fraction"} <= shared
+    for option in conf.options("data"):
+        assert shared <= conf.node("data", option).keys()
