@@ -303,6 +303,12 @@ def _check_loss(config: DictConfig, typed: Sequence[Typed], conf: ConfDirs, mode
     allowed = pick(plain(config), "model.losses")
     chosen = by_key(typed).get("loss")
     name = chosen.value if chosen is not None else pick(plain(config), "loss.name")
+    task, serves = pick(plain(config), "task.name"), pick(plain(config), "loss.tasks")
+    if serves and task not in serves:
+        fitting = [o for o in conf.options("loss") if task in conf.node("loss", o).get("tasks", [])]
+        fitting = [o for o in fitting if not allowed or o in allowed]
+        instead = f"; for {task} there is loss={' | '.join(fitting)}" if fitting else ""
+        raise UsageError(f"loss={name} serves task={' | '.join(serves)}, not {task}{instead}")
     if not allowed or name in allowed or not conf.is_own("loss", str(name)):
         return
     raise UsageError(

@@ -74,6 +74,12 @@ def _is_precision(value: Any) -> bool:
     return value in PRECISIONS
 
 
+def _is_class_weights(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return len(value) > 0 and all(_is_number(v) and v >= 0 for v in value)
+    return value in ("auto", "effective")
+
+
 _SIZE = Rule("pixels: an integer above 0, or [H, W]", _is_size)
 _LIMIT = Rule("an integer above 0 (batches), a part of 1 (0.1), or null", _is_limit)
 _TEXTS = Rule(
@@ -133,6 +139,14 @@ RULES: dict[str, Rule] = {
     "callbacks.pictures.count": _int(1),
     "callbacks.pictures.every_n_epochs": _or_null(_int(1)),
     "loss.label_smoothing": _between(0, 1),
+    "loss.gamma": _number(0),
+    "loss.class_weights": _or_null(
+        Rule(
+            "auto, effective, or a list of numbers from 0, one a class",
+            _is_class_weights,
+            ("auto", "effective"),
+        )
+    ),
     "augment.mosaic": _between(0, 1),
     "augment.min_visibility": _between(0, 1),
     "augment.min_area": _number(0),

@@ -1,34 +1,47 @@
 """Focal loss over a softmax.
 
 Paper: Lin, Goyal, Girshick, He, Dollar, "Focal Loss for Dense Object Detection", arXiv 1708.02002,
-equation 4, over a softmax in place of the paper's sigmoids: one label an image. Written from the
-paper. Deviation: no alpha, the weight that balances foreground against background there.
+equations 4 and 5, over a softmax in place of the paper's sigmoids: one label an image. Written from
+the paper. The paper's alpha is ``class_weights`` here; for soft targets (mixed images) the classes'
+terms are added up by their shares.
 """
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from collections.abc import Sequence
+
+from torch import Tensor
 from torch.nn import functional as F
 
+from cvtrain.losses.targets import soft
+from cvtrain.losses.weights import ClassWeighted
 
-class FocalLoss(nn.Module):
-    """``-(1 - p)^gamma log p`` of the true class, the mean over a batch.
+
+class FocalLoss(ClassWeighted):
+    """``-sum_c w_c t_c (1 - p_c)^gamma log p_c``, the mean over a batch.
 
     Args:
         gamma: how much less an image counts that is classified well; 0 is cross-entropy.
+        class_weights: see ``ClassWeighted``.
 
     Raises:
-        ValueError: ``gamma`` is negative.
+        ValueError: ``gamma`` is negative, wrong weights.
     """
 
-    def __init__(self, gamma: float = 2.0) -> None:
-        super().__init__()
+    def __init__(
+        self, gamma: float = 2.0, class_weights: str | Sequence[float] | None = None
+    ) -> None:
+        super().__init__(class_weights)
         if gamma < 0:
             raise ValueError(f"gamma={gamma} must be at least 0")
         self.gamma = gamma
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """``(B, K)`` logits and int64 ``(B,)`` labels -> scalar."""
-        log_p = F.log_softmax(logits, dim=1).gather(1, labels[:, None]).squeeze(1)  # (B,)
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Logits ``(B, K)`` and labels int64 ``(B,)`` or shares ``(B, K)`` -> scalar."""
+        shares = soft(targets, logits.shape[1])
+        weights = self._current()
+        if weights is not None:
+            shares = shares * weights  # (B, K) * (K,)
+        log_p = F.log_softmax(logits, dim=1)
         rest = (-log_p.expm1()).clamp(min=1e-12)  # 1 - p; at 0 the gradient of a root is not finite
-        return -(rest**self.gamma * log_p).mean()
+        return -(shares * rest**self.gamma * log_p).sum(dim=1).mean()

@@ -2,15 +2,16 @@
 
 Backbone, its own global pooling (timm's, where it is one of timm's: the mean of the last map for
 convolutional networks, the class token or the mean of the tokens for transformers, with whatever
-norm the network has there), optional dropout, one linear layer, softmax. With a timm backbone this
-is timm's own classifier: on the same weights the outputs are equal.
+norm the network has there), optional dropout, one linear layer, and what the loss is made for: a
+softmax, or, for several labels an image, a sigmoid each. With a timm backbone this is timm's own
+classifier: on the same weights the outputs are equal.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
+from cvtrain.losses.targets import class_targets
 from cvtrain.models.backbones.base import Backbone
 from cvtrain.models.base import Model
 from cvtrain.types import Prediction, Target
@@ -21,7 +22,9 @@ class Classifier(Model):
 
     Args:
         backbone: where the features come from.
-        loss: takes logits ``(B, K)`` and labels int64 ``(B,)``, gives a scalar.
+        loss: takes logits ``(B, K)`` and labels int64 ``(B,)`` or shares of the classes float
+            ``(B, K)``, gives a scalar. One with an attribute ``multi_label`` that is true makes the
+            outputs sigmoids.
         num_classes: K.
         dropout: share of the pooled features dropped in training, 0..1.
     """
@@ -45,10 +48,9 @@ class Classifier(Model):
         return self.fc(self.dropout(features)).float()
 
     def compute_loss(self, outputs: Tensor, targets: list[Target]) -> dict[str, Tensor]:
-        labels = [t.label for t in targets if t.label is not None]
-        if len(labels) != len(targets):
-            raise ValueError("a target without a label: a classifier needs one for every image")
-        return {"classes": self.criterion(outputs, torch.stack(labels))}
+        return {"classes": self.criterion(outputs, class_targets(targets, outputs.shape[1]))}
 
     def decode(self, outputs: Tensor) -> list[Prediction]:
-        return [Prediction(probs=p) for p in outputs.softmax(dim=1)]  # (K,) each
+        multi_label = getattr(self.criterion, "multi_label", False)
+        probs = outputs.sigmoid() if multi_label else outputs.softmax(dim=1)
+        return [Prediction(probs=p) for p in probs]  # (K,) each

@@ -1,0 +1,49 @@
+"""Softmax cross-entropy with label smoothing, class weights and soft targets.
+
+Papers: label smoothing, Szegedy et al., "Rethinking the Inception Architecture for Computer
+Vision", arXiv 1512.00567, section 7. Deviation from torch's weighted mean: a batch's sum is divided
+by its images, not by the sum of their weights. So an image counts the same in any batch and on any
+process, and means over batches are means over the set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from cvtrain.losses.weights import ClassWeighted
+
+
+class CrossEntropy(ClassWeighted):
+    """``-sum_c w_c t_c log p_c``, the mean over a batch.
+
+    Args:
+        label_smoothing: share e of the target spread over all K classes: ``(1 - e) t + e / K``.
+        class_weights: see ``ClassWeighted``.
+
+    Raises:
+        ValueError: a share outside 0..1, wrong weights.
+    """
+
+    def __init__(
+        self,
+        label_smoothing: float = 0.0,
+        class_weights: str | Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(class_weights)
+        if not 0 <= label_smoothing <= 1:
+            raise ValueError(f"label_smoothing={label_smoothing} must be from 0 to 1")
+        self.label_smoothing = label_smoothing
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Logits ``(B, K)`` and labels int64 ``(B,)`` or shares ``(B, K)`` -> scalar."""
+        losses = F.cross_entropy(
+            logits,
+            targets,
+            weight=self._current(),
+            label_smoothing=self.label_smoothing,
+            reduction="none",
+        )  # (B,)
+        return losses.mean()
