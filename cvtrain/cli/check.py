@@ -60,6 +60,7 @@ def check(cfg: Mapping[str, Any]) -> int:
         workers=data.get("num_workers") or None,
         strict=False,
     )
+    report.select(data, cfg["seed"])
     path = write_check(_run_dir(cfg), report)
     _print(console, report, path)
     return 1 if report.stopping else 0
@@ -127,6 +128,8 @@ def _print(console: Console, report: GateReport, path: Path) -> None:
         row = (count.images, count.used, count.rejected, count.annotations, count.annotations_used)
         numbers.add_row(name, *(f"{value:,}" for value in row[: len(titles) - 1]))
     console.print(numbers)
+    for line in [] if report.selection is None else report.selection.lines:
+        console.print(_safe(line), markup=False, soft_wrap=True)
     _print_problems(console, "error", "red", report.errors)
     _print_problems(console, "note", "yellow", report.notes)
     for line in report.warnings:

@@ -372,6 +372,7 @@ def finish(composed: Composed) -> dict[str, Any]:
             if said:
                 raise UsageError(said)
     check_backbone(flat)
+    check_subset(flat)
     check_paths(flat, composed.typed)
     return flat
 
@@ -395,6 +396,16 @@ def check_backbone(flat: dict[str, Any]) -> None:
     target, name = pick(flat, "backbone._target_"), pick(flat, "backbone.name")
     if str(target).endswith(".TimmBackbone") and not timm_has(str(name)):
         raise UsageError(suggest.unknown_timm(str(name)))
+
+
+def check_subset(flat: dict[str, Any]) -> None:
+    """Refuse ``data.train_per_class`` where images have no class of their own."""
+    number, task = pick(flat, "data.train_per_class"), pick(flat, "task.name")
+    if number is not None and flat["command"] in ("train", "show") and task != "classification":
+        raise UsageError(
+            f"data.train_per_class={number} counts images by their class: it is for "
+            f"task=classification, not for {task}"
+        )
 
 
 def check_paths(flat: dict[str, Any], typed: Sequence[Typed]) -> None:

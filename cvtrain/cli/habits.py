@@ -15,6 +15,7 @@ _KEYS = {
     "data.cache": "cache",
     "data.on_bad": "on_bad",
     "data.channels": "channels in_channels in_chans",
+    "data.classes": "classes class_names",
     "data": "dataset",
     "optimizer.lr": "lr lr0 learning_rate base_lr init_lr max_lr",
     "optimizer.weight_decay": "weight_decay wd decay",
@@ -149,7 +150,6 @@ _SPECIAL: dict[str, Callable[[str, str], str]] = {
     "cos_lr": lambda value, verb: "scheduler=cosine",
     "nc": lambda value, verb: "nothing: the number of classes comes from the data",
     "num_classes": lambda value, verb: "nothing: the number of classes comes from the data",
-    "classes": lambda value, verb: "nothing: class names come from the data",
 }
 
 

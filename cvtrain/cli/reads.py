@@ -71,8 +71,11 @@ def _after_training(verb: str, key: str, group: str) -> str:
     if group == "data":
         if verb == "predict" and key in ("data", "data.root"):
             return "predict reads images: source=FILE, FOLDER or GLOB; data= is read by eval"
-        if verb == "predict" and key in ("data.on_bad", "data.val_fraction", "data.cache"):
+        unread = ("data.on_bad", "data.val_fraction", "data.cache", "data.classes")
+        if verb == "predict" and key in unread:
             return f"{key}= is not read by predict"
+        if key == "data.train_per_class":
+            return f"{key}= is read by train and show, not by {verb}"
         return ""
     if group == "trainer":
         limits = {"trainer.limit_val_batches"} if verb == "eval" else set()

@@ -87,6 +87,16 @@ _TEXTS = Rule(
     lambda v: isinstance(v, (list, tuple)) and all(isinstance(x, str) for x in v),
 )
 
+_CLASSES = Rule(
+    "class names, each once: [cat, dog]",
+    lambda v: (
+        isinstance(v, (list, tuple))
+        and bool(v)
+        and all(isinstance(x, str) or _is_int(x) for x in v)
+        and len(set(map(str, v))) == len(v)
+    ),
+)
+
 RULES: dict[str, Rule] = {
     "seed": _int(0),
     "split": _choice("train", "val", "test"),
@@ -103,6 +113,8 @@ RULES: dict[str, Rule] = {
     "data.val_fraction": Rule(
         "a fraction above 0 and below 1", lambda v: _is_number(v) and 0 < v < 1
     ),
+    "data.classes": _or_null(_CLASSES),
+    "data.train_per_class": _or_null(_int(1)),
     "data.num_train": _int(1),
     "data.num_val": _int(1),
     "data.num_test": _int(1),

@@ -303,6 +303,7 @@ def build_datamodule(
         progress=progress,
         splits=splits,
     )
+    report.select(data, seed)
     module = DataModule(
         report.tables,
         task,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +27,7 @@ from cvtrain.data.gate_splits import draw_val
 from cvtrain.data.gate_state import SplitState, stops
 from cvtrain.data.probe import Probes
 from cvtrain.data.probe_cache import cached_probe
+from cvtrain.data.subset import Selection, select
 from cvtrain.data.table import Classes, Problem, Table
 from cvtrain.errors import DataError, UsageError
 
@@ -70,6 +71,7 @@ class GateReport:
         task, on_bad: as asked for.
         warnings: lines about the check itself (a cache that cannot be written).
         seconds: what it took; ``cached`` of ``files`` files had not changed since the last time.
+        selection: what ``select`` left of the data set; None: all of it.
     """
 
     tables: dict[str, Table] = field(default_factory=dict)
@@ -89,6 +91,7 @@ class GateReport:
     seconds: float = 0.0
     files: int = 0
     cached: int = 0
+    selection: Selection | None = None
 
     @property
     def errors(self) -> list[Problem]:
@@ -118,6 +121,7 @@ class GateReport:
             "reader": self.reader,
             "kinds": list(self.kinds),
             "classes": list(self.classes.names),
+            "selection": None if self.selection is None else self.selection.to_json(),
             "task": self.task,
             "on_bad": self.on_bad,
             "seconds": round(self.seconds, 3),
@@ -139,7 +143,23 @@ class GateReport:
             actions = Counter(p.action or "taken as said" for p in self.errors)
             done = ", ".join(f"{what} {n:,}" for what, n in actions.items())
             lines.append(f"data.on_bad={self.on_bad}: {done}")
-        return lines + self.warnings
+        return lines + ([] if self.selection is None else self.selection.lines) + self.warnings
+
+    def select(self, data: Mapping[str, Any], seed: int) -> None:
+        """Keep the part of the tables that ``data.classes`` and ``data.train_per_class`` name.
+
+        Raises:
+            UsageError, DataError: see ``cvtrain.data.subset.select``.
+        """
+        self.selection = select(
+            self.tables,
+            self.task,
+            classes=data.get("classes"),
+            train_per_class=data.get("train_per_class"),
+            seed=seed,
+        )
+        if self.selection is not None:
+            self.tables = self.selection.tables
 
 
 def run_gate(

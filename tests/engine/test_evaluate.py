@@ -11,6 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from cvtrain.engine.evaluate import evaluate
+from cvtrain.engine.train import train
 from cvtrain.errors import DataError, UsageError
 
 
@@ -98,3 +99,19 @@ def test_a_root_that_the_reader_took_over_moves_with_the_key() -> None:
     assert settings["data"] == {"root": "/b", "reader": {"root": "/b", "split_file": "x"}}
     with pytest.raises(UsageError, match="no such key"):
         _set(settings, "data.deep.key", 1)
+
+
+def test_a_part_of_the_classes_stays_the_same_part(compose, run, tmp_path) -> None:
+    words = ("backbone=darknet_tiny", "data.classes=[star,circle]", "data.train_per_class=4")
+    config = compose(*words, "task=classification", "model=classifier", "data.num_val=12")
+    assert train(config) == 0
+    trained = tmp_path / "run"
+    said = json.loads((trained / "check.json").read_text())["selection"]
+    assert said["classes"] == ["star", "circle"]
+    assert said["splits"]["train"]["images"] <= 8
+    assert results(run(trained))["metrics"] == results(trained)["metrics"]
+    other = run(trained, "data=shapes", "data.num_val=9", "data.scene_seed=4")
+    said = json.loads((other / "check.json").read_text())["selection"]
+    assert said["classes"] == ["star", "circle"], "other data, the model's classes"
+    with pytest.raises(DataError, match="not in the data: star, circle"):
+        run(trained, "data.classes=[square,triangle]")
