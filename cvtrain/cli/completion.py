@@ -15,6 +15,7 @@ from typing import Any
 from cvtrain.cli import reads, values
 from cvtrain.cli.args import VERBS
 from cvtrain.cli.conf import GROUPS, ConfDirs, pick, timm_names
+from cvtrain.cli.typed import RECIPES
 from cvtrain.errors import UsageError
 
 _FLAGS = ("--help", "--version", "--debug", "--cfg", "--resolve", "--config-dir", "--multirun")
@@ -126,7 +127,7 @@ def _keys(word: str, words: Sequence[str], verb: str, conf: ConfDirs) -> list[st
         }
     else:
         found = {f"{k}=" for k in (*GROUPS, *reads.ROOT_KEYS)}
-        found |= {f"{g}." for g in GROUPS if g not in ("experiment", "debug")}
+        found |= {f"{g}." for g in GROUPS if g not in RECIPES and (g != "transfer" or g in taken)}
     multirun = any(w in ("-m", "--multirun") for w in words)
     return [
         f

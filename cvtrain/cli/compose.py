@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cvtrain.cli import habits, reads, suggest, values
 from cvtrain.cli.args import Command
 from cvtrain.cli.conf import GROUPS, ConfDirs, is_hidden, is_timm, joined, pick, timm_has
-from cvtrain.cli.typed import OPTIONAL, Typed, by_key, make, parse
+from cvtrain.cli.typed import RECIPES, Typed, by_key, make, parse
 from cvtrain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def compose_command(command: Command, conf: ConfDirs) -> Composed:
     with open_dict(config):
         config.command = command.verb
         for group in GROUPS:
-            if group not in config and group not in OPTIONAL:
+            if group not in config and group not in RECIPES:
                 config[group] = None
         if command.verb == "train":
             _drop_void(config, typed, conf)

@@ -21,6 +21,7 @@ GROUPS = (
     "task",
     "model",
     "backbone",
+    "transfer",
     "loss",
     "augment",
     "data",

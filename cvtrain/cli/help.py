@@ -22,6 +22,7 @@ _GROUPS = {
     "task": "what is predicted; picks a default model, which brings loss and augmentation",
     "model": "the system; without task=, its first task",
     "backbone": "the feature extractor; any timm name works too ({timm} of them)",
+    "transfer": "from trained weights: what is fixed, what learns how fast",
     "loss": "what training makes small",
     "augment": "random changes of training images",
     "data": "where images come from; shapes is embedded, auto looks at data.root",

@@ -12,7 +12,10 @@ from cvtrain.cli.conf import GROUPS
 from cvtrain.cli.reads import PATHS
 from cvtrain.errors import UsageError
 
-OPTIONAL = ("experiment", "debug")
+RECIPES = ("experiment", "debug")
+"""Groups that have no node of their own: they change those of others."""
+
+OPTIONAL = (*RECIPES, "transfer")
 """Groups of which nothing is chosen by default."""
 
 

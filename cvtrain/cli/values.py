@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+HEADS = ("linear", "mlp", "svm", "logistic_regression", "knn")
+"""What ``transfer=feature_extraction`` can put on a classifier's features."""
+
 PRECISIONS = (
     "auto",
     "bf16-mixed",
@@ -150,6 +153,17 @@ RULES: dict[str, Rule] = {
     "callbacks.early_stopping.min_delta": _number(0),
     "callbacks.pictures.count": _int(1),
     "callbacks.pictures.every_n_epochs": _or_null(_int(1)),
+    "transfer.head": _or_null(_choice(*HEADS)),
+    "transfer.views": _or_null(_int(1)),
+    "transfer.hidden": _or_null(_int(1)),
+    "transfer.C": _or_null(_number(0, above=True)),
+    "transfer.k": _or_null(_int(1)),
+    "transfer.layer_decay": Rule(
+        "a number above 0, at most 1", lambda v: _is_number(v) and 0 < v <= 1
+    ),
+    "transfer.freeze_epochs": _int(0),
+    "transfer.stages": _or_null(_int(1)),
+    "transfer.unfreeze_every": _or_null(_int(1)),
     "loss.label_smoothing": _between(0, 1),
     "loss.gamma": _number(0),
     "loss.class_weights": _or_null(

@@ -27,7 +27,7 @@ def offered(here: Path) -> Callable[[str], list[str]]:
 def test_first_word(offered: Callable[[str], list[str]]) -> None:
     found = offered("cvtrain ")
     assert {*VERBS, *(f"{g}=" for g in GROUPS)} <= set(found)
-    assert offered("cvtrain tr") == ["train", "trainer.", "trainer=", "trust="]
+    assert offered("cvtrain tr") == ["train", "trainer.", "trainer=", "transfer=", "trust="]
     assert "train" not in offered("cvtrain eval ")
     assert "--config-dir" in offered("cvtrain --")
 
@@ -38,6 +38,8 @@ def test_options_keys_and_values(offered: Callable[[str], list[str]]) -> None:
     assert offered("cvtrain model=yolo model.gri") == ["model.grid="]
     assert offered("cvtrain model.gri") == [], "the default model has no grid"
     assert offered("cvtrain optimizer=sgd optimizer.mom") == ["optimizer.momentum="]
+    assert offered("cvtrain transfer=partial transfer.sta") == ["transfer.stages="]
+    assert "transfer." in offered("cvtrain transfer=partial tra")
     assert offered("cvtrain callbacks.") == [
         f"callbacks.{name}." for name in ("early_stopping", "ema", "pictures", "progress")
     ]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from cvtrain.errors import UsageError
 from cvtrain.instantiate import instantiate
@@ -127,3 +128,60 @@ def test_wrong_keys_are_refused() -> None:
         DarknetTiny(widths=[8], blocks=[0])
     with pytest.raises(UsageError, match="no model of timm"):
         TimmBackbone("resnet_18")
+
+
+# Stages -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("output", ["maps", "pooled"])
+def test_every_entry_is_in_one_stage(name: str, output: Any, compose_config: Any) -> None:
+    with torch.device("meta"):
+        backbone = build(name, compose_config)
+    backbone.use(output)
+    stages = backbone.stages()
+    assert len(stages) > 2
+    assert all(stages)
+    assert sorted(n for stage in stages for n in stage) == sorted(backbone.state_dict())
+    shapes = {n: t.ndim for n, t in backbone.state_dict().items()}
+    assert all(any(shapes[n] > 1 for n in stage) for stage in stages), "each has a kernel"
+
+
+def test_stages_go_from_the_image_to_the_last_map() -> None:
+    with torch.device("meta"):
+        resnet = TimmBackbone("resnet18").stages()
+        vit = TimmBackbone("vit_small_patch16_224").stages()
+        swin = TimmBackbone("swin_tiny_patch4_window7_224").stages()
+    tops = [{n.split(".")[1] for n in stage} for stage in resnet]
+    assert tops == [{"conv1", "bn1"}, {"layer1"}, {"layer2"}, {"layer3"}, {"layer4"}]
+    assert len(vit) == 1 + 12
+    assert {"body.cls_token", "body.pos_embed"} < set(vit[0])
+    assert vit[-1][-2:] == ["body.norm.weight", "body.norm.bias"], "a norm is no stage of its own"
+    assert swin[-1][-2:] == ["body.norm.weight", "body.norm.bias"]
+
+
+class Plain(Backbone):
+    """Children in order, as most people write them; a token of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(1, 4))
+        self.conv1 = nn.Conv2d(3, 4, 3)
+        self.bn1 = nn.BatchNorm2d(4)
+        self.act = nn.ReLU()
+        self.layers = nn.ModuleList([nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3)])
+        self.norm = nn.LayerNorm(4)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [x]
+
+
+def test_stages_of_a_backbone_of_ones_own() -> None:
+    bn = ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
+    assert Plain().stages() == [
+        ["token", "conv1.weight", "conv1.bias", *(f"bn1.{n}" for n in bn)],
+        ["layers.0.weight", "layers.0.bias"],
+        ["layers.1.weight", "layers.1.bias", "norm.weight", "norm.bias"],
+    ]
+    with pytest.raises(AttributeError, match="another name"):
+        Plain().stages = nn.ModuleList()  # type: ignore[method-assign, assignment]

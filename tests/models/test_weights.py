@@ -117,10 +117,10 @@ def test_what_has_another_shape_is_said(tmp_path: Path, caplog: pytest.LogCaptur
     )
     backbone = tiny(1)
     loaded = load_weights(backbone, tmp_path / "a.pth")
-    assert all(n.startswith("stages.0.") or "num_batches" in n for n in loaded.taken)
-    assert any(n.startswith("stages.1.") for n in loaded.missing)
+    assert all(n.startswith("blocks.0.") or "num_batches" in n for n in loaded.taken)
+    assert any(n.startswith("blocks.1.") for n in loaded.missing)
     assert set(loaded.taken) | set(loaded.missing) == set(backbone.state_dict())
-    assert "stages.1.0.conv.weight" in caplog.text
+    assert "blocks.1.0.conv.weight" in caplog.text
     assert "\n" not in loaded.summary
 
 
@@ -188,7 +188,7 @@ def test_a_missing_file_is_a_wrong_command(tmp_path: Path) -> None:
 def test_filters_for_rgb_serve_other_channels(channels: int, tmp_path: Path) -> None:
     torch.save(tiny(0).state_dict(), tmp_path / "a.pth")
     taken = tiny(1, in_channels=channels, weights=tmp_path / "a.pth")
-    weight = taken.stages[0][0].conv.weight  # type: ignore[index, union-attr]
+    weight = taken.blocks[0][0].conv.weight  # type: ignore[index, union-attr]
     assert weight.shape[1] == channels
 
 

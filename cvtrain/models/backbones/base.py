@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -67,6 +67,59 @@ class Backbone(nn.Module, ABC):
                 f"a side or more (data.image_size={self.minimum_size})"
             )
 
+    def stages(self) -> list[list[str]]:
+        """Names of all entries of the state dict, from the image to the last map.
+
+        Every entry (parameter or buffer) stands in exactly one stage. Transfer learning fixes
+        stages, or lets them learn at rates of their own.
+
+        Here: the children in the order in which they are registered, those of a container
+        (``Sequential``, ``ModuleList``, ``ModuleDict``) one by one; what belongs to no child goes
+        with the first. A child without a kernel (a norm) goes with the one before it. A backbone
+        whose children come in another order overrides this.
+        """
+        return stages_by_children(self)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "stages":  # a module would be registered, and never be found
+            raise AttributeError("stages is a method of every Backbone: give the list another name")
+        super().__setattr__(name, value)
+
     def normalizer(self) -> Normalize:
         """The input normalisation this backbone expects."""
         return Normalize(self.in_channels, self.mean, self.std)
+
+
+def stages_by_children(module: nn.Module) -> list[list[str]]:
+    """``Backbone.stages`` of a module whose children stand in the order of its forward."""
+    prefixes = []
+    for name, child in module.named_children():
+        if isinstance(child, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+            prefixes += [f"{name}.{inner}." for inner, _ in child.named_children()]
+        else:
+            prefixes.append(f"{name}.")
+    state = module.state_dict()
+    groups = [[key for key in state if key.startswith(prefix)] for prefix in prefixes]
+    own = [key for key in state if not key.startswith(tuple(prefixes))]
+    first = next((group for group in groups if group), [])
+    rest = groups[groups.index(first) + 1 :] if first else []
+    return join_norms([own + first, *rest], state)
+
+
+def join_norms(groups: Sequence[Sequence[str]], state: Mapping[str, Tensor]) -> list[list[str]]:
+    """Groups of names, empty ones left out, those without a kernel joined to the one before them.
+
+    Args:
+        groups: names of entries of ``state``, from the image to the last map.
+        state: a state dict.
+    """
+    joined: list[list[str]] = []
+    begun = False  # whether the last group has a kernel: one in front of all kernels waits for it
+    for group in groups:
+        kernel = any(state[name].ndim > 1 for name in group)
+        if not joined or (kernel and begun):
+            joined.append([])
+            begun = False
+        joined[-1] += group
+        begun = begun or kernel
+    return [group for group in joined if group]

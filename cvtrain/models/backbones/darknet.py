@@ -52,15 +52,15 @@ class DarknetTiny(Backbone):
             )
         self.in_channels = in_channels
         self.channels = list(widths)
-        self.stages = nn.ModuleList()
+        self.blocks = nn.ModuleList()
         previous = in_channels
         for width, count in zip(widths, blocks, strict=True):
             convs = [ConvBlock(previous, width, stride=2)]
             convs += [ConvBlock(width, width) for _ in range(count - 1)]
-            if narrow is not None and len(self.stages) == len(widths) - 1:
+            if narrow is not None and len(self.blocks) == len(widths) - 1:
                 convs.append(ConvBlock(width, narrow, kernel=1))
                 self.channels[-1] = narrow
-            self.stages.append(nn.Sequential(*convs))
+            self.blocks.append(nn.Sequential(*convs))
             previous = width
         self.strides = [2 ** (i + 1) for i in range(len(widths))]
         self.num_features = self.channels[-1]
@@ -69,7 +69,7 @@ class DarknetTiny(Backbone):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = []
-        for stage in self.stages:
+        for stage in self.blocks:
             x = stage(x)
             maps.append(x)
         return maps

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from timm.models._manipulate import group_with_matcher
 from torch import Tensor
 
 from cvtrain.errors import RunError, UsageError
-from cvtrain.models.backbones.base import Backbone, Output
+from cvtrain.models.backbones.base import Backbone, Output, join_norms, stages_by_children
 from cvtrain.models.backbones.weights import load_weights
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,21 @@ class TimmBackbone(Backbone):
     def use(self, output: Output) -> None:
         if output == "maps":
             self.body.prune_intermediate_layers(self.indices, prune_norm=False, prune_head=True)
+
+    def stages(self) -> list[list[str]]:
+        """The groups timm has for the architecture: the stem, then stage by stage (ViT: blocks)."""
+        state = self.body.state_dict()
+        found: list[list[str]] = []
+        if hasattr(self.body, "group_matcher"):
+            try:
+                matcher = self.body.group_matcher(coarse=True)
+            except AssertionError:  # timm's way to say that there are fine groups alone
+                matcher = self.body.group_matcher(coarse=False)
+            groups = group_with_matcher(state.items(), matcher)
+            found = join_norms([groups[key] for key in sorted(groups)], state)
+        if len(found) < 2:  # no groups, or patterns that none of its names match
+            found = stages_by_children(self.body)
+        return [[f"body.{name}" for name in group] for group in found]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return self.body.forward_intermediates(
