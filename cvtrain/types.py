@@ -89,6 +89,7 @@ class Prediction(_TensorFields):
         scores: float32 ``(N,)`` in 0..1, highest first.
         labels: int64 ``(N,)``.
         probs: float32 ``(K,)``, class probabilities of the image (classification, localization).
+            Beside it, boxes are guesses at the image's one object (localization).
         mask: int64 ``(H, W)``, the semantic class of each pixel.
         masks: bool ``(N, H, W)``, one a box.
     """
@@ -99,6 +100,19 @@ class Prediction(_TensorFields):
     probs: Tensor | None = None
     mask: Tensor | None = None
     masks: Tensor | None = None
+
+    def best(self) -> tuple[int, float]:
+        """The class said first and its score: of the best box, else the most probable of ``probs``.
+
+        Raises:
+            ValueError: neither is there.
+        """
+        if self.labels is not None and self.scores is not None and len(self.labels):
+            return int(self.labels[0]), float(self.scores[0])
+        if self.probs is None:
+            raise ValueError("a prediction without a class")
+        label = int(self.probs.argmax())
+        return label, float(self.probs[label])
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ def check(cfg: Mapping[str, Any]) -> int:
         val_fraction=data["val_fraction"],
         seed=cfg["seed"],
         channels=data["channels"],
+        object_choice=data.get("object"),
         workers=data.get("num_workers") or None,
         strict=False,
     )
@@ -200,6 +201,9 @@ def _verdict(report: GateReport) -> tuple[str, str]:
         return f"goes on with data.on_bad={report.on_bad}: {left}", "yellow"
     if not report.notes:
         return "no errors; no notes", "green"
+    if report.rejected:  # by a choice of the user's, data.object=only
+        left = f"{report.rejected:,} of {report.images:,} images left out, as asked"
+        return f"no errors; {_counted(len(report.notes), 'note')}; {left}", "green"
     lose = "loses" if len(report.notes) == 1 else "lose"
     return f"no errors; {_counted(len(report.notes), 'note')}, which {lose} nothing", "green"
 

@@ -255,6 +255,9 @@ def check_keys(typed: Sequence[Typed], base: DictConfig, conf: ConfDirs, verb: s
         void = reads.VOID.get((group, str(pick(flat, f"{group}.name")), t.key))
         if void:
             raise UsageError(f"{t.text} would not be read: {void}")
+        said = reads.other_task(t.key, pick(flat, "task.name"))
+        if said:
+            raise UsageError(f"{t.text} would not be read: {said}")
         if t.kind == "add" and suggest.has(flat, t.key):
             raise UsageError(f"{t.text}: the key is there already; write {t.key}={t.shown}")
         if t.kind in ("set", "add", "force") and not t.sweep and not _is_interpolation(t.value):
@@ -285,7 +288,15 @@ def _default(base: DictConfig, flat: dict[str, Any], key: str) -> Any:
 
 
 def _drop_void(config: DictConfig, typed: Sequence[Typed], conf: ConfDirs) -> None:
-    """Null the backbone and the loss that this model does not read; refuse typed ones."""
+    """Null the backbone and the loss that this model does not read; refuse typed ones.
+
+    Keys of other tasks become null too.
+    """
+    from omegaconf import OmegaConf
+
+    for key, tasks in reads.OF_TASKS.items():
+        if suggest.has(plain(config), key) and config.task.name not in tasks:
+            OmegaConf.update(config, key, None)
     for group in ("backbone", "loss"):
         mine = [t for t in typed if t.key.split(".")[0] == group]
         model = pick(plain(config), "model.name")

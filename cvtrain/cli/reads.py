@@ -27,6 +27,9 @@ VOID = {
 }
 """(group, option, key): why an option that has the key, for the gate's sake, does not read it."""
 
+OF_TASKS = {"data.object": ("localization",)}
+"""Key -> the tasks that read it; for the others it is null."""
+
 _ROOT = {
     "seed": ("train", "eval", "check", "show"),
     "run_dir": ("train", "eval", "predict", "check", "show"),
@@ -41,6 +44,12 @@ _ROOT = {
 }
 ROOT_KEYS = tuple(k for k in _ROOT if k != "filter")
 """The keys outside all groups."""
+
+
+def other_task(key: str, task: str | None) -> str:
+    """Why a run of this task does not read ``key``; empty if it does."""
+    tasks = OF_TASKS.get(key, ())
+    return f"it is for task={' | '.join(tasks)}" if tasks and task not in tasks else ""
 
 
 def complaint(verb: str, key: str, *, group_choice: bool = False, multirun: bool = False) -> str:
@@ -71,8 +80,8 @@ def _after_training(verb: str, key: str, group: str) -> str:
     if group == "data":
         if verb == "predict" and key in ("data", "data.root"):
             return "predict reads images: source=FILE, FOLDER or GLOB; data= is read by eval"
-        unread = ("data.on_bad", "data.val_fraction", "data.cache", "data.classes")
-        if verb == "predict" and key in unread:
+        unread = ("on_bad", "val_fraction", "cache", "classes", "object")
+        if verb == "predict" and key in {f"data.{name}" for name in unread}:
             return f"{key}= is not read by predict"
         if key == "data.train_per_class":
             return f"{key}= is read by train and show, not by {verb}"

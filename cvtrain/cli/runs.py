@@ -299,6 +299,9 @@ def _check_nested(
     for t in typed:
         if t.kind not in ("set", "group"):
             raise UsageError(f"{t.text}: write {t.key}={t.shown or 'VALUE'}")
+        other = reads.other_task(t.key, pick(run, "task.name")) if run is not None else ""
+        if other:
+            raise UsageError(f"{t.text} would not be read: {other}")
         default = pick(base, t.key)
         default = None if t.key in reads.PATHS or default == "???" else default
         if t.kind == "set" and not (isinstance(default, str) and "${" in default):

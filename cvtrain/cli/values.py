@@ -113,6 +113,7 @@ RULES: dict[str, Rule] = {
     "data.num_workers": _or_null(_int(0)),
     "data.cache": _choice("none", "ram"),
     "data.on_bad": _choice("error", "fix", "drop"),
+    "data.object": _or_null(_choice("largest", "only")),
     "data.val_fraction": Rule(
         "a fraction above 0 and below 1", lambda v: _is_number(v) and 0 < v < 1
     ),

@@ -302,6 +302,7 @@ def build_datamodule(
         channels=data["channels"],
         progress=progress,
         splits=splits,
+        object_choice=data.get("object"),
     )
     report.select(data, seed)
     module = DataModule(

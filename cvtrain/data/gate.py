@@ -33,6 +33,9 @@ from cvtrain.errors import DataError, UsageError
 
 ON_BAD = ("error", "fix", "drop")
 
+OBJECT = ("largest", "only")
+"""What localization makes of an image with several objects: takes the largest, or leaves it out."""
+
 NEEDS: dict[str, tuple[str, ...]] = {
     "classification": ("label",),
     "localization": ("boxes",),
@@ -174,6 +177,7 @@ def run_gate(
     progress: bool = True,
     strict: bool = True,
     splits: Sequence[str] | None = None,
+    object_choice: str | None = None,
 ) -> GateReport:
     """Reads a data set and checks all of it.
 
@@ -190,13 +194,16 @@ def run_gate(
         strict: raises for errors; otherwise the report holds them (``stopping``), and its tables
             are those without what is wrong.
         splits: the only ones wanted; None: all.
+        object_choice: for localization, one of ``OBJECT``; None: ``largest``.
 
     Raises:
         DataError: the data set has errors, or does not serve the task, or has no such split.
-        UsageError: ``on_bad`` or ``val_fraction`` is out of range.
+        UsageError: ``on_bad``, ``object_choice`` or ``val_fraction`` is out of range.
     """
     if on_bad not in ON_BAD:
         raise UsageError(f"data.on_bad={on_bad}: choose one of {', '.join(ON_BAD)}")
+    if object_choice is not None and object_choice not in OBJECT:
+        raise UsageError(f"data.object={object_choice}: choose one of {', '.join(OBJECT)}")
     begun = time.perf_counter()
     kinds = frozenset(reader.kinds)
     if task is not None:
@@ -209,6 +216,8 @@ def run_gate(
     objects.unite_classes(states)
     for state in states:
         _check_split(state, task, channels)
+        if task == "localization":
+            objects.check_localization(state, only=object_choice == "only")
     images.check_copies(states)
     objects.note_unused_classes([s for s in states if s.table.generator is None])
     _check_emptiness(states, names, splits is None)
@@ -369,8 +378,6 @@ def _check_split(state: SplitState, task: str | None, channels: int) -> None:
     objects.check_boxes(state)
     state.set_table(relative=False)
     objects.note_images_without_objects(state)
-    if task == "localization":
-        objects.check_localization(state)
 
 
 def _check_emptiness(states: Sequence[SplitState], names: Sequence[str], all_wanted: bool) -> None:

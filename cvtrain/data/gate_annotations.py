@@ -8,7 +8,7 @@ import numpy as np
 
 from cvtrain.data.gate_images import mask_values
 from cvtrain.data.gate_state import VOID, SplitState
-from cvtrain.data.table import Classes
+from cvtrain.data.table import CROWD, DIFFICULT, Classes
 from cvtrain.errors import DataError
 
 ROUNDING = 1.0
@@ -142,14 +142,24 @@ def note_images_without_objects(state: SplitState) -> None:
         state.each_image(none, "image-without-annotation", lambda i: "no object is annotated on it")
 
 
-def check_localization(state: SplitState) -> None:
-    """Localization wants an object on every image."""
-    keep = np.flatnonzero(state.annotations)
+def check_localization(state: SplitState, only: bool = False) -> None:
+    """Localization wants an object on every image; ``only``: one that counts, or one in all."""
+    keep = state.annotations
     objects = np.bincount(state.image_of[keep], minlength=len(state.table))
     state.each_image(
         (objects == 0) & state.images,
         "image-without-object",
         lambda i: "there is no object on it to localize",
+    )
+    if not only:
+        return
+    counting = keep & (state.table.flags & (CROWD | DIFFICULT) == 0)
+    count = np.bincount(state.image_of[counting], minlength=len(state.table))
+    count = np.where(count > 0, count, objects)
+    state.each_image(
+        (count > 1) & state.images,
+        "image-several-objects",
+        lambda i: f"{count[i]} objects are on it, and data.object=only",
     )
 
 

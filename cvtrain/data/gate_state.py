@@ -56,6 +56,9 @@ GATE_CODES: dict[str, Code] = {
     "leak": Code("note", "nothing", "keep it in one split: the score counts what was trained on"),
     "image-without-annotation": Code("note", "nothing", "none needed: it is kept as background"),
     "image-without-object": Code("error", "image", f"annotate it, or use task=detection; {_OUT}"),
+    "image-several-objects": Code(
+        "note", "image", "none needed: it is left out, as asked; data.object=largest keeps it"
+    ),
     # Boxes and classes.
     "box-nan": Code("error", "annotation", f"write numbers; {_BOX_OUT}"),
     "box-inverted": Code(
@@ -240,6 +243,9 @@ class SplitState:
                 self.annotations[problem.annotation] = False
             if self.on_bad != "error":
                 problem = replace(problem, action=_action(problem, repaired))
+        elif problem.rejects == "image" and problem.image >= 0:  # a note: the user asked for it
+            self.images[problem.image] = False
+            problem = replace(problem, action="image left out")
         self._reported.add((problem.code, problem.image, problem.annotation))
         self.problems.append(problem)
 

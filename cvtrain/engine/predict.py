@@ -138,10 +138,12 @@ class _Predicting:
         return torch.autocast(self.device.type, kind)
 
     def _cut(self, prediction: Prediction) -> Prediction:
-        """Without the detections below the threshold."""
+        """Without the detections below the threshold; of guesses at one object the best stays."""
         if prediction.scores is None:
             return prediction
         keep = prediction.scores >= self.threshold
+        if prediction.probs is not None:
+            keep[:1] = True
         changed = {
             name: value[keep]
             for name in ("boxes", "scores", "labels", "masks")
@@ -178,8 +180,9 @@ class _Predicting:
         """A line: the best class, or how many objects of each."""
         names = self.task.classes.names
         if prediction.probs is not None:
-            best = int(prediction.probs.argmax())
-            return f"{names[best]} {float(prediction.probs[best]):.2f}"
+            best, score = prediction.best()
+            bare = prediction.boxes is not None and not len(prediction.boxes)
+            return f"{names[best]} {score:.2f}{', no box' if bare else ''}"
         if prediction.labels is None:
             return ""
         counts = torch.bincount(prediction.labels, minlength=len(names)).tolist()

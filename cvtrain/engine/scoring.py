@@ -91,6 +91,7 @@ def write_scores(
         losses={k: v for k, v in task.results.items() if k not in task.scores},
         per_class=details["per_class"],
         notes=details["notes"],
+        **({"worst": details["worst"]} if "worst" in details else {}),
         **extra,
     )
     LOG.info(title)

@@ -14,7 +14,8 @@ from cvtrain.report.figure import COLOURS, MUTED, new_figure, safe
 
 HEADLINES = (
     "mAP", "mAP50", "mAP75", "voc_mAP50", "voc07_mAP50", "mIoU", "mDice", "pixel_accuracy",
-    "accuracy", "accuracy_top5", "f1_macro", "ece",
+    "localization_accuracy", "mean_iou", "accuracy", "accuracy_top5", "top5_error", "f1_macro",
+    "ece",
 )  # fmt: skip
 """Metrics of the first panel; the rest (by size, recalls) share a second one."""
 

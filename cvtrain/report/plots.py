@@ -16,8 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from torch import Tensor
 
+from cvtrain.metrics.boxes import box_ious
+from cvtrain.metrics.localization import IOU_THRESHOLD
 from cvtrain.report.curves import plot_curves
 from cvtrain.report.figure import COLOURS, DPI, GRID, INK, MUTED, new_figure, safe
+from cvtrain.report.iou_curve import plot_iou_curve
 from cvtrain.report.labels import plot_labels
 from cvtrain.types import ImageInfo, Prediction, Target
 
@@ -25,6 +28,7 @@ __all__ = [
     "plot_confusion",
     "plot_curves",
     "plot_details",
+    "plot_iou_curve",
     "plot_labels",
     "plot_pr",
     "plot_predictions",
@@ -41,7 +45,8 @@ MAX_NAMED = 8
 def plot_details(details: Mapping[str, Any], folder: str | Path) -> list[Path]:
     """Draw whatever ``Metrics.details()`` holds that has a plot; returns the files.
 
-    ``pr_curves`` -> pr.png, ``confusion`` -> confusion.png, ``reliability`` -> reliability.png.
+    ``pr_curves`` -> pr.png, ``confusion`` -> confusion.png, ``reliability`` -> reliability.png,
+    ``iou_curve`` -> iou.png.
 
     Raises:
         RunError: a file cannot be written.
@@ -50,6 +55,7 @@ def plot_details(details: Mapping[str, Any], folder: str | Path) -> list[Path]:
         "pr_curves": ("pr.png", plot_pr),
         "confusion": ("confusion.png", plot_confusion),
         "reliability": ("reliability.png", plot_reliability),
+        "iou_curve": ("iou.png", plot_iou_curve),
     }
     folder = Path(folder)
     return [draw(details, folder / name) for key, (name, draw) in plots.items() if key in details]
@@ -275,7 +281,7 @@ def _show_prediction(
         if labels is None and prediction.probs is not None:
             labels = prediction.probs.argmax().expand(len(prediction.boxes))
         shown = _drawn(shown, kept, names, labels, kept.scores, kept.masks)
-        if kept.scores is not None:
+        if kept.scores is not None and prediction.probs is None:
             what = f"prediction: {len(kept.scores)} of score {threshold:g} or more"
     elif prediction.mask is not None:
         shown = _drawn(shown, prediction, names)
@@ -287,24 +293,39 @@ def _show_prediction(
 
 
 def _above(prediction: Prediction, threshold: float) -> Prediction:
-    """The boxes of a prediction that score at least ``threshold``, without its other fields."""
+    """The boxes of a prediction that score at least ``threshold``, without its other fields.
+
+    Of guesses at one object (boxes with ``probs``) the best is kept whatever it scores.
+    """
     fields = {name: getattr(prediction, name) for name in ("boxes", "scores", "labels", "masks")}
     if prediction.scores is not None:
         keep = prediction.scores >= threshold
+        if prediction.probs is not None:
+            keep[:1] = True
         fields = {name: None if value is None else value[keep] for name, value in fields.items()}
     return Prediction(**fields)
 
 
 def _answer(prediction: Prediction, truth: Target, names: Sequence[str]) -> tuple[str, str]:
-    """What a classifier says of an image, and a colour that says whether it is right."""
+    """What is said of an image's class, and a colour that says whether it is right.
+
+    With one object's box as truth, its IoU with the best guess's box is said too, and must be 0.5.
+    """
     if prediction.probs is None:
         return "no prediction", MUTED
-    best = int(prediction.probs.argmax())
-    said = f"{safe(names[best], 20)} {float(prediction.probs[best]):.2f}"
+    best, score = prediction.best()
+    said = f"{safe(names[best], 20)} {score:.2f}"
     if truth.label is None:
         return said, INK
+    placed = True
+    if prediction.boxes is not None and truth.boxes is not None and len(truth.boxes) == 1:
+        iou = 0.0
+        if len(prediction.boxes):
+            pair = (t[:1].detach().cpu().numpy() for t in (prediction.boxes, truth.boxes))
+            iou = float(box_ious(*pair)[0, 0])
+        said, placed = f"{said}, IoU {iou:.2f}", iou >= IOU_THRESHOLD
     if best == int(truth.label):
-        return said, COLOURS[2]
+        return said, COLOURS[2] if placed else COLOURS[1]
     return f"{said}, truly {safe(names[int(truth.label)], 20)}", COLOURS[1]
 
 

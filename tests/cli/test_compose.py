@@ -163,6 +163,13 @@ def test_void_defaults_are_null(cli: Cli, here: Path) -> None:
     assert config["optimizer"] is not None
 
 
+def test_a_key_of_another_task_is_null(cli: Cli) -> None:
+    assert cli("task=detection").config["data"]["object"] is None
+    assert cli("task=localization").config["data"]["object"] == "largest"
+    assert cli("task=localization data.object=only").config["data"]["object"] == "only"
+    assert cli("show task=localization data.object=only").config["data"]["object"] == "only"
+
+
 def own_model(folder: Path, name: str, body: str, *, base: str = "") -> None:
     path = folder / "conf" / "model" / f"{name}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -223,6 +223,7 @@ def test_predict(cli: Cli, finished_run: Path, here: Path) -> None:
         ("eval ckpt=runs/a data=coco", "data.root=FOLDER"),
         ("eval ckpt=runs/a data=coco data.root=nowhere", "no such file or folder"),
         ("eval ckpt=runs/a data=coco data.root=runs data.bach_size=1", "data.batch_size=1"),
+        ("eval ckpt=runs/a data.object=only", "it is for task=localization"),
         ("eval ckpt=runs/a ~trainer.devices", "trainer.devices"),
         ("eval ckpt=runs/a --cfg job", "checkpoint's own"),
         ("predict ckpt=runs/a", "predict needs source="),

@@ -56,7 +56,7 @@ WRONG = [
     # pairs that do not go together
     ("task=classification model=yolo", "model=classifier"),
     ("model=classifier task=detection", "model=yolo"),
-    ("task=localization", "no model serves it yet"),
+    ("task=instance_segmentation", "no model serves it yet"),
     ("task=semantic_segmentation model=yolo", "yolo serves detection"),
     ("model=yolo loss=focal", "loss=yolo"),
     ("loss=yolo", "loss=cross_entropy | focal"),
@@ -109,6 +109,9 @@ WRONG = [
     ("run_dir=file.txt", "is a file"),
     # what a verb does not read
     ("data.val_fraction=0.5", "data.num_val"),
+    ("task=detection data.object=only", "it is for task=localization"),
+    ("show data.object=only", "it is for task=localization"),
+    ("task=localization data.object=smallest", "largest | only"),
     ("ckpt=x", "eval and predict"),
     ("split=test", "eval"),
     ("source=x", "predict"),

@@ -64,8 +64,11 @@ def make_batch() -> Callable[..., tuple[Tensor, list[Target]]]:
         for i, count in enumerate(objects):
             # One object in each corner at most: none hides another, and no cell holds two centres.
             boxes, labels, masks = [], [], []
+            places = range(count)
+            if task == "localization":  # one object an image, each in another corner
+                places = range(i % 4, i % 4 + min(count, 1))
             semantic = torch.full((size, size), 255 if count == 0 else 0)
-            for corner in range(count):
+            for corner in places:
                 left, top = (corner % 2) * size // 2, (corner // 2) * size // 2
                 w, h = draw(size // 4, size // 2), draw(size // 4, size // 2)
                 x, y = left + draw(0, size // 2 - w + 1), top + draw(0, size // 2 - h + 1)

@@ -242,7 +242,10 @@ def assert_well_formed(p: Prediction, task: str, height: int, width: int) -> Non
         assert (p.boxes >= 0).all()
         assert (p.boxes <= torch.tensor([width, height, width, height])).all()
         assert (p.boxes[:, 2:] >= p.boxes[:, :2]).all()
-    if task in ("detection", "instance_segmentation"):
+    if task == "localization":
+        assert p.labels is not None
+        assert 1 <= len(p.labels) == len(p.labels.unique()) <= 5  # one guess a class
+    if task in ("localization", "detection", "instance_segmentation"):
         assert p.boxes is not None
         assert p.scores is not None
         assert p.labels is not None

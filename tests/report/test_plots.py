@@ -346,7 +346,7 @@ def test_predictions_of_a_localizer(tmp_path, figures, fake_draw):
     )
     assert [call.labels.tolist() for call in fake_draw] == [[1], [0]]
     titles = [ax.get_title(loc="left") for ax in figures[0].axes]
-    assert titles == ["image 0\ntruth: dog", "\nprediction: cat 0.90, truly dog"]
+    assert titles == ["image 0\ntruth: dog", "\nprediction: cat 0.90, IoU 0.77, truly dog"]
 
 
 def test_predictions_of_masks(tmp_path, fake_draw):
@@ -390,3 +390,35 @@ def test_predictions_with_the_real_drawing(tmp_path, look):
     truth = Target(boxes=boxes, labels=torch.tensor([0, 1]))
     drawn = look(plot_predictions([image], [found], [truth], ["a", "日"], tmp_path / "p.png"))
     assert drawn.colours > plain.colours
+
+
+def test_the_iou_curve_of_a_localizer(figures, tmp_path):
+    details = {
+        "iou_curve": {
+            "threshold": np.arange(101) / 100,
+            "box": np.linspace(1, 0, 101),
+            "both": np.linspace(0.8, 0, 101),
+        }
+    }
+    assert plot_details(details, tmp_path) == [tmp_path / "iou.png"]
+    (ax,) = figures[0].axes
+    assert [line.get_label() for line in ax.lines[:2]] == ["class and box", "box alone"]
+    assert [t.get_text() for t in ax.texts] == ["localization accuracy 0.400"]
+    empty = {key: np.full(101, np.nan) for key in ("box", "both")}
+    plot_details({"iou_curve": {**details["iou_curve"], **empty}}, tmp_path)
+    assert [t.get_text() for t in figures[1].axes[0].texts] == ["no image"]
+
+
+def test_of_guesses_at_one_object_the_best_is_drawn(figures, tmp_path):
+    boxes = torch.tensor([[5.0, 5.0, 20.0, 20.0], [30.0, 30.0, 40.0, 40.0]])
+    prediction = Prediction(
+        boxes=boxes,
+        scores=torch.tensor([0.1, 0.05]),
+        labels=torch.tensor([1, 0]),
+        probs=torch.tensor([0.6, 0.4]),
+    )
+    truth = Target(boxes=boxes[1:], label=torch.tensor(1))
+    image = np.zeros((50, 60, 3), np.uint8)
+    plot_predictions([image], [prediction], [truth], ["cat", "dog"], tmp_path / "p.png")
+    said = figures[0].axes[1].get_title(loc="left")
+    assert said == "\nprediction: dog 0.10, IoU 0.00", "the class of the best guess"

@@ -46,6 +46,20 @@ def bad(dataset, box):
     return dataset
 
 
+def test_what_was_left_out_as_asked_is_counted(dataset, box, run, capsys) -> None:
+    dataset.add("a.png", boxes=[box])
+    dataset.add("b.png", boxes=[box, [1, 1, 9, 9]])
+    dataset.add("v.png", split="val", boxes=[box])
+    task = {"task": {"name": "localization"}, "overrides": ["task=localization"]}
+    code, written = run(**task, data={"object": "only"})
+    assert (code, written["images"], written["used"], written["rejected"]) == (0, 3, 2, 1)
+    assert written["codes"]["image-several-objects"] == 1
+    assert "1 of 3 images left out, as asked" in capsys.readouterr().out
+    code, written = run(**task, data={"object": "largest"})
+    assert (code, written["rejected"]) == (0, 0)
+    assert "left out, as asked" not in capsys.readouterr().out
+
+
 def test_report_and_exit_code(bad, run, capsys) -> None:
     code, written = run()
     assert code == 1

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvtrain.errors import DataError
+from cvtrain.data.table import CROWD, DIFFICULT
+from cvtrain.errors import DataError, UsageError
 
 
 def exif(orientation: int) -> Image.Exif:
@@ -344,6 +345,46 @@ def test_localization_wants_an_object(dataset, box) -> None:
         ("image-without-object", "c.png"),
     ]
     assert len(report.tables["train"]) == 1
+
+
+def test_images_of_several_objects_are_left_out_if_asked(dataset, box) -> None:
+    """Crowds and difficult objects count where nothing else does."""
+    small = [1.0, 1.0, 4.0, 4.0]
+    dataset.add("one.png", boxes=[box])
+    dataset.add("two.png", boxes=[box, small])
+    dataset.add("one_and_a_crowd.png", boxes=[box, small], flags=[0, CROWD])
+    dataset.add("two_difficult.png", boxes=[box, small], flags=[DIFFICULT, DIFFICULT])
+    dataset.add("one_mended.png", boxes=[box, [np.nan] * 4])
+    dataset.add("v.png", split="val", boxes=[box])
+    assert len(dataset.gate("localization", on_bad="drop").tables["train"]) == 5
+    assert len(dataset.gate("detection", on_bad="drop", object_choice="only").tables["train"]) == 5
+    report = dataset.gate("localization", on_bad="drop", object_choice="only")
+    found = [(p.file, p.message, p.action) for p in report.notes if p.code.endswith("objects")]
+    assert found == [
+        ("two.png", "2 objects are on it, and data.object=only", "image left out"),
+        ("two_difficult.png", "2 objects are on it, and data.object=only", "image left out"),
+    ]
+    files = report.tables["train"].files
+    assert [files[i] for i in range(len(files))] == [
+        *("one.png", "one_and_a_crowd.png", "one_mended.png")
+    ]
+    assert report.counts["train"].rejected == report.to_json()["rejected"] == 2
+    assert report.to_json()["codes"]["image-several-objects"] == 2
+    assert "image-several-objects 2" in "\n".join(report.summary_lines())
+    with pytest.raises(UsageError, match=r"data\.object=all: choose one of largest, only"):
+        dataset.gate("localization", object_choice="all")
+
+
+def test_drawn_scenes_of_several_objects_are_left_out_too() -> None:
+    from cvtrain.data.gate import run_gate
+    from cvtrain.data.shapes import ShapesReader
+
+    reader = ShapesReader("localization", 30, 10, 0, max_objects=3, scene_size=48)
+    report = run_gate(reader, "localization", object_choice="only", progress=False)
+    table = report.tables["train"]
+    assert 0 < len(table) < 30
+    assert (np.diff(table.starts) == 1).all()
+    assert report.counts["train"].rejected == 30 - len(table)
 
 
 def test_unlisted_files_are_said(dataset, box) -> None:

@@ -1,0 +1,1 @@
+"""Classification and localization: one object an image, its class and its box."""
