@@ -63,14 +63,15 @@ def launch(job: str, config: dict[str, Any], processes: int, nodes: int = 1) -> 
     with tempfile.TemporaryDirectory(prefix="cvtrain-") as name:
         folder = Path(name)
         (folder / "config.json").write_text(json.dumps({"config": config, "argv": sys.argv}))
-        command = [sys.executable, "-m", "cvtrain.engine.launch", job, name]
+        # -P: the search path is the parent's, not one that begins with the current folder.
+        command = [sys.executable, "-P", "-m", "cvtrain.engine.launch", job, name]
         environment = {
             **os.environ,
             "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"),
             "MASTER_PORT": os.environ.get("MASTER_PORT", str(_free_port())),
             "NODE_RANK": os.environ.get("NODE_RANK", "0"),
             "WORLD_SIZE": str(processes * nodes),
-            "PYTHONPATH": os.pathsep.join(p for p in [str(Path.cwd()), *sys.path] if p),
+            "PYTHONPATH": os.pathsep.join(p or str(Path.cwd()) for p in sys.path),
         }
         return _supervise(command, environment, processes, folder)
 
