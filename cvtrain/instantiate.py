@@ -28,7 +28,17 @@ from typing import Any
 from cvtrain.errors import CvtrainError, UsageError
 
 META_KEYS = frozenset(
-    {"name", "tasks", "year", "about", "paper", "losses", "default_image_size", "default_resize"}
+    {
+        "name",
+        "tasks",
+        "year",
+        "about",
+        "paper",
+        "losses",
+        "heads",
+        "default_image_size",
+        "default_resize",
+    }
 )
 """Keys that describe a node for ``cvtrain list`` and the other groups. They reach a target only
 where it has a parameter of that name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cvtrain.cli import habits, reads, suggest, values
 from cvtrain.cli.args import Command
 from cvtrain.cli.conf import GROUPS, ConfDirs, is_hidden, is_timm, joined, pick, timm_has
+from cvtrain.cli.transfer import check_weights, settle
 from cvtrain.cli.typed import RECIPES, Typed, by_key, make, parse
 from cvtrain.errors import UsageError
 
@@ -86,11 +87,13 @@ class Composed:
     Attributes:
         config: the OmegaConf tree, interpolations still in it, void defaults null.
         typed: what the user typed, with what it implied (``task=`` from ``model=``).
+        void: keys that are null as nothing reads them, whatever range they have otherwise.
     """
 
-    def __init__(self, config: DictConfig, typed: list[Typed]) -> None:
+    def __init__(self, config: DictConfig, typed: list[Typed], void: Collection[str] = ()) -> None:
         self.config = config
         self.typed = typed
+        self.void = void
 
 
 def compose_command(command: Command, conf: ConfDirs) -> Composed:
@@ -111,6 +114,7 @@ def compose_command(command: Command, conf: ConfDirs) -> Composed:
     config = apply(base, typed)
     from omegaconf import open_dict
 
+    void: set[str] = set()
     with open_dict(config):
         config.command = command.verb
         for group in GROUPS:
@@ -118,9 +122,10 @@ def compose_command(command: Command, conf: ConfDirs) -> Composed:
                 config[group] = None
         if command.verb == "train":
             _drop_void(config, typed, conf)
+            void = settle(config, typed)
         _fix_paths(config)
         _fix_trust(config, typed)
-    return Composed(config, typed)
+    return Composed(config, typed, void)
 
 
 def apply(config: DictConfig, typed: Sequence[Typed]) -> DictConfig:
@@ -378,13 +383,15 @@ def finish(composed: Composed) -> dict[str, Any]:
         raise UsageError(_missing(missing, plain(composed.config)))
     flat = plain(composed.config, resolve=True)
     for key in values.RULES:
-        if suggest.has(flat, key):
+        if suggest.has(flat, key) and key not in composed.void:
             said = values.wrong(key, pick(flat, key))
             if said:
                 raise UsageError(said)
     check_backbone(flat)
     check_subset(flat)
     check_paths(flat, composed.typed)
+    if flat["command"] == "train":
+        check_weights(flat)
     return flat
 
 

@@ -147,6 +147,10 @@ _SPECIAL: dict[str, Callable[[str, str], str]] = {
     "verb": _mode,
     "name": _run_folder,
     "project": lambda value, verb: f"run_dir={value}/NAME",
+    "freeze": lambda value, verb: (
+        "transfer=feature_extraction (fixes the whole backbone) or "
+        "transfer=partial transfer.stages=N (all but its last N stages)"
+    ),
     "cos_lr": lambda value, verb: "scheduler=cosine",
     "nc": lambda value, verb: "nothing: the number of classes comes from the data",
     "num_classes": lambda value, verb: "nothing: the number of classes comes from the data",

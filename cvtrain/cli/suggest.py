@@ -72,7 +72,9 @@ def _unknown(t: Typed, base: dict[str, Any], known: set[str], conf: ConfDirs) ->
     if parent and group in GROUPS:
         node = pick(base, group)
         if node is None:
-            return f"{t.key}= is not read: there is no {group} in this run ({group}=null)"
+            others = _options_with(conf, group, t.key.removeprefix(group + "."))
+            hint = f"; {t.key} is a key of {group}={' | '.join(others)}" if others else ""
+            return f"{t.key}= is not read: there is no {group} in this run ({group}=null){hint}"
         option = node.get("name") if isinstance(node, dict) else None
         said = f"{group}={option}" if isinstance(option, str) else group
         others = _options_with(conf, group, t.key.removeprefix(group + "."))

@@ -14,6 +14,7 @@ from cvtrain.instantiate import instantiate, resolve
 from cvtrain.metrics import metrics_for
 from cvtrain.models.base import Model
 from cvtrain.tasks.base import Task
+from cvtrain.transfer.regimes import Transfer
 
 
 def build_model(config: Mapping[str, Any], num_classes: int, trust: Sequence[str] = ()) -> Model:
@@ -41,9 +42,15 @@ def build_model(config: Mapping[str, Any], num_classes: int, trust: Sequence[str
 
 
 def build_task(
-    config: Mapping[str, Any], model: Model, classes: Classes, trust: Sequence[str] = ()
+    config: Mapping[str, Any],
+    model: Model,
+    classes: Classes,
+    trust: Sequence[str] = (),
+    transfer: Transfer | None = None,
 ) -> Task:
     """The task that ``config["task"]`` describes, around a model.
+
+    ``transfer`` says which stages of its backbone learn; None: all of them.
 
     Raises:
         UsageError: a task without ``_target_``, unknown metrics, wrong arguments.
@@ -63,10 +70,25 @@ def build_task(
         scheduler=config.get("scheduler"),
         optimizer_factory=resolve(target, trust=trust, path="optimizer") if target else None,
         channels_last=bool(config["trainer"].get("channels_last", False)),
+        transfer=transfer,
     )
     if not isinstance(task, Task):
         raise UsageError(f"task._target_={node['_target_']}: expected a subclass of Task")
     return task
+
+
+def build_transfer(config: Mapping[str, Any], model: Model) -> Transfer | None:
+    """The regime that ``config["transfer"]`` describes, begun on ``model``; None: none was chosen.
+
+    Raises:
+        UsageError: a regime that this model cannot be trained by.
+    """
+    node = config.get("transfer")
+    if not node:
+        return None
+    transfer = Transfer(node, model)
+    transfer.begin(model)
+    return transfer
 
 
 def build_callbacks(config: Mapping[str, Any], trust: Sequence[str] = ()) -> dict[str, pl.Callback]:

@@ -14,7 +14,13 @@ from cvtrain.callbacks.console import LOG
 from cvtrain.callbacks.early_stopping import EarlyStopping
 from cvtrain.callbacks.history import History
 from cvtrain.callbacks.pictures import Pictures, log_picture
-from cvtrain.engine.build import build_callbacks, build_loggers, build_model, build_task
+from cvtrain.engine.build import (
+    build_callbacks,
+    build_loggers,
+    build_model,
+    build_task,
+    build_transfer,
+)
 from cvtrain.engine.checkpoint import load_checkpoint
 from cvtrain.engine.data import load_data, loaders
 from cvtrain.engine.device import Device, choose_device
@@ -125,7 +131,10 @@ class _Training:
         self.data, report = load_data(config, trust=self.trust)
         seed_all(int(config.get("seed") or 0))
         model = build_model(config, len(self.data.classes), trust=self.trust)
-        self.task = build_task(config, model, self.data.classes, trust=self.trust)
+        self.transfer = build_transfer(config, model)
+        self.task = build_task(
+            config, model, self.data.classes, trust=self.trust, transfer=self.transfer
+        )
         header = {
             "version": cvtrain.__version__,
             "config": stored,
@@ -158,7 +167,13 @@ class _Training:
         callbacks += [self.history, self.checkpoints]
         self.loggers = build_loggers(self.config, self.run.path, self.trust)
         return build_trainer(
-            self.config, self.device, self.environment, self.run.path, callbacks, self.loggers
+            self.config,
+            self.device,
+            self.environment,
+            self.run.path,
+            callbacks,
+            self.loggers,
+            phased=self.task.model.phased,
         )
 
     def _check_classes(self, classes: Any) -> None:
@@ -183,6 +198,8 @@ class _Training:
             f"{self.config['model']['name']} for {task.name}: {parameters / 1e6:.2f} M parameters, "
             f"{classes} class{'es' if classes != 1 else ''}, on {self.device}"
         )
+        if self.transfer is not None:
+            LOG.info(self.transfer.summary(task.model, self.config["trainer"]["max_epochs"]))
         LOG.info(f"{data['name']}: {sizes[0]:,} training images, {sizes[1]:,} for validation")
         LOG.info(f"run folder: {self.run}")
 

@@ -54,8 +54,11 @@ def build_trainer(
     folder: Path,
     callbacks: list[pl.Callback],
     loggers: list[Any],
+    phased: bool = False,
 ) -> pl.Trainer:
     """A Trainer that is silent, unsharded by itself, and writes checkpoints atomically.
+
+    ``phased``: some parameters get no gradient in some epochs, which processes must look out for.
 
     Raises:
         UsageError: a value out of range, or one that Lightning refuses.
@@ -64,6 +67,8 @@ def build_trainer(
     strategy = str(values.get("strategy") or "auto")
     if strategy == "auto" and device.world_size > 1:
         strategy = "ddp"
+    if strategy == "ddp" and phased:
+        strategy = "ddp_find_unused_parameters_true"
     plugins: list[Any] = [AtomicCheckpointIO()]
     if environment is not None:
         plugins.append(environment)
@@ -102,7 +107,9 @@ def build_trainer(
 
 
 def _at_least(values: Mapping[str, Any], key: str, least: int) -> int:
-    value = values.get(key, least)
+    value = values.get(key)
+    if value is None:  # nothing reads it, as where a head is fitted without epochs
+        return least
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise UsageError(f"trainer.{key}={value}: expected a whole number, {least} or more")
     return value

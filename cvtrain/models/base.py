@@ -21,7 +21,13 @@ class Model(nn.Module, ABC):
     ``loss_and_predict`` instead. No method's return type depends on ``self.training``.
 
     Images come as ``(B, C, H, W)`` in the file's dtype; the model casts and normalises them.
+
+    Attributes:
+        phased: whether some parameters get no gradient in some epochs (``begin_epoch``, or a
+            backbone that is fixed for a time). Several processes must know.
     """
+
+    phased: bool = False
 
     @abstractmethod
     def forward(self, images: Tensor) -> Any:

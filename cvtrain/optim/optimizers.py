@@ -18,7 +18,10 @@ Factory = Callable[..., torch.optim.Optimizer]
 
 
 def build_optimizer(
-    module: nn.Module, config: Mapping[str, Any], factory: Factory | None = None
+    module: nn.Module,
+    config: Mapping[str, Any],
+    factory: Factory | None = None,
+    rates: Mapping[str, float] | None = None,
 ) -> torch.optim.Optimizer:
     """The optimizer that ``config`` describes, over the trainable parameters of ``module``.
 
@@ -27,6 +30,7 @@ def build_optimizer(
         config: ``name``, ``library`` (torch or timm), ``lr``, ``weight_decay``; every other key is
             an argument of the optimizer.
         factory: a class of the user's own, called in place of one found by name.
+        rates: name of a parameter -> the part of ``lr`` it learns at, where that is not all.
 
     Raises:
         UsageError: an unknown name or argument, or a value the optimizer refuses.
@@ -38,17 +42,28 @@ def build_optimizer(
         arguments[key] = _number(key, value)
     decay = arguments.pop("weight_decay", None)
     _check_arguments(found, name, arguments)
-    groups = parameter_groups(module, 0.0 if decay is None else decay)
+    if rates and arguments.get("lr") is None:
+        raise UsageError("transfer.layer_decay gives parts of optimizer.lr: give optimizer.lr")
+    groups = parameter_groups(module, 0.0 if decay is None else decay, arguments.get("lr"), rates)
     if not groups:
         raise UsageError("the model has no trainable parameter: nothing to optimize")
     if not _accepts(found, "weight_decay"):
         if decay:
             raise UsageError(f"optimizer.weight_decay={decay}: {name} takes none; set it to 0")
-        groups = [{"params": [p for group in groups for p in group["params"]]}]
+        groups = _one_a_rate(groups)
     try:
         return found(groups, **arguments)
     except (TypeError, ValueError) as error:
         raise UsageError(f"optimizer {name}: {error}") from error
+
+
+def _one_a_rate(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Groups joined where they differ in weight decay alone."""
+    joined: dict[float | None, dict[str, Any]] = {}
+    for group in groups:
+        rate = {key: group[key] for key in ("lr",) if key in group}
+        joined.setdefault(rate.get("lr"), {"params": [], **rate})["params"] += group["params"]
+    return list(joined.values())
 
 
 def find_optimizer(name: str, library: str = "torch") -> Factory:

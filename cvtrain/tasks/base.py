@@ -20,6 +20,7 @@ from cvtrain.optim.optimizers import Factory, build_optimizer
 from cvtrain.optim.schedules import Schedule
 from cvtrain.tasks.distributed import broadcast, gather
 from cvtrain.tasks.sums import LossSums, TrainingSums
+from cvtrain.transfer.regimes import Transfer
 from cvtrain.types import Batch, ImageInfo, Prediction
 
 
@@ -37,6 +38,7 @@ class Task(pl.LightningModule, ABC):
         name: of the task family.
         optimizer_factory: an optimizer class of the user's own, instead of one found by name.
         channels_last: memory format of images and weights.
+        transfer: which stages of the model's backbone learn, when and how fast; None: all do.
 
     Attributes:
         results: after a validation, loss means and metrics by name, the same on every process.
@@ -55,6 +57,7 @@ class Task(pl.LightningModule, ABC):
         name: str,
         optimizer_factory: Factory | None = None,
         channels_last: bool = False,
+        transfer: Transfer | None = None,
     ) -> None:
         super().__init__()
         if mode not in ("max", "min"):
@@ -70,6 +73,7 @@ class Task(pl.LightningModule, ABC):
         self.mode = mode
         self.name = name
         self.channels_last = channels_last
+        self.transfer = transfer
         self.train_sums = TrainingSums()
         self.val_sums = LossSums()
         self.results: dict[str, float] = {}
@@ -98,7 +102,11 @@ class Task(pl.LightningModule, ABC):
         return batch
 
     def on_train_epoch_start(self) -> None:
+        if self.transfer is not None:
+            self.transfer.release(self.model)
         self.model.begin_epoch(self.current_epoch, self.trainer.max_epochs or 1)
+        if self.transfer is not None:
+            self.transfer.hold(self.model, self.current_epoch)
         self.train_sums.reset()
         self.results = {}
 
@@ -165,7 +173,10 @@ class Task(pl.LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         """An optimizer, and a schedule that is set at every step."""
-        optimizer = build_optimizer(self.model, self.optimizer_config, self.optimizer_factory)
+        rates = None if self.transfer is None else self.transfer.rates(self.model)
+        optimizer = build_optimizer(
+            self.model, self.optimizer_config, self.optimizer_factory, rates
+        )
         epochs = self.trainer.max_epochs or 1
         schedule = Schedule(
             self.scheduler_config, int(self.trainer.estimated_stepping_batches), epochs

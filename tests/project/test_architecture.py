@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "data": {"types", "errors", "augment", "instantiate"},
     "metrics": {"types", "errors", "data"},
     "optim": {"errors"},
-    "tasks": {"types", "errors", "models", "metrics", "optim", "data"},
+    "transfer": {"types", "errors", "models", "data"},
+    "tasks": {"types", "errors", "models", "metrics", "optim", "data", "transfer"},
     "report": {"types", "errors", "metrics", "data"},
     "callbacks": {"types", "errors", "report", "data", "metrics", "tasks", "optim"},
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from torch import Tensor, nn
 
@@ -36,6 +36,8 @@ class Backbone(nn.Module, ABC):
     mean: Sequence[float] = IMAGENET_MEAN
     std: Sequence[float] = IMAGENET_STD
     minimum_size: int = 1
+    _fixed: frozenset[str] = frozenset()  # parameters that ``hold`` took the gradient from
+    _held: tuple[str, ...] = ()  # modules that ``hold`` keeps in eval mode
 
     @abstractmethod
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -79,6 +81,40 @@ class Backbone(nn.Module, ABC):
         whose children come in another order overrides this.
         """
         return stages_by_children(self)
+
+    def hold(self, count: int) -> None:
+        """Fix the first ``count`` stages: no gradients, and eval mode whatever ``train()`` sets.
+
+        So their weights, and the statistics of their batch norms, stay bit for bit what they are.
+        Stages above them that an earlier call fixed are trained again, from the next ``train()``
+        on in the mode that it sets.
+        """
+        fixed = {name for stage in self.stages()[:count] for name in stage}
+        for name, parameter in self.named_parameters():
+            if name in fixed and parameter.requires_grad:
+                self._fixed |= {name}
+                parameter.requires_grad_(False)
+            elif name not in fixed and name in self._fixed:
+                self._fixed -= {name}
+                parameter.requires_grad_(True)
+        state = list(self.state_dict())
+        held = []
+        for prefix, _ in self.named_modules():
+            inside = [name for name in state if not prefix or name.startswith(f"{prefix}.")]
+            if inside and fixed.issuperset(inside):
+                held.append(prefix)
+        self._held = tuple(held)
+        self._rest()
+
+    def _rest(self) -> None:
+        """Eval mode for the modules of fixed stages; by name, as a strategy may replace modules."""
+        for name in self._held:
+            nn.Module.train(self.get_submodule(name), False)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        self._rest()
+        return self
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "stages":  # a module would be registered, and never be found
