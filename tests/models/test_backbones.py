@@ -19,7 +19,7 @@ from cvtrain.models.backbones.yolov1 import YOLOv1Backbone
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 NAMES = sorted(p.stem for p in (CONF / "backbone").glob("*.yaml"))
-UNPADDED = {"overfeat_fast", "overfeat_accurate"}  # their maps: test_backbone_papers.py
+UNPADDED = {"alexnet", "overfeat_fast", "overfeat_accurate"}  # their maps: test_backbone_papers.py
 FAST = ["darknet_tiny", "resnet18", "yolov1_20"]
 named = pytest.mark.parametrize(
     "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]

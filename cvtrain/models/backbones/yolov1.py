@@ -101,7 +101,7 @@ class YOLOv1Backbone(Backbone):
         for name in self.steps:
             if name == "pool":
                 maps.append(x)
-                x = F.max_pool2d(x, 2)
+                x = F.max_pool2d(x, 2, ceil_mode=True)
             else:
                 if name == "conv22":  # its stride of 2 ends the maps of stride 32
                     maps.append(x)

@@ -1,0 +1,185 @@
+"""Reading a weights file: its tensors, and what it says of the network they belong to.
+
+A file may be a state dict (``.pt``, ``.pth``, also one wrapped as ``{"state_dict": ...}`` or
+``{"model": ...}``), a ``.safetensors`` file, or a cvtrain checkpoint (or its run folder), whose
+backbone is taken. Files are data: they are read with ``weights_only=True``, and one that carries
+anything else is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from cvtrain.errors import CheckpointError, UsageError
+
+WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "module", "state_dict_ema")
+"""Names under which training programs store the state dict."""
+
+BACKBONE_PREFIX = "model.backbone."
+"""What a cvtrain checkpoint puts before the names of the backbone's tensors."""
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """What a file holds.
+
+    Attributes:
+        path: the file that was read (of a run folder, its best checkpoint).
+        state: the tensors by name; of a cvtrain checkpoint, its backbone's alone.
+        architecture: the network's name where the file tells, e.g. ``resnet18``; timm's without a
+            tag.
+        family: the name of its class here, where the file tells, e.g. ``TimmBackbone``.
+        source: a few words on the run it comes from; empty where it is not of cvtrain.
+        left: what a cvtrain checkpoint holds beside its backbone, in a few words.
+        untrained: names of tensors that an export filled in with their start.
+    """
+
+    path: Path
+    state: dict[str, Tensor]
+    architecture: str | None = None
+    family: str | None = None
+    source: str = ""
+    left: str = ""
+    untrained: frozenset[str] = field(default_factory=frozenset)
+
+
+def read_weights(path: str | Path) -> WeightsFile:
+    """The tensors of a file and what it tells of them.
+
+    Raises:
+        UsageError: there is no such file.
+        CheckpointError: it cannot be read safely, or holds no tensors.
+    """
+    file = _find(Path(path).expanduser())
+    content, metadata = _read(file)
+    if isinstance(content, Mapping) and "cvtrain" in content:
+        return _checkpoint(file, content)
+    architecture = metadata.get("architecture")
+    if isinstance(content, Mapping) and isinstance(content.get("arch"), str):
+        architecture = content["arch"]
+    for name in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+            break
+    state = {k.replace("_orig_mod.", ""): v for k, v in _tensors(content).items()}
+    if not state:
+        raise CheckpointError(f"{file} holds no tensors: a state dict of a backbone is needed")
+    return WeightsFile(
+        file,
+        state,
+        _bare(architecture),
+        metadata.get("family"),
+        untrained=frozenset(_names(metadata.get("untrained"))),
+    )
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a weights file by name; of a cvtrain checkpoint, its backbone's alone.
+
+    Raises:
+        UsageError: there is no such file.
+        CheckpointError: it cannot be read safely, or holds no tensors.
+    """
+    return read_weights(path).state
+
+
+def _find(path: Path) -> Path:
+    """The file itself, or a run folder's best checkpoint, else its last."""
+    if path.is_dir():
+        for folder in (path / "checkpoints", path):
+            for name in ("best.ckpt", "last.ckpt"):
+                if (folder / name).is_file():
+                    return folder / name
+        raise UsageError(
+            f"backbone.weights={path}: the folder holds no checkpoints/best.ckpt; "
+            "give a weights file or a run's folder"
+        )
+    if not path.is_file():
+        raise UsageError(f"backbone.weights={path}: there is no such file")
+    return path
+
+
+def _checkpoint(file: Path, content: Mapping[str, Any]) -> WeightsFile:
+    state = {
+        k.removeprefix(BACKBONE_PREFIX): v
+        for k, v in _tensors(content.get("state_dict")).items()
+        if k.startswith(BACKBONE_PREFIX)
+    }
+    if not state:
+        raise CheckpointError(f"{file} is a cvtrain checkpoint of a model without a backbone")
+    header = content["cvtrain"] if isinstance(content["cvtrain"], Mapping) else {}
+    config = header.get("config")
+    model = _node(config, "model")
+    node = _node(model, "backbone") or _node(config, "backbone")
+    target, name = node.get("_target_"), node.get("name")
+    classes = _node(header, "classes").get("names")
+    said = f"{model.get('name', 'model')}'s own layers"
+    if isinstance(classes, list):
+        said += f" for {len(classes)} classes"
+    epoch = content.get("epoch")
+    return WeightsFile(
+        file,
+        state,
+        _bare(name),
+        str(target).rpartition(".")[2] if target else None,
+        f"model={model['name']}" + (f", epoch {epoch + 1}" if isinstance(epoch, int) else "")
+        if "name" in model
+        else "",
+        said,
+    )
+
+
+def _node(tree: Any, key: str) -> Mapping[str, Any]:
+    value = tree.get(key) if isinstance(tree, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
+
+
+def _bare(architecture: object) -> str | None:
+    """``resnet18.a1_in1k`` -> ``resnet18``."""
+    return architecture.partition(".")[0] if isinstance(architecture, str) else None
+
+
+def _names(text: str | None) -> list[str]:
+    try:
+        names = json.loads(text or "[]")
+    except ValueError:
+        return []
+    return [n for n in names if isinstance(n, str)] if isinstance(names, list) else []
+
+
+def _read(path: Path) -> tuple[Any, dict[str, str]]:
+    """(content, metadata of a safetensors file)."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return tensors, dict(file.metadata() or {})
+        # Mapped, what is not used is not read: of a checkpoint, the optimizer's state is most.
+        mmap = zipfile.is_zipfile(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap), {}
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is no state dict, or carries more than tensors and plain data; "
+            "it was not loaded, as that could run code. Save it as .safetensors"
+        ) from error
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is truncated or no safetensors file ({error})") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} is truncated or no weights file ({reason[:120]})") from error
+
+
+def _tensors(content: Any) -> dict[str, Tensor]:
+    if not isinstance(content, Mapping):
+        return {}
+    return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
