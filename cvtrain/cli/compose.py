@@ -410,10 +410,15 @@ def _missing(keys: Sequence[str], flat: dict[str, Any]) -> str:
 
 
 def check_backbone(flat: dict[str, Any]) -> None:
-    """Refuse a timm backbone whose name timm does not have."""
+    """Refuse a timm backbone whose name timm does not have, and options that are not a config's."""
+    from cvtrain.models.backbones.options import refused_option
+
     target, name = pick(flat, "backbone._target_"), pick(flat, "backbone.name")
     if str(target).endswith(".TimmBackbone") and not timm_has(str(name)):
         raise UsageError(suggest.unknown_timm(str(name)))
+    said = refused_option(pick(flat, "backbone.options") or {})
+    if said:
+        raise UsageError(said)
 
 
 def check_subset(flat: dict[str, Any]) -> None:

@@ -140,7 +140,7 @@ def unknown_option(group: str, value: Any, conf: ConfDirs) -> str:
         if text.partition(".")[0] in timm_names():
             return unknown_timm(text)
         names += list(timm_names())
-    close = nearest(text, names)
+    close = few(text, names, options) if group == "backbone" else nearest(text, names)
     if close:
         return f"{group}={text}: there is no such {group}; did you mean {group}={close}?"
     more = ", and any timm name" if group == "backbone" else ""
@@ -180,14 +180,30 @@ def _special_data(text: str) -> str | None:
     return None
 
 
+def _fold(text: str) -> str:
+    """Look-alike characters (0 O, 1 l) and separators made the same."""
+    return text.lower().translate(str.maketrans("oli-.", "011__"))
+
+
+def few(text: str, names: Iterable[str], favoured: Iterable[str] = (), count: int = 3) -> str:
+    """The names most like ``text``, as ``a, b or c``; of names alike, the favoured ones first."""
+    wanted, own = _fold(text), set(favoured)
+    scores = {}
+    for name in names:
+        ratio = difflib.SequenceMatcher(None, _fold(name), wanted).ratio()
+        if ratio >= 0.6:
+            scores[name] = ratio + 0.08 * (name in own)
+    best = sorted(scores, key=lambda name: (-scores[name], name))[:count]
+    return " or ".join(filter(None, [", ".join(best[:-1]), *best[-1:]]))
+
+
 def nearest(text: str, names: Iterable[str]) -> str | None:
     """The name most like ``text``; look-alike characters (0 O, 1 l) count as the same."""
     listed = list(names)
-    plain = str.maketrans({"o": "0", "l": "1", "i": "1", "-": "_", ".": "_"})
     folded: dict[str, str] = {}
     for name in listed:
-        folded.setdefault(name.lower().translate(plain), name)
-    wanted = text.lower().translate(plain)
+        folded.setdefault(_fold(name), name)
+    wanted = _fold(text)
     if wanted in folded:
         return folded[wanted]
     close = difflib.get_close_matches(wanted, folded, n=1, cutoff=0.6)
@@ -201,7 +217,7 @@ def unknown_timm(name: str) -> str:
     if tags is not None and tag:
         listed = joined([f"{architecture}.{t}" for t in tags]) or "none"
         return f"backbone {name}: timm has no such weights of {architecture}; it has {listed}"
-    close = nearest(name, timm_names())
+    close = few(name, timm_names())
     hint = f"did you mean {close}? " if close else ""
     return f"backbone.name={name}: timm has no such model; {hint}see cvtrain list backbones"
 

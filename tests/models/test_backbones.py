@@ -26,33 +26,47 @@ named = pytest.mark.parametrize(
 )
 
 
-def build(name: str, compose_config: Any, size: int = 64) -> Any:
+def build(name: str, compose_config: Any, size: int = 64, *overrides: str) -> Any:
     torch.manual_seed(0)
-    config = compose_config("task=classification", f"backbone={name}", f"data.image_size={size}")
+    chosen = ["task=classification", f"backbone={name}", f"data.image_size={size}", *overrides]
+    config = compose_config(*chosen)
     return instantiate(config["backbone"])
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("size", [(64, 64), (224, 320)])
-def test_maps_are_as_declared(name: str, size: tuple[int, int], compose_config: Any) -> None:
+def test_any_image_size_gives_maps_as_declared(name: str, compose_config: Any) -> None:
     with torch.device("meta"):
         backbone = build(name, compose_config)
         backbone.use("maps")
-        maps = backbone.eval()(torch.zeros(2, 3, *size))
+        backbone.eval()
     assert isinstance(backbone, Backbone)
     assert backbone.strides == sorted(set(backbone.strides))
-    want = [
-        (2, c, math.ceil(size[0] / s), math.ceil(size[1] / s))
-        for c, s in zip(backbone.channels, backbone.strides, strict=True)
-    ]
-    if name in UNPADDED:
-        assert [m.shape[1] for m in maps] == backbone.channels
-        assert all(
-            0 < m.shape[2] <= h and 0 < m.shape[3] <= w
-            for m, (*_, h, w) in zip(maps, want, strict=True)
-        )
-    else:
-        assert [tuple(m.shape) for m in maps] == want
+    for size in [(64, 64), (224, 320), (97, 131), (33, 64), (33, 33)]:
+        if min(size) < backbone.minimum_size:
+            assert name.startswith("overfeat")
+            with pytest.raises(ValueError, match="are too small"), torch.device("meta"):
+                backbone(torch.zeros(2, 3, *size))
+            continue
+        with torch.device("meta"):
+            maps = backbone(torch.zeros(2, 3, *size))
+        assert [(m.shape[0], m.shape[1]) for m in maps] == [(2, c) for c in backbone.channels]
+        for found, stride in zip(maps, backbone.strides, strict=True):
+            for side, pixels in zip(found.shape[2:], size, strict=True):
+                low = 1 if name in UNPADDED else pixels // stride
+                assert low <= side <= math.ceil(pixels / stride)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("channels", [1, 4])
+def test_images_have_any_number_of_channels(name: str, channels: int, compose_config: Any) -> None:
+    with torch.device("meta"):
+        backbone = build(name, compose_config, 96, f"data.channels={channels}")
+        assert backbone.in_channels == channels
+        images = torch.zeros(2, channels, 97, 99, dtype=torch.uint8)
+        features = backbone.eval().pooled(backbone.normalizer()(images))
+        state = backbone.state_dict()
+    assert features.shape == (2, backbone.num_features)
+    assert [state[layer].shape[1] for layer in backbone.input_layers()] == [channels]
 
 
 @named
@@ -85,6 +99,31 @@ def test_models_of_one_size_are_built_for_the_images() -> None:
     with torch.device("meta"):
         backbone = TimmBackbone("mixer_s16_224", image_size=[64, 64])
         assert backbone.pooled(torch.zeros(1, 3, 64, 64)).shape == (1, backbone.num_features)
+
+
+@pytest.mark.parametrize("name", ["vgg16", "convnext_tiny"])
+def test_images_too_small_for_a_network_are_refused_before_work(name: str) -> None:
+    wanted = rf"16 x 40 are too small for {name}: .*image_size=32"
+    with pytest.raises(UsageError, match=wanted), torch.device("meta"):
+        TimmBackbone(name, image_size=[16, 40])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224"])
+def test_small_images_serve_where_they_leave_a_map(name: str) -> None:
+    with torch.device("meta"):
+        backbone = TimmBackbone(name, image_size=16)
+        assert backbone.eval()(torch.zeros(1, 3, 16, 16))[-1].shape[2:] == (1, 1)
+
+
+def test_padding_leaves_whole_patches_as_they_are() -> None:
+    torch.manual_seed(0)
+    backbone = TimmBackbone("vit_tiny_patch16_224").eval()
+    x = torch.randn(1, 3, 40, 64)
+    with torch.no_grad():
+        padded = torch.nn.functional.pad(x, (0, 0, 0, 8))
+        torch.testing.assert_close(backbone.pooled(x), backbone.pooled(padded))
+        whole = backbone.body.forward_head(backbone.body.forward_features(padded), pre_logits=True)
+        torch.testing.assert_close(backbone.pooled(padded), whole)
 
 
 def test_options_reach_timm() -> None:

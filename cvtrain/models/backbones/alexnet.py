@@ -5,9 +5,9 @@ Networks", NeurIPS 2012, section 3.5 and figure 2. Written from the paper.
 
 Five convolutions with ReLU; the second, fourth and fifth in two groups (the paper's two GPUs);
 local response normalisation after the first and second (section 3.3); 3 x 3 max pooling of stride 2
-after the first, second and fifth (section 3.4); two connected layers of 4096 with dropout 0.5. Sides
-of the maps at 224 x 224: 55, 27, 13, then 6 after the last pooling. 2,334,080 parameters in the
-convolutions; 60,965,224 with the connected layers and 1000 classes, the paper's "60 million".
+after the first, second and fifth (section 3.4); two connected layers of 4096 with dropout 0.5.
+Sides of the maps at 224 x 224: 55, 27, 13, then 6 after the last pooling. 2,334,080 parameters in
+the convolutions; 60,965,224 with the connected layers and 1000 classes, the paper's "60 million".
 
 Maps end before the poolings, so that the last is conv5's; the connected layers serve ``pooled``
 alone: the last pooling, fc6, fc7, what the paper's classifier sees. They are convolutions (6 x 6,
@@ -64,6 +64,7 @@ class AlexNet(Backbone):
         UsageError, CheckpointError: ``weights`` cannot be taken.
     """
 
+    architecture = "alexnet"
     minimum_size = 31
 
     def __init__(

@@ -27,6 +27,8 @@ class Backbone(nn.Module, ABC):
         num_features: length of the pooled vector.
         mean, std: what the images are normalised with, in 0..1.
         minimum_size: the smallest side of an image that gives maps, pixels.
+        architecture: what a message calls the network, e.g. ``resnet18``.
+        classifiers: beginnings of the names that the network's own classifier has in a file.
     """
 
     in_channels: int
@@ -36,15 +38,22 @@ class Backbone(nn.Module, ABC):
     mean: Sequence[float] = IMAGENET_MEAN
     std: Sequence[float] = IMAGENET_STD
     minimum_size: int = 1
+    architecture: str = ""
+    classifiers: Sequence[str] = ("fc.", "head.", "heads.", "classifier.")
     _fixed: frozenset[str] = frozenset()  # parameters that ``hold`` took the gradient from
     _held: tuple[str, ...] = ()  # modules that ``hold`` keeps in eval mode
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if not cls.architecture:
+            cls.architecture = cls.__name__
 
     @abstractmethod
     def forward(self, x: Tensor) -> list[Tensor]:
         """Normalised images ``(B, C, H, W)`` -> maps ``(B, channels[i], H_i, W_i)``; finest first.
 
-        ``H_i`` is ``ceil(H / strides[i])``, a few less where a network has convolutions without
-        padding (AlexNet, OverFeat).
+        ``H_i`` is ``H / strides[i]``, rounded up or down, a few less where a network has
+        convolutions without padding (AlexNet, OverFeat).
 
         Raises:
             ValueError: a side smaller than ``minimum_size``.
@@ -56,6 +65,21 @@ class Backbone(nn.Module, ABC):
 
     def use(self, output: Output) -> None:
         """Drop what only the other output needs, so that every parameter left gets a gradient."""
+
+    def input_layers(self) -> list[str]:
+        """Names of the weights that see the image itself: the first convolution's."""
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Conv2d):
+                return [f"{name}.weight"]
+        return []
+
+    def translations(self, state: dict[str, Tensor]) -> list[tuple[str, dict[str, Tensor]]]:
+        """A file's tensors in the names of this backbone, where others name them otherwise.
+
+        Returns:
+            Pairs (a few words on the translation, tensors by name); those that fit best are taken.
+        """
+        return []
 
     def check_size(self, image_size: int | Sequence[int] | None) -> None:
         """Raise ValueError where an image of ``image_size`` (pixels, or (H, W)) is too small."""

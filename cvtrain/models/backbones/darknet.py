@@ -37,6 +37,8 @@ class DarknetTiny(Backbone):
         UsageError, CheckpointError: ``weights`` cannot be taken.
     """
 
+    architecture = "darknet_tiny"
+
     def __init__(
         self,
         widths: Sequence[int] = (16, 32, 64, 128),

@@ -48,6 +48,8 @@ class Darknet19(Backbone):
         UsageError, CheckpointError: ``weights`` cannot be taken.
     """
 
+    architecture = "darknet19"
+
     def __init__(self, in_channels: int = 3, weights: str | Path | None = None) -> None:
         super().__init__()
         self.in_channels = in_channels

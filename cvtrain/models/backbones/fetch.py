@@ -1,4 +1,4 @@
-"""Fetching timm's pretrained weights: said before it is done, quickly given up without a network."""
+"""Fetching timm's pretrained weights: said before it is done, soon given up without a network."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def _failed(name: str, why: str) -> RunError:
 def _cached(config: dict[str, Any]) -> Path | None:
     """Where the weights lie already, or None."""
     if not config.get("hf_hub_id"):
-        file = Path(torch.hub.get_dir()) / "checkpoints" / str(config["url"]).rpartition("/")[2]
-        return file if file.is_file() else None
+        path = Path(torch.hub.get_dir()) / "checkpoints" / str(config["url"]).rpartition("/")[2]
+        return path if path.is_file() else None
     from huggingface_hub import try_to_load_from_cache
 
     repository, _, revision = str(config["hf_hub_id"]).partition("@")

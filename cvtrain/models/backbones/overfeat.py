@@ -100,6 +100,7 @@ class OverFeatBackbone(Backbone):
         super().__init__()
         if version not in LAYERS:
             raise ValueError(f"version={version}: the paper has fast and accurate")
+        self.architecture = f"overfeat_{version}"
         self.in_channels = in_channels
         self.final_pool = FINAL_POOL[version]
         self.trained_at = TRAINED_AT[version]

@@ -10,27 +10,37 @@ a file of timm's (or torchvision's ResNet) fits, and a classifier's backbone fit
 from __future__ import annotations
 
 import difflib
-import logging
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from timm.models._manipulate import group_with_matcher
 from torch import Tensor
+from torch.nn import functional as F
 
-from cvtrain.errors import RunError, UsageError
+from cvtrain.errors import UsageError
 from cvtrain.models.backbones.base import Backbone, Output, join_norms, stages_by_children
-from cvtrain.models.backbones.weights import load_weights
+from cvtrain.models.backbones.fetch import exists, fetch
+from cvtrain.models.backbones.options import refused_option
+from cvtrain.models.backbones.translate import translations
+from cvtrain.models.backbones.weights import load_weights, say_adapted
 
-log = logging.getLogger(__name__)
+SMALL = 32
+"""Pixels; images with a side below it are tried out before training begins."""
 
 
 class TimmBackbone(Backbone):
     """A timm model without its classifier.
 
     Maps: the last map of each stride. A plain ViT has one, at the stride of its patches, whose
-    tokens went through the final norm.
+    tokens went through the final norm. Where an image is no whole number of patches (ViT, Swin) it
+    is padded to the right and below.
+
+    ``pooled`` is what timm's own classifier sees, with whatever layers the network has between its
+    last map and that: VGG's two connected layers (fc6, fc7), MobileNetV3's last convolution.
 
     Args:
         name: the model's name in timm, with or without the tag of its weights.
@@ -38,11 +48,11 @@ class TimmBackbone(Backbone):
         pretrained: fetch timm's weights, and say from where, how large and where to.
         weights: a file to start from instead.
         image_size: pixels, an int or (H, W); read by models that are built for one size alone.
-        options: further keywords of ``timm.create_model``.
+        options: further keywords of ``timm.create_model``; none that fetches or reads files.
 
     Raises:
-        UsageError: timm has no such model or no weights for it, or both ``pretrained`` and
-            ``weights`` are given.
+        UsageError: timm has no such model or no weights for it, both ``pretrained`` and
+            ``weights`` are given, an option is not taken, or the images are too small.
         RunError: the weights could not be fetched.
         CheckpointError: ``weights`` cannot be taken.
     """
@@ -63,13 +73,20 @@ class TimmBackbone(Backbone):
             raise UsageError(
                 "backbone.pretrained=true and backbone.weights=FILE exclude each other: give one"
             )
-        if not timm.is_model(name):
-            close = difflib.get_close_matches(name, timm.list_models(), n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise UsageError(f"backbone.name={name} is no model of timm{hint}")
+        if not exists(name):
+            raise UsageError(f"backbone.name={name} is no model of timm{_nearest(name)}")
+        refused = refused_option(options or {})
+        if refused:
+            raise UsageError(refused)
         self.name = name
+        self.architecture = name.partition(".")[0]
         self.in_channels = in_channels
-        body = _create(name, in_channels, image_size, dict(options or {}), pretrained)
+        body, self.keywords = _create(name, in_channels, image_size, dict(options or {}))
+        self._check_small(image_size)
+        if pretrained:
+            create = functools.partial(_build, name, in_channels, self.keywords)
+            body = fetch(name, body, create)
+            say_adapted(f"the weights of {name}", 3, in_channels)
         config = body.pretrained_cfg
         self.mean, self.std = tuple(config["mean"]), tuple(config["std"])
         last = {f["reduction"]: (i, f["num_chs"]) for i, f in enumerate(_feature_info(body))}
@@ -78,8 +95,35 @@ class TimmBackbone(Backbone):
         self.channels = [last[s][1] for s in self.strides]
         self.num_features = int(getattr(body, "head_hidden_size", body.num_features))
         self.body = body
+        self.classifiers = [f"{name}." for name in _listed(config.get("classifier"))]
         if weights is not None:
             load_weights(self, weights)
+
+    def input_layers(self) -> list[str]:
+        names = _listed(self.body.pretrained_cfg.get("first_conv"))
+        return [f"body.{name}.weight" for name in names] or super().input_layers()
+
+    def translations(self, state: dict[str, Tensor]) -> list[tuple[str, dict[str, Tensor]]]:
+        return translations(self.body, state)
+
+    def _check_small(self, image_size: int | Sequence[int] | None) -> None:
+        """Raise UsageError where images below 32 pixels leave no map: tried out, without data."""
+        if image_size is None:
+            return
+        height, width = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
+        if min(height, width) >= SMALL:
+            return
+        with torch.device("meta"):
+            trial = _build(self.name, self.in_channels, self.keywords).eval()
+            try:
+                trial.forward_features(
+                    _padded(torch.zeros(1, self.in_channels, height, width), _patch(trial))
+                )
+            except (RuntimeError, AssertionError) as error:
+                raise UsageError(
+                    f"images of {height} x {width} are too small for {self.name}: give it "
+                    f"{SMALL} pixels a side or more (data.image_size={SMALL})"
+                ) from error
 
     def use(self, output: Output) -> None:
         if output == "maps":
@@ -101,11 +145,13 @@ class TimmBackbone(Backbone):
         return [[f"body.{name}" for name in group] for group in found]
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        x = _padded(x, _patch(self.body))
         return self.body.forward_intermediates(
             x, indices=self.indices, norm=True, intermediates_only=True
         )
 
     def pooled(self, x: Tensor) -> Tensor:
+        x = _padded(x, _patch(self.body))
         features = self.body.forward_features(x)  # (B, C, H, W), (B, H, W, C) or (B, tokens, C)
         return self.body.forward_head(features, pre_logits=True)  # (B, num_features)
 
@@ -115,14 +161,49 @@ def _feature_info(body: Any) -> list[dict[str, Any]]:
     return list(getattr(info, "info", info))
 
 
+def _listed(names: object) -> list[str]:
+    """A name, several, or None -> a list of names."""
+    if isinstance(names, (list, tuple)):
+        return [str(name) for name in names]
+    return [names] if isinstance(names, str) else []
+
+
+def _nearest(name: str) -> str:
+    """``; did you mean resnet18, resnet26 or resnet10t?``"""
+    architecture, _, tag = name.partition(".")
+    if tag and timm.is_model(architecture):
+        tags = timm.list_pretrained(f"{architecture}.*")
+        return (
+            f": it has {', '.join(tags[:5])}"
+            if tags
+            else f": there are no weights of {architecture}"
+        )
+    close = difflib.get_close_matches(name, timm.list_models(), n=3)
+    if not close:
+        return "; see cvtrain list backbones"
+    return f"; did you mean {' or '.join(filter(None, [', '.join(close[:-1]), close[-1]]))}?"
+
+
+def _patch(body: Any) -> tuple[int, int]:
+    """(height, width) in pixels that an image is padded to a multiple of; (1, 1): any will do."""
+    embed = getattr(body, "patch_embed", None)
+    size = getattr(embed, "patch_size", None)
+    # A strict one takes images of one size alone, whatever its patches.
+    if size is None or getattr(embed, "strict_img_size", True):
+        return 1, 1
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def _padded(x: Tensor, patch: tuple[int, int]) -> Tensor:
+    """Zeros (the mean colour) to the right and below, up to whole patches."""
+    below, right = -x.shape[-2] % patch[0], -x.shape[-1] % patch[1]
+    return F.pad(x, (0, right, 0, below)) if below or right else x
+
+
 def _create(
-    name: str,
-    in_channels: int,
-    image_size: int | Sequence[int] | None,
-    options: dict[str, Any],
-    pretrained: bool,
-) -> Any:
-    """A timm model without classifier that takes images of ``image_size``."""
+    name: str, in_channels: int, image_size: int | Sequence[int] | None, options: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """A timm model without classifier that takes images of ``image_size``; its keywords."""
     config = timm.get_pretrained_cfg(name)
     tries: list[dict[str, Any]] = [options]
     # Transformers are built for the size of their pretraining unless told otherwise; convolutional
@@ -135,46 +216,12 @@ def _create(
         tries = [{**extra, **options} for extra in [*tries, {}]]
     for keywords in tries[:-1]:
         try:
-            return _build(name, in_channels, keywords, pretrained)
+            return _build(name, in_channels, keywords), keywords
         except TypeError as error:
             if "unexpected keyword argument" not in str(error):
                 raise
-    return _build(name, in_channels, tries[-1], pretrained)
+    return _build(name, in_channels, tries[-1]), tries[-1]
 
 
-def _build(name: str, in_channels: int, keywords: dict[str, Any], pretrained: bool) -> Any:
-    # Without weights first: a keyword it does not take fails before anything is fetched.
-    body: Any = timm.create_model(name, num_classes=0, in_chans=in_channels, **keywords)
-    if not pretrained:
-        return body
-    config = body.pretrained_cfg
-    source = config.get("hf_hub_id") or config.get("url")
-    if not source:
-        raise UsageError(f"timm has no weights for {name}: leave backbone.pretrained=false")
-    megabytes = sum(p.numel() for p in body.parameters()) * 4 / 1e6
-    log.warning(
-        "fetching pretrained weights of %s from %s, about %.0f MB, into %s (unless they are there)",
-        name,
-        f"huggingface.co/{source}" if config.get("hf_hub_id") else source,
-        megabytes,
-        _cache_folder(bool(config.get("hf_hub_id"))),
-    )
-    try:
-        return timm.create_model(
-            name, num_classes=0, in_chans=in_channels, pretrained=True, **keywords
-        )
-    except Exception as error:  # whatever the hub's client and the network come up with
-        raise RunError(
-            f"could not fetch the weights of {name} ({type(error).__name__}); without a network, "
-            "copy them here and say backbone.weights=FILE backbone.pretrained=false"
-        ) from error
-
-
-def _cache_folder(hub: bool) -> str:
-    if hub:
-        from huggingface_hub.constants import HF_HUB_CACHE
-
-        return str(HF_HUB_CACHE)
-    import torch
-
-    return str(Path(torch.hub.get_dir()) / "checkpoints")
+def _build(name: str, in_channels: int, keywords: dict[str, Any], **more: Any) -> Any:
+    return timm.create_model(name, num_classes=0, in_chans=in_channels, **keywords, **more)

@@ -73,6 +73,7 @@ class YOLOv1Backbone(Backbone):
         super().__init__()
         if layers not in (20, 24):
             raise ValueError(f"layers={layers}: the paper's network has 24, of which 20 pretrained")
+        self.architecture = "yolov1" if layers == 24 else "yolov1_20"
         self.in_channels = in_channels
         self.convs = nn.ModuleDict()
         self.steps: list[str] = []  # names of convolutions and "pool", in order
