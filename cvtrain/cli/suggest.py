@@ -187,13 +187,18 @@ def _fold(text: str) -> str:
 
 def few(text: str, names: Iterable[str], favoured: Iterable[str] = (), count: int = 3) -> str:
     """The names most like ``text``, as ``a, b or c``; of names alike, the favoured ones first."""
-    wanted, own = _fold(text), set(favoured)
+    own, matcher = set(favoured), difflib.SequenceMatcher()
+    matcher.set_seq2(_fold(text))
     scores = {}
     for name in names:
-        ratio = difflib.SequenceMatcher(None, _fold(name), wanted).ratio()
+        folded = _fold(name)
+        matcher.set_seq1(folded)
+        ratio = 0.6 if folded.startswith(_fold(text)) else 0.0
+        if matcher.real_quick_ratio() >= 0.6 and matcher.quick_ratio() >= 0.6:
+            ratio = max(ratio, matcher.ratio())
         if ratio >= 0.6:
             scores[name] = ratio + 0.08 * (name in own)
-    best = sorted(scores, key=lambda name: (-scores[name], name))[:count]
+    best = sorted(scores, key=lambda name: (-scores[name], len(name), name))[:count]
     return " or ".join(filter(None, [", ".join(best[:-1]), *best[-1:]]))
 
 
