@@ -21,9 +21,10 @@ Where the paper is silent or we deviate:
 - The connected layers start as if each cell looked at its own place in the map, all cells in the
   same way, and learn from there without any such tie; their biases start at a box in the middle
   of the cell, a quarter of the image wide and high, and the weights are small beside that (at full
-  size the first loss was 17 to 64, by the seed; a tenth of it makes it 4). The paper, which starts the convolutions
-  from a week of ImageNet, does not say how these layers start. Nothing in them is shared between
-  places, so that from scratch, on small data, a plain random start learns little or by heart.
+  size the first loss was 17 to 64, by the seed; a tenth of it makes it 4). The paper, which starts
+  the convolutions from a week of ImageNet, does not say how these layers start. Nothing in them is
+  shared between places, so that from scratch, on small data, a plain random start learns little or
+  by heart.
 - ``connected_scale`` divides the connected layers' weights and multiplies their inputs by as much:
   the same functions, which an adaptive optimizer then changes that much more slowly than the
   convolutions. 1 is the paper's.
