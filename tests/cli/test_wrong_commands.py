@@ -44,7 +44,7 @@ WRONG = [
     ("backbone=resnet5O", "backbone=resnet50"),
     ("backbone=resnet-18", "backbone=resnet18"),
     ("backbone=resnet50.a1_in2k", "resnet50.a1_in1k"),
-    ("backbone=timm backbone.name=convnext_tinny", "did you mean convnext_tiny?"),
+    ("backbone=timm backbone.name=convnext_tinny", "did you mean convnext_tiny, "),
     ("backbone=resnet26d backbone.name=resnet18", "both name a backbone"),
     ("optimizer=adam", "optimizer=torch optimizer.name=Adam"),
     ("optimizer=adamww", "optimizer=adamw"),
