@@ -32,8 +32,9 @@ from albumentations.pytorch import ToTensorV2
 
 from cvtrain.augment import HSV, Affine
 from cvtrain.augment.pipeline import Pipeline
+from cvtrain.augment.policy import Augmentation
 from cvtrain.data.collate import collate
-from cvtrain.data.dataset import Augmentation, VisionDataset
+from cvtrain.data.dataset import VisionDataset
 from cvtrain.data.decode import decode
 from cvtrain.data.process import prepare_process
 from cvtrain.data.table import Classes, Strings, Table

@@ -127,10 +127,10 @@ def _resize(image: np.ndarray, height: int, width: int, nearest: bool) -> np.nda
     else:
         method = cv2.INTER_LINEAR
     size = (width, height)
-    return _by_four(image, lambda part: cv2.resize(part, size, interpolation=method))
+    return by_four(image, lambda part: cv2.resize(part, size, interpolation=method))
 
 
-def _by_four(image: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def by_four(image: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """``change`` on four channels at a time, more than which OpenCV does not always take."""
     if image.ndim == 2 or image.shape[2] <= 4:
         out = change(image)
@@ -158,7 +158,7 @@ def warp(
     centred = matrix.copy()
     centred[:, 2] += matrix[:, :2] @ [0.5, 0.5] - 0.5
     method = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
-    return _by_four(
+    return by_four(
         image,
         lambda part: cv2.warpAffine(
             part,
@@ -179,5 +179,5 @@ def map_boxes(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 def map_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """``(N, 2)`` x, y through a map."""
+    """``(..., 2)`` x, y through a map."""
     return points @ matrix[:, :2].T + matrix[:, 2]

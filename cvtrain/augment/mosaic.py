@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cvtrain.augment.geometry import Box2Box, fit, map_boxes, pad_value, put, widen
-from cvtrain.augment.scene import Scene, box_areas
+from cvtrain.augment.geometry import Box2Box, fit, map_boxes, map_points, pad_value, put, widen
+from cvtrain.augment.scene import UNSEEN, Scene, box_areas, joined_keypoints
 from cvtrain.types import IGNORE_INDEX
 
 ZOOM = (0.5, 1.0)
@@ -66,6 +66,7 @@ def mosaic(
         areas=np.concatenate([p.areas for p in parts]),
         mask=mask,
         masks=masks,
+        keypoints=joined_keypoints(parts),
     )
 
 
@@ -96,4 +97,14 @@ def _tile(
             masks[row, y0:y1, x0:x1] = put(scene.masks[k], place, qh, qw, 0, nearest=True)
         alive = masks.any(axis=(1, 2))
         kept, masks = kept[alive], masks[alive]
-    return scene.moved(image, boxes[kept] + [x0, y0, x0, y0], kept, mask, masks)
+    points = scene.keypoints
+    if points is not None:
+        points = points.copy()
+        points[..., :2] = map_points(points[..., :2], place.matrix(*scene.image.shape[:2]))
+        inside = (points[..., :2] >= 0).all(axis=-1) & (points[..., :2] <= [qw, qh]).all(axis=-1)
+        points[..., 2] = np.where(inside, points[..., 2], UNSEEN)
+        points[..., :2] += [x0, y0]
+    out = scene.moved(image, boxes[kept] + [x0, y0, x0, y0], kept, mask, masks)
+    if points is not None:  # on the canvas, where the quadrant's own size says nothing
+        out.keypoints = points[kept] if points.ndim == 3 else points
+    return out

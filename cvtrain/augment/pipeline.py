@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 import albumentations as A
 import numpy as np
 
+from cvtrain.augment.config import families, transforms_of
 from cvtrain.augment.scene import Scene
 from cvtrain.augment.transforms import Placing, Resize
 from cvtrain.errors import CvtrainError, DataError, UsageError
 
-KEYS = frozenset({"name", "transforms", "mosaic", "min_visibility", "min_area"})
-"""The keys of an ``augment`` node."""
+_CONVERTERS = (A.ToFloat, A.FromFloat, A.Normalize)
+"""Transforms that are there to change the images' type."""
 
 
 class Pipeline:
@@ -23,7 +25,11 @@ class Pipeline:
 
     Transforms run in the order of the list, in one ``albumentations.Compose``. A transform of ours
     that places the image (``Affine``, ``ResizedCrop``, ``Resize``) resizes to the network's input
-    on the way; without one, a ``Resize`` goes last.
+    on the way; without one, a ``Resize`` goes last. Keypoints keep their places in the list: one
+    that leaves the image is marked unseen.
+
+    Attributes:
+        applied: what the last call did, transform by transform, for captions.
 
     Args:
         transforms: albumentations transforms.
@@ -58,19 +64,22 @@ class Pipeline:
             if isinstance(transform, Placing):
                 transform.bind(height, width, resize)
         self.size, self.name, self._boxes = (height, width), name, "boxes" in targets
+        self.resize = resize
+        self.applied: list[str] = []
+        self._transforms = transforms
+        self._leaves = [t for t in _flat(transforms) if isinstance(t, A.BasicTransform)]
         # Processors hang on the transforms (some ask for boxes): the plain one comes first, so that
         # those of the second stay; without boxes no transform uses them.
         self._plain = A.Compose(transforms)
-        self._with_boxes = A.Compose(
-            transforms,
-            bbox_params=A.BboxParams(
-                format="pascal_voc",
-                min_area=min_area,
-                min_visibility=min_visibility,
-                clip=True,
-                filter_invalid_bboxes=True,
-            ),
+        self._params = A.BboxParams(
+            format="pascal_voc",
+            min_area=min_area,
+            min_visibility=min_visibility,
+            clip=True,
+            filter_invalid_bboxes=True,
         )
+        self._with_boxes = A.Compose(transforms, bbox_params=self._params)
+        self._with_points: A.Compose | None = None
 
     def __call__(self, scene: Scene, generator: np.random.Generator) -> Scene:
         """The augmented scene, ``height x width``; some boxes may be gone, with their masks.
@@ -80,8 +89,8 @@ class Pipeline:
         """
         count = len(scene.boxes)
         # Some transforms ask for boxes: a detector's pipeline gets them where there are none too.
-        boxes = self._boxes or count > 0
-        compose = self._with_boxes if boxes else self._plain
+        boxes = self._boxes or count > 0 or scene.keypoints is not None
+        compose = self._compose(boxes, scene.keypoints is not None)
         compose.set_random_state(generator, random.Random(int(generator.integers(2**63))))
         data: dict[str, Any] = {"image": scene.image}
         if scene.mask is not None:
@@ -91,20 +100,50 @@ class Pipeline:
             data["bboxes"] = np.concatenate([scene.boxes, rows], axis=1)  # (N, 4) -> (N, 5)
             if scene.masks is not None and count:
                 data["masks"] = scene.masks
+        if scene.keypoints is not None:
+            points = scene.keypoints.reshape(-1, 3)  # (N, K, 3) or (M, 3) -> (M, 3)
+            data["keypoints"] = points - [0.5, 0.5, 0.0]  # theirs lie on pixel centres
+        for leaf in self._leaves:
+            leaf.params = {}
         try:
             out = compose(**data)
         except CvtrainError:
             raise
         except Exception as e:  # any transform of any package, on any image
-            depth = f"{scene.image.dtype} {'x'.join(map(str, scene.image.shape))}"
-            raise DataError(f"augment={self.name} failed on a {depth} image: {_line(e)}") from e
-        if out["image"].shape[:2] != self.size:
-            got, want = out["image"].shape[:2], self.size
+            raise DataError(f"{self._failure(scene.image, _culprit(e))}: {_line(e)}") from e
+        self.applied = [_said(leaf) for leaf in self._leaves if leaf.params]
+        self._check_image(scene.image, out["image"])
+        return self._collect(scene, out, count)
+
+    def _compose(self, boxes: bool, points: bool) -> A.Compose:
+        if not points:
+            return self._with_boxes if boxes else self._plain
+        if self._with_points is None:
+            self._with_points = A.Compose(
+                self._transforms,
+                bbox_params=self._params,
+                keypoint_params=A.KeypointParams(format="xy", remove_invisible=False),
+            )
+        return self._with_points
+
+    def _failure(self, image: np.ndarray, culprit: str) -> str:
+        kind = f"{image.dtype} {'x'.join(map(str, image.shape))}"
+        return f"augment={self.name}: {culprit} failed on a {kind} image"
+
+    def _check_image(self, image: np.ndarray, out: np.ndarray) -> None:
+        if out.shape[:2] != self.size:
+            got, want = out.shape[:2], self.size
             raise DataError(
                 f"augment={self.name} gives {got[0]} x {got[1]} images, the network takes "
                 f"{want[0]} x {want[1]}; end its list with _target_: cvtrain.augment.Resize"
             )
-        return self._collect(scene, out, count)
+        if out.dtype != image.dtype and not any(isinstance(t, _CONVERTERS) for t in self._leaves):
+            culprit = next((t for t in self._leaves if _changes_type(t, image)), None)
+            name = "a transform" if culprit is None else type(culprit).__name__
+            raise DataError(
+                f"{self._failure(image, name)}: it made it {out.dtype}; leave it out, or save the "
+                "images with 8 bits"
+            )
 
     def _collect(self, scene: Scene, out: dict[str, Any], count: int) -> Scene:
         mask = None if scene.mask is None else out["mask"] - np.uint8(1)
@@ -120,7 +159,11 @@ class Pipeline:
             seen = masks.any(axis=(1, 2))  # a corner of the box may be left without the object
             boxes, kept, masks = boxes[seen], kept[seen], masks[seen]
             boxes = _tighten(boxes, masks)
-        return scene.moved(np.ascontiguousarray(out["image"]), boxes, kept, mask, masks)
+        points = scene.keypoints
+        if points is not None:
+            moved = np.asarray(out["keypoints"], np.float64).reshape(points.shape)
+            points = moved + np.array([0.5, 0.5, 0.0])
+        return scene.moved(np.ascontiguousarray(out["image"]), boxes, kept, mask, masks, points)
 
 
 def _tighten(boxes: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -133,27 +176,45 @@ def _tighten(boxes: np.ndarray, masks: np.ndarray) -> np.ndarray:
     return boxes
 
 
-def check_augment(augment: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The ``augment`` node with its defaults filled in.
+def build_pipeline(
+    node: Mapping[str, Any], build: Callable[[Any], Any], height: int, width: int, **options: Any
+) -> Pipeline:
+    """The pipeline of a settled node: its own transforms, then its families, at their strengths.
+
+    Where nothing in it places the image, families of pixels run at the network's size: the resize
+    goes before them.
+
+    Args:
+        node: as ``config.settled`` gives it.
+        build: makes a transform of its node.
+        height: of the network's input, pixels.
+        width: the same.
+        options: of ``Pipeline``.
 
     Raises:
-        UsageError: an unknown key or a value out of range.
+        UsageError: a transform that cannot be built, or cannot serve.
     """
-    node = {"name": "none", "transforms": [], "mosaic": 0.0, "min_visibility": 0.1, "min_area": 1.0}
-    for key, value in (augment or {}).items():
-        if key not in KEYS:
-            raise UsageError(f"augment.{key} is not known; known: {', '.join(sorted(KEYS))}")
-        node[key] = value
-    for key, most in (("mosaic", 1.0), ("min_visibility", 1.0), ("min_area", float("inf"))):
-        value = node[key]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
-            raise UsageError(f"augment.{key}={value}: give a number from 0 to {most:g}")
-    if not isinstance(node["transforms"], list):
-        raise UsageError(f"augment.transforms={node['transforms']!r}: give a list of transforms")
-    return node
+    own = build_transforms(node["transforms"], build)
+    names = families(node)
+    composed: list[Any] = []
+    for name in names:
+        composed += build_transforms(transforms_of(name, node[name]), build, f"augment.{name}")
+    if names and not any(isinstance(t, Placing) for t in own + composed):
+        own.append(Resize())
+    return Pipeline(
+        own + composed,
+        height=height,
+        width=width,
+        min_visibility=node["min_visibility"],
+        min_area=node["min_area"],
+        name=node["name"],
+        **options,
+    )
 
 
-def build_transforms(nodes: Iterable[Any], build: Callable[[Any], Any]) -> list[Any]:
+def build_transforms(
+    nodes: Iterable[Any], build: Callable[[Any], Any], where: str = "augment"
+) -> list[Any]:
     """Instantiates each node by ``build``; an argument a transform does not know is an error.
 
     Raises:
@@ -167,9 +228,9 @@ def build_transforms(nodes: Iterable[Any], build: Callable[[Any], Any]) -> list[
             try:
                 transform = build(node)
             except (UserWarning, ValueError, TypeError) as e:
-                raise UsageError(f"augment.transforms: {target}: {_line(e)}") from e
+                raise UsageError(f"{where}.transforms: {target}: {_line(e)}") from e
             if not isinstance(transform, A.BasicTransform | A.BaseCompose):
-                raise UsageError(f"augment.transforms: {target} is no albumentations transform")
+                raise UsageError(f"{where}.transforms: {target} is no albumentations transform")
             transforms.append(transform)
     return transforms
 
@@ -188,7 +249,7 @@ def _check_targets(transforms: Sequence[Any], targets: Collection[str], name: st
             if needed[target] not in known:
                 raise UsageError(
                     f"augment={name}: {type(transform).__name__} moves pixels but not {target}; "
-                    "leave it out of augment.transforms for this task"
+                    "leave it out of the list for this task"
                 )
 
 
@@ -200,6 +261,31 @@ def _flat(transforms: Iterable[Any]) -> list[Any]:
         if isinstance(transform, A.BaseCompose):
             found.extend(_flat(transform.transforms))
     return found
+
+
+def _said(transform: Any) -> str:
+    """What a transform that was applied is called in a caption: ``sun flare`` for SunFlare."""
+    own = getattr(transform, "said", "")
+    name = type(transform).__name__
+    return own or re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower().replace("hsv", "HSV")
+
+
+def _culprit(error: BaseException) -> str:
+    """The class of the innermost transform that an error came from."""
+    name, frames = "a transform", error.__traceback__
+    while frames is not None:
+        owner = frames.tb_frame.f_locals.get("self")
+        name = type(owner).__name__ if isinstance(owner, A.BasicTransform) else name
+        frames = frames.tb_next
+    return name
+
+
+def _changes_type(transform: Any, image: np.ndarray) -> bool:
+    """Whether a transform alone gives another type than it is given."""
+    try:
+        return bool(transform(image=image, force_apply=True)["image"].dtype != image.dtype)
+    except Exception:  # it needs more than an image: another one it was
+        return False
 
 
 def _line(error: BaseException) -> str:

@@ -6,6 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+UNSEEN, HIDDEN, VISIBLE = 0, 1, 2
+"""Visibility of a keypoint, as COCO has it: outside the image or not marked; covered; in view."""
+
 
 @dataclass
 class Scene:
@@ -19,6 +22,9 @@ class Scene:
         areas: float64 ``(N,)`` square pixels.
         mask: uint8 ``(H, W)`` classes, 255 void; or None.
         masks: uint8 ``(N, H, W)`` of 0 and 1; or None.
+        keypoints: float64 ``(N, K, 3)`` of the objects, or ``(M, 3)`` of the image: x, y and
+            visibility (``UNSEEN``, ``HIDDEN``, ``VISIBLE``); or None. A point that leaves the image
+            stays in its place of the list, unseen.
     """
 
     image: np.ndarray
@@ -28,6 +34,7 @@ class Scene:
     areas: np.ndarray
     mask: np.ndarray | None = None
     masks: np.ndarray | None = None
+    keypoints: np.ndarray | None = None
 
     def moved(
         self,
@@ -36,16 +43,21 @@ class Scene:
         kept: np.ndarray,
         mask: np.ndarray | None,
         masks: np.ndarray | None,
+        keypoints: np.ndarray | None = None,
     ) -> Scene:
         """The scene after a transform that kept rows ``kept (M,)`` with new boxes ``(M, 4)``.
 
         Areas follow the masks where there are any, else they shrink and grow with their boxes.
+        ``keypoints`` are all of the scene's, moved; those of objects that are gone go.
         """
         if masks is not None:
             areas = masks.sum(axis=(1, 2), dtype=np.float64)
         else:
             before = np.maximum(box_areas(self.boxes[kept]), 1e-9)
             areas = self.areas[kept] * box_areas(boxes) / before
+        if keypoints is not None:
+            keypoints = unseen_outside(keypoints, *image.shape[:2])
+            keypoints = keypoints[kept] if keypoints.ndim == 3 else keypoints
         return replace(
             self,
             image=image,
@@ -55,9 +67,42 @@ class Scene:
             areas=areas,
             mask=mask,
             masks=masks,
+            keypoints=keypoints,
         )
+
+    @property
+    def countable(self) -> int:
+        """How many objects count for loss and metric."""
+        return int((~self.ignore).sum())
 
 
 def box_areas(boxes: np.ndarray) -> np.ndarray:
     """``(N, 4)`` xyxy -> ``(N,)`` square pixels."""
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+def unseen_outside(keypoints: np.ndarray, height: int, width: int) -> np.ndarray:
+    """``(..., 3)`` keypoints, those outside the image marked unseen; a copy."""
+    out = keypoints.copy()
+    x, y = out[..., 0], out[..., 1]
+    inside = (x >= 0) & (x <= width) & (y >= 0) & (y <= height)
+    out[..., 2] = np.where(inside, out[..., 2], UNSEEN)
+    return out
+
+
+def hide(keypoints: np.ndarray, cover: np.ndarray) -> np.ndarray:
+    """``(..., 3)`` keypoints, those in view below ``cover (H, W)`` marked hidden; a copy."""
+    out = keypoints.copy()
+    height, width = cover.shape
+    columns = np.clip(out[..., 0].astype(np.int64), 0, width - 1)
+    rows = np.clip(out[..., 1].astype(np.int64), 0, height - 1)
+    covered = (cover[rows, columns] != 0) & (out[..., 2] == VISIBLE)
+    out[..., 2] = np.where(covered, HIDDEN, out[..., 2])
+    return out
+
+
+def joined_keypoints(scenes: list[Scene]) -> np.ndarray | None:
+    """The keypoints of several scenes in one array; None where the first has none."""
+    if scenes[0].keypoints is None:
+        return None
+    return np.concatenate([s.keypoints for s in scenes if s.keypoints is not None])

@@ -150,7 +150,7 @@ class Affine(Placing):
             ("vflip", vflip, 1.0),
             ("p", p, 1.0),
         ):
-            _within(f"Affine {name}", value, 0.0, most)
+            within(f"Affine {name}", value, 0.0, most)
         self.translate, self.rotate, self.shear = translate, rotate, shear
         self.hflip, self.vflip, self.probability = hflip, vflip, p
 
@@ -166,16 +166,16 @@ class Affine(Placing):
         zoom, strength = (zoom, 1.0) if go else (1.0, 0.0)
         base = fit(height, width, out_height, out_width, self.resize)
         if zoom == 1.0 and not strength:
-            return _mirrored(base, hflip, vflip)
+            return mirrored(base, hflip, vflip)
         h, w = max(1, round(base.height * zoom)), max(1, round(base.width * zoom))
         top = round((out_height - h) / 2 + down * self.translate * out_height)
         left = round((out_width - w) / 2 + right * self.translate * out_width)
         place = Box2Box(h, w, left, top, hflip, vflip)
         if not self.rotate and not self.shear:
             return place
-        turn = _turn(angle * self.rotate, shear_x * self.shear, shear_y * self.shear)
+        turn = turn_matrix(angle * self.rotate, shear_x * self.shear, shear_y * self.shear)
         centre = np.array([left + w / 2, top + h / 2])
-        return _compose(turn, centre, place.matrix(height, width))
+        return around(turn, centre, place.matrix(height, width))
 
 
 class ResizedCrop(Placing):
@@ -198,8 +198,8 @@ class ResizedCrop(Placing):
         super().__init__(p=1.0)
         self.scale = _interval("ResizedCrop scale", scale, most=1.0)
         self.ratio = _interval("ResizedCrop ratio", ratio)
-        _within("ResizedCrop hflip", hflip, 0.0, 1.0)
-        _within("ResizedCrop vflip", vflip, 0.0, 1.0)
+        within("ResizedCrop hflip", hflip, 0.0, 1.0)
+        within("ResizedCrop vflip", vflip, 0.0, 1.0)
         self.hflip, self.vflip = hflip, vflip
 
     def draw(self, height: int, width: int) -> Box2Box:
@@ -235,9 +235,9 @@ class HSV(A.ImageOnlyTransform):
         self, hue: float = 0.0, saturation: float = 1.0, exposure: float = 1.0, p: float = 1.0
     ) -> None:
         super().__init__(p=p)
-        _within("HSV hue", hue, 0.0, 180.0)
-        _within("HSV saturation", saturation, 1.0, math.inf)
-        _within("HSV exposure", exposure, 1.0, math.inf)
+        within("HSV hue", hue, 0.0, 180.0)
+        within("HSV saturation", saturation, 1.0, math.inf)
+        within("HSV exposure", exposure, 1.0, math.inf)
         self.hue, self.saturation, self.exposure = hue, saturation, exposure
 
     def get_params_dependent_on_data(
@@ -296,18 +296,19 @@ def turn_hue(image: np.ndarray, degrees: float) -> np.ndarray:
     return (np.rint(rgb) if image.dtype.kind in "iu" else rgb).astype(image.dtype)
 
 
-def _mirrored(place: Box2Box, hflip: bool, vflip: bool) -> Box2Box:
+def mirrored(place: Box2Box, hflip: bool, vflip: bool) -> Box2Box:
+    """The same map with mirrors of the image."""
     return Box2Box(place.height, place.width, place.left, place.top, hflip, vflip)
 
 
-def _turn(angle: float, shear_x: float, shear_y: float) -> np.ndarray:
+def turn_matrix(angle: float, shear_x: float, shear_y: float) -> np.ndarray:
     """``(2, 2)``: a turn after a shear, all in degrees."""
     a, x, y = np.radians([angle, shear_x, shear_y])
     rotation = np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]])
     return rotation @ np.array([[1.0, np.tan(x)], [np.tan(y), 1.0]])
 
 
-def _compose(turn: np.ndarray, centre: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+def around(turn: np.ndarray, centre: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """``matrix (2, 3)``, then ``turn (2, 2)`` around ``centre (2,)``."""
     out = np.empty((2, 3))
     out[:, :2] = turn @ matrix[:, :2]
@@ -323,7 +324,8 @@ def _interval(name: str, value: Sequence[float], most: float = math.inf) -> tupl
     return float(values[0]), float(values[1])
 
 
-def _within(name: str, value: float, least: float, most: float) -> None:
+def within(name: str, value: float, least: float, most: float) -> None:
+    """Raise UsageError unless ``least <= value <= most``."""
     if not isinstance(value, int | float) or not least <= value <= most:
         top = "" if math.isinf(most) else f" to {most:g}"
         start = f"{least:g}{top}" if top else f"at least {least:g}"

@@ -14,7 +14,7 @@ from typing import Any
 
 from cvtrain.cli import reads, values
 from cvtrain.cli.args import VERBS
-from cvtrain.cli.conf import GROUPS, ConfDirs, pick, timm_names
+from cvtrain.cli.conf import GROUPS, LISTS, ConfDirs, pick, timm_names
 from cvtrain.cli.typed import RECIPES
 from cvtrain.errors import UsageError
 
@@ -142,6 +142,11 @@ def _keys(word: str, words: Sequence[str], verb: str, conf: ConfDirs) -> list[st
 def _values(key: str, value: str, words: Sequence[str], conf: ConfDirs) -> list[str]:
     if key in reads.PATHS:
         return _paths(value)
+    if key in LISTS and value.startswith("["):
+        head, *rest = value.rpartition("," if "," in value else "[")
+        begun = head + rest[0]
+        there = begun.strip("[").split(",")
+        return [begun + option for option in conf.options(key) if option not in there]
     if key in GROUPS:
         timm = list(timm_names()) if key == "backbone" and value else []
         return [*conf.options(key), *timm]

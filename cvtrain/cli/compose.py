@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cvtrain.cli import habits, reads, suggest, values
+from cvtrain.cli import augments, habits, reads, suggest, values
 from cvtrain.cli.args import Command
 from cvtrain.cli.conf import GROUPS, ConfDirs, is_hidden, is_timm, joined, pick, timm_has
 from cvtrain.cli.transfer import check_weights, settle
@@ -108,6 +108,7 @@ def compose_command(command: Command, conf: ConfDirs) -> Composed:
     typed = with_task(typed, conf)
     groups = [t.override for t in typed if t.kind == "group"]
     base = hydra_compose(groups)
+    augments.name(base)
     flat = plain(base)
     check_pair(flat, conf, typed, command.verb)
     check_keys(typed, base, conf, command.verb)
@@ -123,6 +124,7 @@ def compose_command(command: Command, conf: ConfDirs) -> Composed:
         if command.verb == "train":
             _drop_void(config, typed, conf)
             void = settle(config, typed)
+            augments.check(config, typed)
         _fix_paths(config)
         _fix_trust(config, typed)
     return Composed(config, typed, void)
@@ -194,6 +196,8 @@ def check_options(typed: Sequence[Typed], conf: ConfDirs) -> list[Typed]:
                 break
             raise UsageError(suggest.unknown_option(t.key, values.spell(option), conf))
         else:
+            if t.key == "augment" and isinstance(t.value, list):
+                augments.check_list(t, conf)
             result.append(t)
     return result
 

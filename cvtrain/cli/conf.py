@@ -35,6 +35,9 @@ GROUPS = (
 )
 """Config groups, in the order in which help shows them."""
 
+LISTS = ("augment", "logger")
+"""Groups of which several options compose: ``augment=[geometric,weather]``."""
+
 
 def package_conf() -> Path:
     """The folder of cvtrain's own configuration: in the package (wheel) or beside it (checkout)."""

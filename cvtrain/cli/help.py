@@ -24,7 +24,7 @@ _GROUPS = {
     "backbone": "the feature extractor; any timm name works too ({timm} of them)",
     "transfer": "from trained weights: what is fixed, what learns how fast",
     "loss": "what training makes small",
-    "augment": "random changes of training images",
+    "augment": "random changes of training images; families compose: augment=[geometric,weather]",
     "data": "where images come from; shapes is embedded, auto looks at data.root",
     "optimizer": "timm, torch: any of theirs by optimizer.name=",
     "scheduler": "the learning rate over a run",

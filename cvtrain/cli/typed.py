@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cvtrain.cli import habits
-from cvtrain.cli.conf import GROUPS
+from cvtrain.cli.conf import GROUPS, LISTS
 from cvtrain.cli.reads import PATHS
 from cvtrain.errors import UsageError
 
@@ -81,6 +81,8 @@ def _one(text: str, multirun: bool) -> Typed:
         new = habits.replacement(key, shown)
         if new is not None:
             raise UsageError(f"{text}: no such key here; write {new}")
+        if key in LISTS:
+            raise UsageError(f"{text}: together they are {left}=[{shown}]; one run each: add -m")
         raise UsageError(
             f"{text}: several values make a multirun; add -m, or for one text value "
             f"quote it twice: {left}='\"{shown}\"'"

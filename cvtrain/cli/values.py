@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cvtrain.augment.config import FAMILIES, MIXING, is_close_epoch
+
 HEADS = ("linear", "mlp", "svm", "logistic_regression", "knn")
 """What ``transfer=feature_extraction`` can put on a classifier's features."""
 
@@ -81,6 +83,10 @@ def _is_class_weights(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return len(value) > 0 and all(_is_number(v) and v >= 0 for v in value)
     return value in ("auto", "effective")
+
+
+def _is_weak_and_strong(value: Any) -> bool:
+    return isinstance(value, Mapping) and set(value) == {"weak", "strong"}
 
 
 _SIZE = Rule("pixels: an integer above 0, or [H, W]", _is_size)
@@ -174,7 +180,13 @@ RULES: dict[str, Rule] = {
             ("auto", "effective"),
         )
     ),
-    "augment.mosaic": _between(0, 1),
+    **{f"augment.{name}.strength": _between(0, 1) for name in FAMILIES},
+    **{f"augment.{name}": _between(0, 1) for name in MIXING},
+    "augment.mixup_alpha": _or_null(_number(0, above=True)),
+    "augment.cutmix_alpha": _or_null(_number(0, above=True)),
+    "augment.close_epoch": Rule(
+        "a number of epochs, a part of the run below 1 (0.9), or null", is_close_epoch
+    ),
     "augment.min_visibility": _between(0, 1),
     "augment.min_area": _number(0),
 }
@@ -221,6 +233,9 @@ def _type_wanted(key: str, value: Any, default: Any) -> str | None:
         kinds = {_kind(v) for v in default}
         same = len(kinds) != 1 or all(_kind(v) in kinds for v in value)
         return None if same else f"a list of {kinds.pop()}s"
+    if _is_weak_and_strong(default):
+        known = _is_number(value) or _is_weak_and_strong(value)
+        return None if known else "a number, or one at each end of the strength"
     if isinstance(default, Mapping):
         return None if isinstance(value, Mapping) else "a group of keys, not one value"
     return None

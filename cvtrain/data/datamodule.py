@@ -7,14 +7,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
 from cvtrain.augment.geometry import RESIZES
+from cvtrain.augment.policy import Augmentation
 from cvtrain.data.cache import RamCache
 from cvtrain.data.collate import Sample, collate
-from cvtrain.data.dataset import Augmentation, VisionDataset, input_size
+from cvtrain.data.dataset import VisionDataset, input_size
 from cvtrain.data.process import prepare_process
 from cvtrain.data.sampler import EpochSampler
 from cvtrain.data.segments import semantic_table
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 MOST_WORKERS = 8
 """``data.num_workers=null`` takes one process a core, but not more than this."""
+
+_MOST_MASKS = 2000
 
 _TARGETS = {
     "classification": (),
@@ -59,6 +63,7 @@ class DataModule(pl.LightningDataModule):
         seed: of the run; all draws follow from it.
         trust: packages that the augmentation's targets may come from.
         progress: shows a bar while the cache fills.
+        epochs: of the whole run, for an ``augment.close_epoch`` that is a part of it.
 
     Raises:
         UsageError: a value that cannot be used.
@@ -79,6 +84,7 @@ class DataModule(pl.LightningDataModule):
         seed: int = 0,
         trust: Sequence[str] = (),
         progress: bool = False,
+        epochs: int | None = None,
     ) -> None:
         super().__init__()
         if task not in TASKS:
@@ -97,7 +103,13 @@ class DataModule(pl.LightningDataModule):
         self.workers, self.cache = num_workers, cache
         self.seed, self.progress = seed, progress
         self.augmentation = compile_augment(
-            augment, task, height=self.height, width=self.width, resize=resize, trust=trust
+            augment,
+            task,
+            height=self.height,
+            width=self.width,
+            resize=resize,
+            trust=trust,
+            epochs=epochs,
         )
         self._datasets: dict[tuple[str, bool], VisionDataset] = {}
         self._caches: dict[str, RamCache] = {}
@@ -138,6 +150,22 @@ class DataModule(pl.LightningDataModule):
                 dataset.cache = self._caches[split]
             self._datasets[key] = dataset
         return self._datasets[key]
+
+    def present(self, split: str, classes: Sequence[int]) -> list[int]:
+        """Which of these classes the samples of a split name, where nothing augments them.
+
+        Of semantic masks, which must be opened for it, at most ``_MOST_MASKS`` are.
+        """
+        dataset, wanted = self.dataset(split), set(classes)
+        rows = np.arange(len(dataset))
+        if self.task == "semantic_segmentation" and len(rows) > _MOST_MASKS:
+            rows = np.linspace(0, len(rows) - 1, _MOST_MASKS).astype(np.int64)
+        found: set[int] = set()
+        for row in rows.tolist():
+            if found == wanted:
+                break
+            found |= dataset.classes_of(row) & wanted
+        return sorted(found)
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Augmented, shuffled batches of ``train``."""
@@ -220,31 +248,36 @@ def compile_augment(
     width: int,
     resize: str,
     trust: Sequence[str] = (),
+    epochs: int | None = None,
 ) -> Augmentation:
-    """The config's ``augment`` node, ready to run.
+    """The config's ``augment`` node, ready to run; ``epochs`` are those of the whole run.
 
     Raises:
-        UsageError: an unknown key, transform or argument; a transform or mosaic that this task
-            cannot use.
+        UsageError: an unknown key, transform or argument; a transform or a way to mix images that
+            this task cannot use.
     """
-    from cvtrain.augment.pipeline import Pipeline, build_transforms, check_augment
+    from cvtrain.augment.config import closing_epoch, refuse_task, settled
+    from cvtrain.augment.pipeline import build_pipeline
     from cvtrain.instantiate import instantiate
 
-    node = check_augment(augment)
-    if node["mosaic"] and task in ("classification", "localization"):
-        raise UsageError(f"augment.mosaic={node['mosaic']}: a mosaic has no single class; set it 0")
-    transforms = build_transforms(node["transforms"], lambda n: instantiate(n, trust=trust))
-    pipeline = Pipeline(
-        transforms,
-        height=height,
-        width=width,
+    node = settled(augment)
+    refuse_task(node, task)
+    pipeline = build_pipeline(
+        node,
+        lambda n: instantiate(n, trust=trust),
+        height,
+        width,
         resize=resize,
         targets=_TARGETS[task],
+    )
+    return Augmentation(
+        pipeline,
+        mosaic=node["mosaic"],
         min_visibility=node["min_visibility"],
         min_area=node["min_area"],
-        name=node["name"],
+        copy_paste=node["copy_paste"],
+        closes=closing_epoch(node["close_epoch"], epochs),
     )
-    return Augmentation(pipeline, node["mosaic"], node["min_visibility"], node["min_area"])
 
 
 def _for_task(tables: Mapping[str, Table], task: str) -> dict[str, Table]:
@@ -318,5 +351,6 @@ def build_datamodule(
         seed=seed,
         trust=trust,
         progress=progress,
+        epochs=(cfg.get("trainer") or {}).get("max_epochs"),
     )
     return module, report

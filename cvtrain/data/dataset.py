@@ -11,7 +11,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset
 
 from cvtrain.augment.geometry import fit, map_boxes, pad_value, placement, put
+from cvtrain.augment.policy import Augmentation
 from cvtrain.augment.scene import Scene, box_areas
 from cvtrain.data.cache import RamCache
 from cvtrain.data.collate import LoaderBatch, Sample, collate
@@ -30,9 +31,6 @@ from cvtrain.data.segments import semantic_mask, to_masks
 from cvtrain.data.table import CROWD, DIFFICULT, Table
 from cvtrain.errors import DataError, UsageError
 from cvtrain.types import IGNORE_INDEX, ImageInfo, Target
-
-if TYPE_CHECKING:
-    from cvtrain.augment.pipeline import Pipeline
 
 
 def input_size(image_size: int | Sequence[int]) -> tuple[int, int]:
@@ -48,22 +46,6 @@ def input_size(image_size: int | Sequence[int]) -> tuple[int, int]:
     return size[0], size[1]
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """A compiled ``augment`` node: the pipeline, and what it does before it.
-
-    Attributes:
-        pipeline: transforms, ending at the network's input.
-        mosaic: probability that a sample is made of four images.
-        min_visibility, min_area: which boxes a mosaic drops.
-    """
-
-    pipeline: Pipeline
-    mosaic: float = 0.0
-    min_visibility: float = 0.1
-    min_area: float = 1.0
-
-
 class VisionDataset(Dataset[Sample]):
     """The samples of one split, for one task.
 
@@ -77,7 +59,7 @@ class VisionDataset(Dataset[Sample]):
     Args:
         table: checked by the gate.
         task: decides which fields of ``Target`` are filled. Localization takes the largest object
-            that is not to be ignored; an augmentation that loses it is not applied.
+            that is not to be ignored.
         height, width: the network's input, pixels.
         resize: ``letterbox`` or ``stretch``.
         channels: of the images.
@@ -115,7 +97,7 @@ class VisionDataset(Dataset[Sample]):
         scene = self.scene(row)
         if self.augmentation is None:
             return self._fitted(row, scene)
-        return self._augmented(epoch, row, scene, self.augmentation)
+        return self._augmented(epoch, row, scene, self.augmentation)[0]
 
     def image(self, row: int) -> np.ndarray:
         """The upright original, ``(H, W, C)``; not to be written to.
@@ -195,36 +177,46 @@ class VisionDataset(Dataset[Sample]):
         info = self._info(row, height, width, where)
         return Sample(image, self._target(row, moved), info, self._target(row, scene))
 
-    def _augmented(self, epoch: int, row: int, scene: Scene, augmentation: Augmentation) -> Sample:
+    def classes_of(self, row: int) -> set[int]:
+        """The classes that a sample names where nothing augments it; opens no image."""
+        if self.task == "semantic_segmentation":
+            return {int(v) for v in np.unique(self._mask(row))} - {IGNORE_INDEX}
+        rows = self.table.rows(row)
+        if self.task == "classification":
+            return {int(self._label(row))}
+        counts = (self.table.flags[rows] & (CROWD | DIFFICULT)) == 0
+        labels = self.table.labels[rows]
+        if self.task == "localization":
+            areas = np.where(counts, box_areas(self.table.boxes[rows]), -1.0)
+            return {int(labels[int(np.argmax(areas))])}
+        return {int(v) for v in labels[counts]}
+
+    def augmented(self, epoch: int, row: int) -> tuple[Sample, list[str]]:
+        """A training sample, and what was done to it, in words.
+
+        Raises:
+            DataError: there is no augmentation, or the image cannot be read.
+        """
+        if self.augmentation is None:
+            raise DataError("these samples are not augmented")
+        return self._augmented(epoch, row, self.scene(row), self.augmentation)
+
+    def _augmented(
+        self, epoch: int, row: int, scene: Scene, augmentation: Augmentation
+    ) -> tuple[Sample, list[str]]:
         generator = np.random.default_rng([self.seed, epoch, row])
         height, width = scene.image.shape[:2]
-        if augmentation.mosaic > 0 and generator.random() < augmentation.mosaic:
-            scene = self._mosaic(scene, generator, augmentation)
-        moved = augmentation.pipeline(scene, generator)
-        if self.task == "localization" and not len(moved.boxes):
-            return self._plain(row, scene)
+        moved, said = augmentation(
+            scene, epoch, generator, lambda: self.scene(int(generator.integers(len(self))))
+        )
+        if moved is None or (self.task == "localization" and not len(moved.boxes)):
+            return self._plain(row, scene), []
         info = self._info(row, height, width, None)
-        return Sample(moved.image, self._target(row, moved), info)
+        return Sample(moved.image, self._target(row, moved), info), said
 
     def _plain(self, row: int, scene: Scene) -> Sample:
         sample = self._fitted(row, scene)
         return Sample(sample.image, sample.target, sample.info)
-
-    def _mosaic(
-        self, scene: Scene, generator: np.random.Generator, augmentation: Augmentation
-    ) -> Scene:
-        from cvtrain.augment.mosaic import mosaic
-
-        partners = [self.scene(int(r)) for r in generator.integers(0, len(self), 3)]
-        return mosaic(
-            [scene, *partners],
-            generator,
-            self.height,
-            self.width,
-            resize=self.resize,
-            min_visibility=augmentation.min_visibility,
-            min_area=augmentation.min_area,
-        )
 
     def _info(self, row: int, height: int, width: int, where: Any) -> ImageInfo:
         file = self.table.files[row]

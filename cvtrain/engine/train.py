@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 from lightning_fabric.plugins.environments import ClusterEnvironment
 
 import cvtrain
+from cvtrain.augment.mix import build_mix
 from cvtrain.callbacks.checkpoint import BestAndLast
 from cvtrain.callbacks.console import LOG
 from cvtrain.callbacks.early_stopping import EarlyStopping
@@ -34,6 +35,7 @@ from cvtrain.engine.trainer import Reseed, build_trainer, seed_all
 from cvtrain.engine.world import join_world
 from cvtrain.errors import CheckpointError
 from cvtrain.report.results import write_json_atomic
+from cvtrain.tasks.coverage import Coverage
 from cvtrain.tasks.distributed import broadcast, rank
 
 
@@ -135,6 +137,7 @@ class _Training:
         self.task = build_task(
             config, model, self.data.classes, trust=self.trust, transfer=self.transfer
         )
+        self._watch_training()
         header = {
             "version": cvtrain.__version__,
             "config": stored,
@@ -156,6 +159,23 @@ class _Training:
             write_json_atomic(self.run.check, report.to_json())
         broadcast(None)  # the folder is there for all
         self._say_what_is_trained()
+
+    def _watch_training(self) -> None:
+        """What the task does to training batches, and what it counts of them."""
+        trainer = self.config["trainer"]
+        if trainer.get("overfit_batches"):
+            return  # these are not augmented
+        self.task.mix = build_mix(
+            self.config.get("augment"),
+            len(self.data.classes),
+            epochs=trainer["max_epochs"],
+            seed=int(self.config.get("seed") or 0),
+            rank=rank(),
+        )
+        if self.epochs_done == 0 and trainer.get("limit_train_batches") is None:
+            self.task.coverage = Coverage(
+                self.data.classes.names, lambda classes: self.data.present("train", classes)
+            )
 
     def _trainer(self) -> pl.Trainer:
         """The Trainer; its loggers open only after everything else has been checked."""

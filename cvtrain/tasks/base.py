@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from cvtrain.metrics.base import Metrics
 from cvtrain.models.base import Model
 from cvtrain.optim.optimizers import Factory, build_optimizer
 from cvtrain.optim.schedules import Schedule
+from cvtrain.tasks.coverage import Coverage
 from cvtrain.tasks.distributed import broadcast, gather
 from cvtrain.tasks.sums import LossSums, TrainingSums
 from cvtrain.transfer.regimes import Transfer
@@ -41,6 +42,9 @@ class Task(pl.LightningModule, ABC):
         transfer: which stages of the model's backbone learn, when and how fast; None: all do.
 
     Attributes:
+        mix: makes what is trained on of a batch on the device, its epoch and its index there
+            (mixup, cutmix); None: the batch as it is.
+        coverage: counts the labels of the first epoch; None: nobody asks.
         results: after a validation, loss means and metrics by name, the same on every process.
         scores: the metrics among them.
     """
@@ -74,6 +78,8 @@ class Task(pl.LightningModule, ABC):
         self.name = name
         self.channels_last = channels_last
         self.transfer = transfer
+        self.mix: Callable[[Batch, int, int], Batch] | None = None
+        self.coverage: Coverage | None = None
         self.train_sums = TrainingSums()
         self.val_sums = LossSums()
         self.results: dict[str, float] = {}
@@ -95,6 +101,8 @@ class Task(pl.LightningModule, ABC):
         self, batch: Batch, device: torch.device, dataloader_idx: int
     ) -> Batch:
         """Images and targets move; truths stay on the CPU, where the metric is."""
+        if self.coverage is not None and self.trainer.training:
+            self.coverage.add(batch.targets)  # on the CPU still: no device is waited for
         batch = batch.to(device, non_blocking=True)
         if self.channels_last:
             images = batch.images.contiguous(memory_format=torch.channels_last)
@@ -111,8 +119,15 @@ class Task(pl.LightningModule, ABC):
         self.results = {}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        if self.mix is not None:
+            batch = self.mix(batch, self.current_epoch, batch_idx)
         terms = self.model.loss(batch.images, batch.targets)
         return self.train_sums.add(terms, len(batch), self.global_step)
+
+    def on_train_epoch_end(self) -> None:
+        if self.coverage is not None:
+            self.coverage.report()
+            self.coverage = None
 
     def on_validation_epoch_start(self) -> None:
         self.metrics.reset()

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from cvtrain.augment import HSV, Affine, Resize
-from cvtrain.augment.pipeline import Pipeline, build_transforms, check_augment
+from cvtrain.augment.config import settled, title
+from cvtrain.augment.pipeline import Pipeline, build_transforms
 from cvtrain.augment.scene import Scene
 from cvtrain.data.datamodule import compile_augment
 from cvtrain.errors import DataError, UsageError
@@ -173,7 +174,7 @@ def test_a_wrong_size_at_the_end_names_the_cure():
 
 
 def test_a_transform_that_fails_is_named_in_one_line():
-    with pytest.raises(DataError, match=r"augment=mine failed on a uint8 80x100x3 image") as caught:
+    with pytest.raises(DataError, match=r"augment=mine: RandomCrop failed on a uint8 80x100x3 image") as caught:
         pipeline(A.RandomCrop(300, 400), name="mine")(scene(), rng())
     assert "\n" not in str(caught.value)
 
@@ -221,19 +222,19 @@ def test_arguments_a_transform_does_not_know_are_errors(node, named):
 )
 def test_a_wrong_augment_node_is_an_error(node, named):
     with pytest.raises(UsageError, match=named):
-        check_augment(node)
+        settled(node)
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in CONF.glob("*.yaml")))
 @pytest.mark.parametrize("task", TASKS)
 def test_every_augment_yaml_runs_for_every_task(name, task):
     node = yaml.safe_load((CONF / f"{name}.yaml").read_text(encoding="utf-8"))
-    assert node["name"] == name
+    assert title(node) == name
     ready = compile_augment(node, task, height=64, width=96, resize="letterbox")
     data = scene(mask=task.startswith("semantic"), masks=task.startswith("instance"))
     assert ready.pipeline(data, rng()).image.shape == (64, 96, 3)
 
 
 def test_a_mosaic_has_no_single_class():
-    with pytest.raises(UsageError, match="mosaic has no single class"):
+    with pytest.raises(UsageError, match=r"augment.mosaic=0.5 makes an image of many objects: it serves"):
         compile_augment({"mosaic": 0.5}, "classification", height=64, width=64, resize="stretch")

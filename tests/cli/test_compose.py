@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from cvtrain.augment.config import title
 from cvtrain.cli import reads, values
 from cvtrain.cli.compose import hydra_compose, hydra_session, plain
 from cvtrain.cli.conf import GROUPS, ConfDirs, is_timm, package_conf, pick, timm_has
@@ -80,7 +81,9 @@ def test_every_option_composes_with_its_keys_below_its_group() -> None:
                 if group not in ("experiment", "debug"):
                     assert isinstance(node, dict), f"{group}/{option}"
                     assert group not in node, f"{group}/{option} composes to {group}.{group}"
-                if group in ("task", "model", "loss", "augment", "data", "optimizer", "scheduler"):
+                if group == "augment":
+                    assert title(node) == option
+                if group in ("task", "model", "loss", "data", "optimizer", "scheduler"):
                     assert node["name"] == option or option in ("timm", "torch")
 
 

@@ -1,0 +1,74 @@
+"""What is particular to the group ``augment``: it takes a list, and names what was composed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cvtrain.augment.config import MIXING, refuse_task, title
+from cvtrain.cli.conf import ConfDirs
+from cvtrain.cli.typed import Typed
+from cvtrain.errors import UsageError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+_NEEDS = {"mixup_alpha": ("mixup",), "cutmix_alpha": ("cutmix",), "close_epoch": MIXING}
+"""Keys that only say how something is done, and the keys that say that it is."""
+
+
+def check_list(typed: Typed, conf: ConfDirs) -> None:
+    """Refuse ``augment=[...]`` with a name twice, or with two lists of which one would win.
+
+    Raises:
+        UsageError: either of the two, or a list of none.
+    """
+    names = [str(name) for name in typed.value if name is not None]
+    if len(names) < len(typed.value) or not names:
+        raise UsageError(f"{typed.text}: name an augmentation; augment=none is no augmentation")
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"{typed.text}: {name} is named twice")
+    lists = [name for name in names if conf.node("augment", name).get("transforms")]
+    if len(lists) > 1:
+        families = [
+            n for n in conf.options("augment") if "transforms" not in conf.node("augment", n)
+        ]
+        raise UsageError(
+            f"{typed.text}: {' and '.join(lists)} both set augment.transforms, so that one alone "
+            f"would be run; put one of them with families ({', '.join(families)})"
+        )
+
+
+def name(config: DictConfig) -> None:
+    """Set ``augment.name`` to what is composed: ``light+weather``."""
+    from omegaconf import OmegaConf, open_dict
+
+    node = config.get("augment")
+    if OmegaConf.is_dict(node):
+        plain = OmegaConf.to_container(node)
+        assert isinstance(plain, dict)
+        with open_dict(config):
+            node["name"] = title({str(k): v for k, v in plain.items()})
+
+
+def check(config: DictConfig, typed: Sequence[Typed]) -> None:
+    """Refuse what the task cannot take and typed keys that nothing reads; null void defaults.
+
+    Raises:
+        UsageError: either of the two.
+    """
+    from omegaconf import OmegaConf
+
+    node = config.get("augment")
+    if not OmegaConf.is_dict(node):
+        return
+    refuse_task({key: node.get(key) for key in MIXING}, str(config.task.name))
+    for key, needs in _NEEDS.items():
+        if key not in node or any(node.get(need) for need in needs):
+            continue
+        for t in typed:
+            if t.key == f"augment.{key}" and t.value is not None:
+                off = f"{needs[0]} is 0" if len(needs) == 1 else f"{', '.join(needs)} are 0"
+                raise UsageError(f"{t.text} would not be read: augment.{off}")
+        node[key] = None
