@@ -174,7 +174,9 @@ def test_a_wrong_size_at_the_end_names_the_cure():
 
 
 def test_a_transform_that_fails_is_named_in_one_line():
-    with pytest.raises(DataError, match=r"augment=mine: RandomCrop failed on a uint8 80x100x3 image") as caught:
+    with pytest.raises(
+        DataError, match=r"augment=mine: RandomCrop failed on a uint8 80x100x3 image"
+    ) as caught:
         pipeline(A.RandomCrop(300, 400), name="mine")(scene(), rng())
     assert "\n" not in str(caught.value)
 
@@ -236,5 +238,7 @@ def test_every_augment_yaml_runs_for_every_task(name, task):
 
 
 def test_a_mosaic_has_no_single_class():
-    with pytest.raises(UsageError, match=r"augment.mosaic=0.5 makes an image of many objects: it serves"):
+    with pytest.raises(
+        UsageError, match=r"augment.mosaic=0.5 makes an image of many objects: it serves"
+    ):
         compile_augment({"mosaic": 0.5}, "classification", height=64, width=64, resize="stretch")
