@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -45,3 +46,26 @@ class FocalLoss(ClassWeighted):
         log_p = F.log_softmax(logits, dim=1)
         rest = (-log_p.expm1()).clamp(min=1e-12)  # 1 - p; at 0 the gradient of a root is not finite
         return -(shares * rest**self.gamma * log_p).sum(dim=1).mean()
+
+
+def sigmoid_focal(
+    logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0
+) -> Tensor:
+    """The paper's own focal loss, of detectors: every class a sigmoid.
+
+    torchvision's numbers; its gradient is no number where gamma is below 1 and a prediction
+    certain, which is why it is written here on logarithms.
+
+    Args:
+        logits: any shape.
+        targets: 0 or 1 (or bool), the same shape.
+        alpha: weight of the positives, 1 - alpha that of the negatives; 0..1.
+        gamma: how much less an example counts that is classified well.
+
+    Returns:
+        float32, the same shape.
+    """
+    logits, targets = logits.float(), targets.bool()
+    signed = torch.where(targets, logits, -logits)  # the logit of what is true
+    weight = torch.where(targets, alpha, 1 - alpha)
+    return -weight * (gamma * F.logsigmoid(-signed)).exp() * F.logsigmoid(signed)

@@ -42,9 +42,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import batched_nms
 
 from cvtrain.layers.conv import LEAK
+from cvtrain.layers.nms import select
 from cvtrain.models.backbones.base import Backbone
 from cvtrain.models.base import Model
 from cvtrain.types import Prediction, Target
@@ -179,7 +179,16 @@ class YOLO(Model):
 
     def decode(self, outputs: Tensor) -> list[Prediction]:
         boxes, scores = self.boxes_and_scores(outputs)
-        return [self._select(b, s) for b, s in zip(boxes, scores, strict=True)]
+        return [
+            select(
+                b,
+                s,
+                iou=self.nms_iou,
+                min_score=self.min_score,
+                max_detections=self.max_detections,
+            )
+            for b, s in zip(boxes, scores, strict=True)
+        ]
 
     def boxes_and_scores(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """Raw outputs as boxes and class-specific scores.
@@ -204,14 +213,6 @@ class YOLO(Model):
         height, width = self.image_size
         boxes = corners.clamp(0, 1) * outputs.new_tensor([width, height, width, height])
         return boxes.flatten(1, 3), scores.flatten(1, 3)
-
-    def _select(self, boxes: Tensor, scores: Tensor) -> Prediction:
-        """The predictions of one image: boxes ``(A, 4)``, scores ``(A, C)`` -> after NMS."""
-        inside = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)  # some of it lies in the image
-        which, labels = torch.nonzero((scores > self.min_score) & inside[:, None], as_tuple=True)
-        boxes, scores = boxes[which], scores[which, labels]
-        keep = batched_nms(boxes, scores, labels, self.nms_iou)[: self.max_detections]
-        return Prediction(boxes=boxes[keep], scores=scores[keep].clamp(max=1), labels=labels[keep])
 
 
 def _overlaps(cells: int, pixels: int) -> Tensor:
