@@ -25,6 +25,7 @@ IGNORE_INDEX = 255
 
 TASKS = (
     "classification",
+    "multilabel_classification",
     "localization",
     "detection",
     "semantic_segmentation",
@@ -88,8 +89,9 @@ class Prediction(_TensorFields):
         boxes: float32 ``(N, 4)`` xyxy pixels, inside the image.
         scores: float32 ``(N,)`` in 0..1, highest first.
         labels: int64 ``(N,)``.
-        probs: float32 ``(K,)``, class probabilities of the image (classification, localization).
-            Beside it, boxes are guesses at the image's one object (localization).
+        probs: float32 ``(K,)``, class probabilities of the image (classification, localization:
+            they add up to 1; multilabel_classification: each class by itself). Beside it, boxes are
+            guesses at the image's one object (localization).
         mask: int64 ``(H, W)``, the semantic class of each pixel.
         masks: bool ``(N, H, W)``, one a box.
     """

@@ -393,6 +393,10 @@ def finish(composed: Composed) -> dict[str, Any]:
                 raise UsageError(said)
     check_backbone(flat)
     check_subset(flat)
+    if flat.get("command") == "train" and pick(flat, "data.sampler") == "balanced":
+        from cvtrain.data.tags import check_sampler
+
+        check_sampler("balanced", str(pick(flat, "task.name")))
     check_paths(flat, composed.typed)
     if flat["command"] == "train":
         check_weights(flat)

@@ -46,6 +46,8 @@ _KEYS = {
     "source": "images image input",
     "augment": "aug augmentation transforms",
     "loss.label_smoothing": "label_smoothing smoothing",
+    "loss.class_weights": "class_weights class_weight cls_weights pos_weight",
+    "data.sampler": "sampler",
 }
 _RENAMED = {theirs: ours for ours, names in _KEYS.items() for theirs in names.split()}
 
@@ -68,6 +70,8 @@ SWITCHES = {
 
 _TASKS = {
     "classify": "classification",
+    "multilabel": "multilabel_classification",
+    "multi_label": "multilabel_classification",
     "cls": "classification",
     "detect": "detection",
     "det": "detection",

@@ -19,6 +19,7 @@ _TRAINER_ALWAYS = frozenset(
         "trainer.deterministic",
     }
 )
+_TRAIN_ONLY = frozenset({"data.sampler"})
 _CHECK_SKIPS = frozenset(
     {"data.batch_size", "data.image_size", "data.resize", "data.cache", "data.scene_size"}
 )
@@ -78,6 +79,8 @@ def complaint(verb: str, key: str, *, group_choice: bool = False, multirun: bool
 
 def _after_training(verb: str, key: str, group: str) -> str:
     if group == "data":
+        if key in _TRAIN_ONLY:
+            return f"{key}= is read by train, not by {verb}"
         if verb == "predict" and key in ("data", "data.root"):
             return "predict reads images: source=FILE, FOLDER or GLOB; data= is read by eval"
         unread = ("on_bad", "val_fraction", "cache", "classes", "object")
@@ -98,6 +101,8 @@ def _after_training(verb: str, key: str, group: str) -> str:
 
 def _data_only(verb: str, key: str, group: str, group_choice: bool) -> str:
     if group == "data":
+        if key in _TRAIN_ONLY:
+            return f"{key}= is read by train, not by {verb}"
         if verb == "check" and key in _CHECK_SKIPS:
             return f"{key}= is not read by check, which looks at the files alone"
         return ""

@@ -74,6 +74,9 @@ def _picture(image: Any, target: Any, names: Any) -> Any:
 
 def _caption(file: str, target: Any, names: Any) -> str:
     label = "" if target.label is None else f"{names[int(target.label)]}: "
+    if target.probs is not None:
+        present = [names[k] for k in target.probs.nonzero().flatten().tolist()]
+        label = f"{', '.join(present) or 'nothing'}: "
     return f"{label}{file}"
 
 

@@ -118,6 +118,7 @@ RULES: dict[str, Rule] = {
     "data.channels": _int(1),
     "data.num_workers": _or_null(_int(0)),
     "data.cache": _choice("none", "ram"),
+    "data.sampler": _choice("shuffle", "balanced"),
     "data.on_bad": _choice("error", "fix", "drop"),
     "data.object": _or_null(_choice("largest", "only")),
     "data.val_fraction": Rule(

@@ -22,6 +22,7 @@ from cvtrain.data.sampler import EpochSampler
 from cvtrain.data.segments import semantic_table
 from cvtrain.data.source import make_reader
 from cvtrain.data.table import Classes, Table
+from cvtrain.data.tags import check_sampler, for_task, images_per_class, strata
 from cvtrain.errors import DataError, UsageError
 from cvtrain.types import IGNORE_INDEX, TASKS
 
@@ -35,6 +36,7 @@ _MOST_MASKS = 2000
 
 _TARGETS = {
     "classification": (),
+    "multilabel_classification": (),
     "localization": ("boxes",),
     "detection": ("boxes",),
     "semantic_segmentation": ("mask",),
@@ -60,6 +62,7 @@ class DataModule(pl.LightningDataModule):
         num_workers: loader processes; None: one a core and rank, at most 8.
         cache: ``none`` or ``ram``.
         channels: of the images.
+        sampler: ``shuffle``, or ``balanced``: classes are drawn equally often in training.
         seed: of the run; all draws follow from it.
         trust: packages that the augmentation's targets may come from.
         progress: shows a bar while the cache fills.
@@ -81,6 +84,7 @@ class DataModule(pl.LightningDataModule):
         num_workers: int | None = None,
         cache: str = "none",
         channels: int = 3,
+        sampler: str = "shuffle",
         seed: int = 0,
         trust: Sequence[str] = (),
         progress: bool = False,
@@ -97,10 +101,11 @@ class DataModule(pl.LightningDataModule):
             raise UsageError(f"data.resize={resize}: choose one of {', '.join(RESIZES)}")
         if cache not in ("none", "ram"):
             raise UsageError(f"data.cache={cache}: choose none or ram")
+        check_sampler(sampler, task)
         self.height, self.width = input_size(image_size)
         self.tables, self.task = _for_task(tables, task), task
         self.batch_size, self.resize, self.channels = batch_size, resize, channels
-        self.workers, self.cache = num_workers, cache
+        self.workers, self.cache, self.sampler = num_workers, cache, sampler
         self.seed, self.progress = seed, progress
         self.augmentation = compile_augment(
             augment,
@@ -129,6 +134,10 @@ class DataModule(pl.LightningDataModule):
             there = ", ".join(self.tables) or "none"
             raise DataError(f"the data set has no {split} split; there are: {there}")
         return self.tables[split]
+
+    def class_counts(self) -> list[int]:
+        """K numbers: the training images of each class, see ``images_per_class``."""
+        return images_per_class(self.table("train"), self.task).tolist()
 
     def dataset(self, split: str, *, train: bool = False) -> VisionDataset:
         """The samples of a split: augmented (``train``), or fitted with their truths."""
@@ -190,6 +199,7 @@ class DataModule(pl.LightningDataModule):
             world=world,
             shuffle=train,
             pad=train,
+            strata=strata(dataset.table) if train and self.sampler == "balanced" else None,
             now=lambda: 0 if self.trainer is None else self.trainer.current_epoch,
         )
         # One image alone has no batch statistics; a set of one image is the user's own choice.
@@ -281,9 +291,10 @@ def compile_augment(
 
 
 def _for_task(tables: Mapping[str, Table], task: str) -> dict[str, Table]:
-    """Tables with what the task needs: a background class for masks made from segments."""
+    """Tables with what the task needs: a background class for masks made from segments, tags."""
     ready = {}
     for split, table in tables.items():
+        table = for_task(table, task)
         if task == "semantic_segmentation":
             if table.masks is None:
                 if table.segments is None and table.num_annotations:
@@ -348,6 +359,7 @@ def build_datamodule(
         num_workers=data["num_workers"],
         cache=data["cache"],
         channels=data["channels"],
+        sampler=data.get("sampler") or "shuffle",  # runs of before have none
         seed=seed,
         trust=trust,
         progress=progress,

@@ -49,9 +49,9 @@ def input_size(image_size: int | Sequence[int]) -> tuple[int, int]:
 class VisionDataset(Dataset[Sample]):
     """The samples of one split, for one task.
 
-    Keys are (epoch, row); a plain row means epoch 0. With an ``augmentation`` (training) images are
-    augmented and ``truth`` is None; without one they are letterboxed or stretched, and ``truth``
-    holds the annotations in pixels of the original.
+    Keys are (epoch, row); a plain row means epoch 0, (epoch, row, n) the n-th time in one epoch.
+    With an ``augmentation`` (training) images are augmented and ``truth`` is None; without one they
+    are letterboxed or stretched, and ``truth`` holds the annotations in pixels of the original.
 
     The table's arrays are all that is held: no Python object per image or box, so that forked
     workers share them.
@@ -90,14 +90,14 @@ class VisionDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.table)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
-        epoch, row = key if isinstance(key, tuple) else (0, key)
+    def __getitem__(self, key: int | tuple[int, ...]) -> Sample:
+        epoch, row, *again = key if isinstance(key, tuple) else (0, key)
         if not 0 <= row < len(self):
             raise IndexError(row)
         scene = self.scene(row)
         if self.augmentation is None:
             return self._fitted(row, scene)
-        return self._augmented(epoch, row, scene, self.augmentation)[0]
+        return self._augmented(epoch, row, scene, self.augmentation, again)[0]
 
     def image(self, row: int) -> np.ndarray:
         """The upright original, ``(H, W, C)``; not to be written to.
@@ -125,7 +125,7 @@ class VisionDataset(Dataset[Sample]):
         """The original with what the task is told of it."""
         table, rows = self.table, self.table.rows(row)
         image = self.image(row)
-        if self.task in ("classification", "semantic_segmentation"):
+        if self.task in ("classification", "multilabel_classification", "semantic_segmentation"):
             rows = slice(0, 0)
         boxes = table.boxes[rows]
         areas = table.areas[rows]
@@ -184,6 +184,8 @@ class VisionDataset(Dataset[Sample]):
         rows = self.table.rows(row)
         if self.task == "classification":
             return {int(self._label(row))}
+        if self.task == "multilabel_classification":
+            return set(self.table.tags_of(row).tolist())
         counts = (self.table.flags[rows] & (CROWD | DIFFICULT)) == 0
         labels = self.table.labels[rows]
         if self.task == "localization":
@@ -202,9 +204,16 @@ class VisionDataset(Dataset[Sample]):
         return self._augmented(epoch, row, self.scene(row), self.augmentation)
 
     def _augmented(
-        self, epoch: int, row: int, scene: Scene, augmentation: Augmentation
+        self,
+        epoch: int,
+        row: int,
+        scene: Scene,
+        augmentation: Augmentation,
+        again: Sequence[int] = (),
     ) -> tuple[Sample, list[str]]:
-        generator = np.random.default_rng([self.seed, epoch, row])
+        # Five numbers where it is drawn again: no batch's own draws come from these.
+        stream = [self.seed, epoch, row, *again, 1] if again else [self.seed, epoch, row]
+        generator = np.random.default_rng(stream)
         height, width = scene.image.shape[:2]
         moved, said = augmentation(
             scene, epoch, generator, lambda: self.scene(int(generator.integers(len(self))))
@@ -225,6 +234,8 @@ class VisionDataset(Dataset[Sample]):
     def _target(self, row: int, scene: Scene) -> Target:
         if self.task == "classification":
             return Target(label=self._label(row))
+        if self.task == "multilabel_classification":
+            return Target(probs=self._presence(row))
         if self.task == "semantic_segmentation":
             assert scene.mask is not None
             return Target(mask=torch.from_numpy(scene.mask.astype(np.int64)))
@@ -239,6 +250,14 @@ class VisionDataset(Dataset[Sample]):
         if scene.masks is not None:
             target.masks = torch.from_numpy(scene.masks.astype(bool))
         return target
+
+    def _presence(self, row: int) -> torch.Tensor:
+        """float32 ``(K,)``: 1 for each class that the image has."""
+        if self.table.tags is None:
+            raise DataError("the data set names no classes of an image; use task=detection")
+        presence = torch.zeros(len(self.table.classes))
+        presence[torch.from_numpy(self.table.tags_of(row))] = 1.0
+        return presence
 
     def _label(self, row: int) -> torch.Tensor:
         if self.table.image_labels is None:

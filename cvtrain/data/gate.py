@@ -12,8 +12,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,8 +26,10 @@ from cvtrain.data.gate_splits import draw_val
 from cvtrain.data.gate_state import SplitState, stops
 from cvtrain.data.probe import Probes
 from cvtrain.data.probe_cache import cached_probe
+from cvtrain.data.progress import file_bar
 from cvtrain.data.subset import Selection, select
 from cvtrain.data.table import Classes, Problem, Table
+from cvtrain.data.tags import for_task
 from cvtrain.errors import DataError, UsageError
 
 ON_BAD = ("error", "fix", "drop")
@@ -38,6 +39,7 @@ OBJECT = ("largest", "only")
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "classification": ("label",),
+    "multilabel_classification": ("tags", "label", "boxes"),
     "localization": ("boxes",),
     "detection": ("boxes",),
     "semantic_segmentation": ("mask", "segments"),
@@ -220,6 +222,7 @@ def run_gate(
             objects.check_localization(state, only=object_choice == "only")
     images.check_copies(states)
     objects.note_unused_classes([s for s in states if s.table.generator is None])
+    objects.note_imbalance([s for s in states if s.table.generator is None], task)
     _check_emptiness(states, names, splits is None)
     _collect(states, report)
     if drawn and len(report.tables.get("train", ())):
@@ -310,7 +313,7 @@ def _open_files(
         ]
         jobs.append((masks, names))
     total = sum(1 for _, names in jobs for name in names if name)
-    with _progress(total, progress) as tick:
+    with file_bar(total, progress) as tick:
         for masks, names in jobs:
             probes = _probe_named(report, names, masks, channels, workers, tick)
             start = 0
@@ -377,6 +380,8 @@ def _check_split(state: SplitState, task: str | None, channels: int) -> None:
         state.set_table(segments=None)
     objects.check_boxes(state)
     state.set_table(relative=False)
+    if task == "classification":
+        objects.check_one_label(state)
     objects.note_images_without_objects(state)
 
 
@@ -396,6 +401,7 @@ def _collect(states: Sequence[SplitState], report: GateReport) -> None:
         kept = np.flatnonzero(state.images)
         whole = len(kept) == len(state.images) and bool(state.annotations.all())
         table = state.table if whole else state.table.take(kept, state.annotations)
+        table = for_task(table, report.task)
         rowless = {
             (p.file, p.where)
             for p in state.problems
@@ -471,26 +477,3 @@ def _refusal(report: GateReport) -> str:
     if len(found) > _SHOWN:
         lines.append(f"  ... and {len(found) - _SHOWN:,} more")
     return "\n".join([printable(lines[0]), *lines[1:]])
-
-
-@contextmanager
-def _progress(total: int, wanted: bool) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr where a person looks at it."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not wanted or not console.is_terminal or not total:
-        yield lambda done: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    with Progress(
-        "checking files",
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    ) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda done: bar.advance(task, done)

@@ -9,10 +9,14 @@ import numpy as np
 from cvtrain.data.gate_images import mask_values
 from cvtrain.data.gate_state import VOID, SplitState
 from cvtrain.data.table import CROWD, DIFFICULT, Classes
+from cvtrain.data.tags import tag_images
 from cvtrain.errors import DataError
 
 ROUNDING = 1.0
 """A box may stick out of its image by so many pixels: tools round, and count from 0 or from 1."""
+
+IMBALANCED = 10
+"""So many times more images of one class than of another are worth a note."""
 
 _NOISE = 0.01  # pixels, cut without a word: relative coordinates have about six digits
 
@@ -127,6 +131,32 @@ def check_labels(state: SplitState) -> None:
             lambda i: f"class {int(table.image_labels[i])} is not one of the {classes} classes",  # type: ignore[index]
         )
 
+    if table.tags is not None:
+        wrong = (table.tags < 0) | (table.tags >= classes)
+        for i in np.unique(tag_images(table)[wrong]).tolist():
+            bad = next(int(t) for t in table.tags_of(i) if not 0 <= t < classes)
+            message = f"class {bad} is not one of the {classes} classes"
+            state.image_problem(i, "image-class-unknown", message)
+
+
+def check_one_label(state: SplitState) -> None:
+    """Classification wants one class an image, where the data set could name several."""
+    table = state.table
+    if table.tag_starts is None:
+        return
+    counts = np.diff(table.tag_starts)
+    for i in np.flatnonzero((counts != 1) & state.images).tolist():
+        file = table.files[i] if table.annotation_files is None else table.annotation_files[i]
+        where = "" if table.image_lines is None else f"line {int(table.image_lines[i])}"
+        names = ", ".join(repr(table.classes.names[t]) for t in table.tags_of(i)[:4])
+        more = ", ..." if counts[i] > 4 else ""
+        if counts[i]:
+            message = f"{table.files[i]!r} has {counts[i]} classes: {names}{more}"
+            state.image_problem(i, "labels-several", message, file=file, where=where)
+        else:
+            message = f"{table.files[i]!r} has no class"
+            state.image_problem(i, "label-missing", message, file=file, where=where)
+
 
 def note_images_without_objects(state: SplitState) -> None:
     """Images that are kept as background, and masks that are void throughout."""
@@ -137,6 +167,9 @@ def note_images_without_objects(state: SplitState) -> None:
             if len(values) and (values == VOID).all() and VOID not in mask_values(state):
                 message = f"its mask {table.masks[i]!r} is void throughout"  # type: ignore[index]
                 state.image_problem(i, "image-without-annotation", message)
+    elif table.tag_starts is not None:
+        none = (np.diff(table.tag_starts) == 0) & state.images
+        state.each_image(none, "image-without-annotation", lambda i: "no class is named for it")
     elif table.image_labels is None:
         none = (np.diff(table.starts) == 0) & state.images
         state.each_image(none, "image-without-annotation", lambda i: "no object is annotated on it")
@@ -174,7 +207,9 @@ def class_counts(state: SplitState) -> np.ndarray:
             for k, value in enumerate(pixel_values):
                 counts[k] += pixels[values == value].sum()
         return counts
-    if table.num_annotations or table.image_labels is None:
+    if table.tags is not None:
+        labels = table.tags[state.images[tag_images(table)]]
+    elif table.num_annotations or table.image_labels is None:
         keep = state.annotations & state.images[state.image_of]
         labels = table.labels[keep]
     else:
@@ -196,6 +231,26 @@ def note_unused_classes(states: Sequence[SplitState]) -> None:
         elif "train" in counts and not counts["train"][k]:
             message = f"class {name!r} never occurs in train, but in {_others(counts, k)}"
             states[0].split_problem("class-unused", message)
+
+
+def note_imbalance(states: Sequence[SplitState], task: str | None) -> None:
+    """Training images of whole-image classes that differ much in number."""
+    train = next((state for state in states if state.name == "train"), None)
+    whole = (None, "classification", "multilabel_classification")
+    if train is None or task not in whole or train.table.num_annotations:
+        return
+    counts = class_counts(train)
+    there = np.flatnonzero(counts)
+    if train.masks is not None or len(there) < 2:
+        return
+    most, least = (int(there[f(counts[there])]) for f in (np.argmax, np.argmin))
+    if counts[most] >= IMBALANCED * counts[least]:
+        names = train.table.classes.names
+        train.split_problem(
+            "class-imbalance",
+            f"{counts[most]:,} training images of {names[most]!r}, {counts[least]:,} of "
+            f"{names[least]!r}",
+        )
 
 
 def _others(counts: dict[str, np.ndarray], k: int) -> str:
@@ -227,6 +282,8 @@ def unite_classes(states: Sequence[SplitState]) -> None:
         columns = {"labels": to[_known(state.table.labels, len(own))]}
         if state.table.image_labels is not None:
             columns["image_labels"] = to[_known(state.table.image_labels, len(own))]
+        if state.table.tags is not None:
+            columns["tags"] = to[_known(state.table.tags, len(own))]
         if state.table.masks is not None:
             raise DataError(
                 f"masks of {state.name} are of {_few(own.names)}, those of {states[0].name} of "

@@ -255,6 +255,12 @@ def check_copies(states: Sequence[SplitState]) -> None:
 
 
 def _conflict(a: SplitState, i: int, b: SplitState, j: int) -> str:
+    if a.table.tags is not None and b.table.tags is not None:
+        sets = [{s.table.classes.names[t] for t in s.table.tags_of(k)} for s, k in ((a, i), (b, j))]
+        if sets[0] == sets[1]:
+            return ""
+        said = [", ".join(map(repr, sorted(names))) or "no class" for names in sets]
+        return f", there {said[0]}, here {said[1]}"
     if a.table.image_labels is None or b.table.image_labels is None:
         return ""
     first, second = int(a.table.image_labels[i]), int(b.table.image_labels[j])

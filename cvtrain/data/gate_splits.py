@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cvtrain.data.table import Table
+from cvtrain.data.tags import strata
 from cvtrain.errors import DataError, UsageError
 
 
@@ -18,7 +19,8 @@ def draw_val(
 
     An image's place follows from a hash of (seed, file name), so that neither the order on disk nor
     another image coming or going moves it far. Files with the same pixels stay on one side. Where
-    images have classes, each class gives its share (one image at least, of two or more).
+    images have classes, each class gives its share (one image at least, of two or more); an image
+    of several counts for the rarest.
 
     Args:
         table: N images, those of train.
@@ -37,14 +39,12 @@ def draw_val(
         raise UsageError(f"data.val_fraction={fraction}: a number between 0 and 1, such as 0.2")
     names = [table.files[i] for i in range(len(table))]
     groups = _groups(names, digests)
-    labels = table.image_labels
-    if labels is None:
-        labels = np.zeros(len(table), np.int64)
-    strata: dict[int, list[list[int]]] = {}
+    labels = strata(table)
+    by_class: dict[int, list[list[int]]] = {}
     for group in groups:
-        strata.setdefault(int(labels[group[0]]), []).append(group)
+        by_class.setdefault(int(labels[group[0]]), []).append(group)
     val: list[int] = []
-    for members in strata.values():
+    for members in by_class.values():
         val += _share(members, names, fraction, seed)
     if not val and len(groups) > 1:
         val = min(groups, key=lambda group: _draw(names[group[0]], seed))

@@ -76,8 +76,15 @@ GATE_CODES: dict[str, Code] = {
     "box-rounding": Code("note", "nothing", "none needed: it is cut to the image"),
     "area-invalid": Code("note", "nothing", "none needed: the box's area is used"),
     "class-unknown": Code("error", "annotation", f"add the class to the table; {_BOX_OUT}"),
+    "label-missing": Code("error", "image", f"name its class; {_OUT}"),
+    "labels-several": Code(
+        "error", "image", f"name one class, or use task=multilabel_classification; {_OUT}"
+    ),
     "image-class-unknown": Code("error", "image", f"add the class to the table; {_OUT}"),
     "class-unused": Code("note", "nothing", "none needed; it cannot be learned or scored"),
+    "class-imbalance": Code(
+        "note", "nothing", "none needed; data.sampler=balanced or loss.class_weights=auto help"
+    ),
     # Segments.
     "segment-malformed": Code("error", "annotation", f"write the segment again; {_BOX_OUT}"),
     "segment-short": Code(
@@ -180,12 +187,19 @@ class SplitState:
         return (code, image, annotation) in self._reported
 
     def image_problem(
-        self, i: int, code: str, message: str, *, file: str = "", repaired: bool = False
+        self,
+        i: int,
+        code: str,
+        message: str,
+        *,
+        file: str = "",
+        where: str = "",
+        repaired: bool = False,
     ) -> None:
         """Something about image i; an error that is not repaired leaves the image out."""
         if not self.reported(code, i):
             name = file or self.table.files[i]
-            self._take(self._problem(code, name, "", message, image=i), repaired)
+            self._take(self._problem(code, name, where, message, image=i), repaired)
 
     def annotation_problem(
         self, row: int, image: int, code: str, message: str, *, repaired: bool = False

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from cvtrain.data.table import Classes, Table
+from cvtrain.data.tags import map_tags
 from cvtrain.errors import DataError, UsageError
 
 _STREAM = 5  # which draw this is: no loader's stream is (seed, class, 0, 0, 5)
@@ -51,8 +52,8 @@ def select(
     """The part of a data set that the two keys ask for.
 
     With ``classes`` the class table is these names in this order. Images of another class are left
-    out (where an image has one class), objects of another class are (their images stay, but for
-    localization, which needs an object), pixels of another class become void (masks).
+    out (where an image has one class), objects and tags of another class are (their images stay,
+    but for localization, which needs an object), pixels of another class become void (masks).
     With ``train_per_class`` training keeps so many images a class, drawn by ``seed``: a smaller
     number of the same seed is a part of a larger one's, whatever the other classes are.
 
@@ -152,6 +153,8 @@ def _part(
         values = np.arange(len(table.classes)) if values is None else values
         values = values[indices]
     labels = part.image_labels
+    if part.tags is not None:
+        part = map_tags(part, new)
     return replace(
         part,
         classes=classes,

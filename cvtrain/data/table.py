@@ -100,6 +100,10 @@ class Table:
             None where the split has no segments at all.
         lines: int64 ``(M,)`` line (or record number) in the annotation file, 0 unknown.
         image_labels: int64 ``(N,)`` class of the image (folder), or None.
+        tags: int64 ``(T,)`` classes of images that may have any number of them, or None; those of
+            image i are ``tags[tag_starts[i]:tag_starts[i + 1]]``, each once, rising.
+        tag_starts: int64 ``(N + 1,)``, there where ``tags`` is.
+        image_lines: int64 ``(N,)`` line of the annotation file that names the image, or None.
         masks: N mask files (semantic), "" where missing; or None.
         annotation_files: N files that hold the image's annotations (XML, txt), or None where one
             file holds all.
@@ -122,6 +126,9 @@ class Table:
     ids: np.ndarray | None = None
     segments: Blobs | None = None
     image_labels: np.ndarray | None = None
+    tags: np.ndarray | None = None
+    tag_starts: np.ndarray | None = None
+    image_lines: np.ndarray | None = None
     masks: Strings | None = None
     annotation_files: Strings | None = None
     relative: bool = False
@@ -143,9 +150,16 @@ class Table:
         """The annotation rows of image i."""
         return slice(int(self.starts[i]), int(self.starts[i + 1]))
 
+    def tags_of(self, i: int) -> np.ndarray:
+        """The classes of image i, of a table with ``tags``."""
+        assert self.tags is not None
+        assert self.tag_starts is not None
+        return self.tags[int(self.tag_starts[i]) : int(self.tag_starts[i + 1])]
+
     def take(self, images: Sequence[int] | np.ndarray, keep: np.ndarray | None = None) -> Table:
         """The table of these images, in this order, with the annotations that ``keep`` allows."""
         images = np.asarray(images, np.int64)
+        tags = [] if self.tags is None else [self.tags_of(int(i)) for i in images]
         keep = np.ones(self.num_annotations, bool) if keep is None else keep
         kept = [np.flatnonzero(keep[self.rows(int(i))]) + self.starts[i] for i in images]
         rows = np.concatenate(kept) if kept else np.zeros(0, np.int64)
@@ -164,6 +178,11 @@ class Table:
             ids=None if self.ids is None else self.ids[images],
             segments=None if self.segments is None else self.segments.take(rows),
             image_labels=None if self.image_labels is None else self.image_labels[images],
+            tags=None if self.tags is None else np.concatenate([self.tags[:0], *tags]),
+            tag_starts=None
+            if self.tags is None
+            else np.cumsum([0, *(len(t) for t in tags)], dtype=np.int64),
+            image_lines=None if self.image_lines is None else self.image_lines[images],
             masks=None if self.masks is None else self.masks.take(images),
             annotation_files=None
             if self.annotation_files is None

@@ -177,8 +177,14 @@ class _Predicting:
         return grid([image], 1, [self._say(prediction)])
 
     def _say(self, prediction: Prediction) -> str:
-        """A line: the best class, or how many objects of each."""
+        """A line: the best class, all that are likely, or how many objects of each."""
         names = self.task.classes.names
+        threshold = getattr(self.task.metrics, "threshold", None)
+        if prediction.probs is not None and threshold is not None:  # any number of classes
+            order = prediction.probs.argsort(descending=True).tolist()
+            found = [k for k in order if prediction.probs[k] >= threshold]
+            said = ", ".join(f"{names[k]} {float(prediction.probs[k]):.2f}" for k in found)
+            return said or f"nothing ({names[order[0]]} {float(prediction.probs[order[0]]):.2f})"
         if prediction.probs is not None:
             best, score = prediction.best()
             bare = prediction.boxes is not None and not len(prediction.boxes)

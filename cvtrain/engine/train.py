@@ -26,6 +26,7 @@ from cvtrain.engine.checkpoint import load_checkpoint
 from cvtrain.engine.data import load_data, loaders
 from cvtrain.engine.device import Device, choose_device
 from cvtrain.engine.failures import Interrupted
+from cvtrain.engine.imbalance import weigh_classes
 from cvtrain.engine.launch import launch, started_elsewhere
 from cvtrain.engine.rundir import RunDir, new_run_dir, stored_config
 from cvtrain.engine.scoring import score, write_scores
@@ -34,6 +35,7 @@ from cvtrain.engine.signals import KeepSignals
 from cvtrain.engine.trainer import Reseed, build_trainer, seed_all
 from cvtrain.engine.world import join_world
 from cvtrain.errors import CheckpointError
+from cvtrain.models.base import Model
 from cvtrain.report.results import write_json_atomic
 from cvtrain.tasks.coverage import Coverage
 from cvtrain.tasks.distributed import broadcast, rank
@@ -133,6 +135,7 @@ class _Training:
         self.data, report = load_data(config, trust=self.trust)
         seed_all(int(config.get("seed") or 0))
         model = build_model(config, len(self.data.classes), trust=self.trust)
+        self._weigh_classes(model)
         self.transfer = build_transfer(config, model)
         self.task = build_task(
             config, model, self.data.classes, trust=self.trust, transfer=self.transfer
@@ -159,6 +162,13 @@ class _Training:
             write_json_atomic(self.run.check, report.to_json())
         broadcast(None)  # the folder is there for all
         self._say_what_is_trained()
+
+    def _weigh_classes(self, model: Model) -> None:
+        data = self.data
+        images = len(data.table("train"))
+        said = weigh_classes(model, data.classes.names, data.class_counts, images, data.sampler)
+        if said:
+            LOG.info(said)
 
     def _watch_training(self) -> None:
         """What the task does to training batches, and what it counts of them."""

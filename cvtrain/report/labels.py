@@ -20,8 +20,9 @@ BINS = 40
 def plot_labels(table: Table, path: str | Path, title: str = "") -> Path:
     """Draw the statistics of a split as the gate left it (boxes in pixels, sizes of the files).
 
-    Boxes: objects a class, a heat map of box centres, box sizes and objects an image. Images with
-    a class each: images a class and image sizes. Anything else: image sizes.
+    Boxes, where they are what is learnt: objects a class, a heat map of box centres, box sizes and
+    objects an image. Images with classes of their own: images a class and image sizes. Anything
+    else: image sizes.
 
     Args:
         table: a split after the gate.
@@ -31,9 +32,10 @@ def plot_labels(table: Table, path: str | Path, title: str = "") -> Path:
     Raises:
         RunError: the file cannot be written.
     """
-    boxed = table.num_annotations > 0
+    boxed = table.num_annotations > 0 and table.tags is None
     heading = title or f"{len(table):,} images"
     labels = table.labels if boxed else table.image_labels
+    labels = labels if table.tags is None else table.tags
     bars = 0 if labels is None else min(len(table.classes), MAX_BARS + 1)
     height = max(3.4, 0.9 + 0.19 * bars)
     with new_figure(path, 13 if boxed else 10, max(height, 6.6) if boxed else height) as figure:
@@ -42,7 +44,13 @@ def plot_labels(table: Table, path: str | Path, title: str = "") -> Path:
         left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=ratios).ravel()
         if labels is not None:
             noun = "Objects" if boxed else "Images"
-            _draw_classes(left.subplots(), labels, table.classes.names, noun)
+            axes = left.subplots()
+            _draw_classes(axes, labels, table.classes.names, noun)
+            if table.tag_starts is not None:
+                counts = np.diff(table.tag_starts)
+                axes.set_title(
+                    f"Images a class: {counts.mean():.1f} classes an image, most {counts.max()}"
+                )
         if boxed:
             axes = right.subplots(2, 2)
             _draw_centres(axes[0, 0], table)

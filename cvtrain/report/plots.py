@@ -62,7 +62,7 @@ def plot_details(details: Mapping[str, Any], folder: str | Path) -> list[Path]:
 
 
 def plot_pr(details: Mapping[str, Any], path: str | Path) -> Path:
-    """Precision over recall at IoU 0.5, a curve a class and their mean.
+    """Precision over recall (of detections at IoU 0.5), a curve a class and their mean.
 
     Up to 8 classes are named; of more, the three best and the three worst.
 
@@ -73,13 +73,14 @@ def plot_pr(details: Mapping[str, Any], path: str | Path) -> Path:
     recall, precision = curves["recall"], curves["precision"]  # (R,), (K, R)
     names = [row["name"] for row in details["per_class"]]
     defined = np.flatnonzero(~np.isnan(precision).all(axis=1))
-    scores = precision.mean(axis=1)  # the AP of each class
+    scores = curves.get("ap", precision.mean(axis=1))  # the AP of each class
+    at = f" at IoU {curves['iou']:g}" if "iou" in curves else ""
     ranked = defined[np.argsort(-scores[defined], kind="stable")]
     few = len(ranked) <= MAX_NAMED
     named = ranked if few else np.concatenate([ranked[:3], ranked[-3:]])
     with new_figure(path, 8.2, 4.8) as figure:
         ax = figure.subplots()
-        ax.set_title(f"Precision and recall at IoU {curves['iou']:g}")
+        ax.set_title(f"Precision and recall{at}")
         ax.set_xlabel("recall")
         ax.set_ylabel("precision")
         ax.set_xlim(0, 1)
@@ -97,9 +98,14 @@ def plot_pr(details: Mapping[str, Any], path: str | Path) -> Path:
             ax.plot(recall, precision[k], color=COLOURS[n % len(COLOURS)], label=label)
         if len(ranked) > 1:
             mean = precision[defined].mean(axis=0)
-            label = f"mean of {len(ranked)} classes  {mean.mean():.3f}"
+            label = f"mean of {len(ranked)} classes  {scores[defined].mean():.3f}"
             ax.plot(recall, mean, color=INK, linewidth=2.8, label=label)
-        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), title="class  AP50", fontsize=8)
+        ax.legend(
+            loc="upper left",
+            bbox_to_anchor=(1.0, 1.0),
+            title=f"class  AP{'50' if at else ''}",
+            fontsize=8,
+        )
     return Path(path)
 
 
@@ -313,6 +319,8 @@ def _answer(prediction: Prediction, truth: Target, names: Sequence[str]) -> tupl
     """
     if prediction.probs is None:
         return "no prediction", MUTED
+    if truth.probs is not None and truth.label is None:
+        return _answers(prediction.probs, truth.probs, names)
     best, score = prediction.best()
     said = f"{safe(names[best], 20)} {score:.2f}"
     if truth.label is None:
@@ -327,6 +335,17 @@ def _answer(prediction: Prediction, truth: Target, names: Sequence[str]) -> tupl
     if best == int(truth.label):
         return said, COLOURS[2] if placed else COLOURS[1]
     return f"{said}, truly {safe(names[int(truth.label)], 20)}", COLOURS[1]
+
+
+def _answers(probs: Tensor, truth: Tensor, names: Sequence[str]) -> tuple[str, str]:
+    """``_answer`` where an image has any number of classes: two lines where it is wrong."""
+    said = [k for k in probs.argsort(descending=True).tolist() if probs[k] >= 0.5]
+    shown = ", ".join(f"{safe(names[k], 16)} {float(probs[k]):.2f}" for k in said) or "nothing"
+    true = (truth >= 0.5).nonzero().flatten().tolist()
+    if sorted(said) == true:
+        return safe(shown, 34), COLOURS[2]
+    truly = ", ".join(safe(names[k], 16) for k in true) or "nothing"
+    return f"{safe(shown, 34)}\ntruly {safe(truly, 28)}", COLOURS[1]
 
 
 def _drawn(

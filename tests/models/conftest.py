@@ -99,6 +99,10 @@ def _target(
     whole = torch.tensor(label)
     if task == "classification":
         return Target(label=whole)
+    if task == "multilabel_classification":
+        present = torch.zeros(NUM_CLASSES)
+        present[labels] = 1.0
+        return Target(probs=present)
     if task == "semantic_segmentation":
         return Target(mask=semantic)
     found = Target(

@@ -40,7 +40,7 @@ def overrides(name: str, task: str) -> list[str]:
 def test_there_are_models_for_every_part_of_the_contract() -> None:
     assert {"yolo", "classifier"} <= MODELS.keys()
     assert {"darknet_tiny", "yolov1", "yolov1_20", "timm", "resnet18"} <= set(BACKBONES)
-    assert {"yolo", "cross_entropy", "focal"} <= set(LOSSES)
+    assert {"yolo", "cross_entropy", "focal", "bce"} <= set(LOSSES)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -230,6 +230,10 @@ def assert_well_formed(p: Prediction, task: str, height: int, width: int) -> Non
         assert p.probs is not None
         assert p.probs.shape == (3,)
         torch.testing.assert_close(p.probs.sum(), torch.tensor(1.0))
+    if task == "multilabel_classification":
+        assert p.probs is not None
+        assert p.probs.shape == (3,)
+        assert ((p.probs >= 0) & (p.probs <= 1)).all()
     if task == "semantic_segmentation":
         assert p.mask is not None
         assert p.mask.shape == (height, width)

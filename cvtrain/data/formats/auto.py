@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cvtrain.data.formats.base import Reader
 from cvtrain.data.formats.coco import COCOReader
+from cvtrain.data.formats.csv_labels import CSVReader
 from cvtrain.data.formats.files import data_root
 from cvtrain.data.formats.folder import FolderReader
 from cvtrain.data.formats.masks import MasksReader
@@ -19,6 +20,7 @@ READERS: dict[str, type[Reader]] = {
     "voc": VOCReader,
     "yolo": YOLOReader,
     "masks": MasksReader,
+    "csv": CSVReader,
     "folder": FolderReader,
 }
 """What ``data=NAME`` reads, in the order in which a folder is tried; folders fit much, so last."""
@@ -71,7 +73,7 @@ def recognise(root: str | Path) -> tuple[str, str]:
     found: dict[str, str] = {}
     doubts: list[DataError] = []
     for name, reader in READERS.items():
-        if name == "folder" and found:
+        if name == "folder" and set(found) - {"csv"}:
             continue
         try:
             line = reader.detect(path)

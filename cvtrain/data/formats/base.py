@@ -85,6 +85,11 @@ CODES: dict[str, Code] = {
     "classes-differ": Code(
         "error", "nothing", "give all splits the same classes; on_bad=fix|drop takes the union"
     ),
+    # Labels of whole images.
+    "label-repeated": Code("note", "nothing", "none needed: it counts once"),
+    "separator-doubtful": Code(
+        "note", "nothing", "if it parts labels, say data.reader.label_separator=CHARACTER"
+    ),
     # Things given twice.
     "duplicate-image-id": Code(
         "error", "image", "number the images anew; on_bad=fix|drop leaves out all that share the id"
@@ -96,7 +101,9 @@ CODES: dict[str, Code] = {
         "error", "annotation", "delete the copy; on_bad=fix|drop leaves it out"
     ),
     "duplicate-file": Code(
-        "error", "nothing", "name each image once; on_bad=fix|drop reads it once, with all objects"
+        "error",
+        "nothing",
+        "name each image once; on_bad=fix|drop reads it once, with all that is said",
     ),
     # Halves of pairs.
     "image-missing": Code(
@@ -185,7 +192,7 @@ class Reader(ABC):
     @property
     @abstractmethod
     def kinds(self) -> frozenset[str]:
-        """What it annotates: of ``label``, ``boxes``, ``segments``, ``mask``."""
+        """What it annotates: of ``label``, ``tags``, ``boxes``, ``segments``, ``mask``."""
 
     @abstractmethod
     def splits(self) -> list[str]:

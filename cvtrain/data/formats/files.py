@@ -27,7 +27,7 @@ _BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother = 3, 100, 100
 _BRIEF.maxlist = _BRIEF.maxdict = _BRIEF.maxtuple = _BRIEF.maxset = 16
 
 
-_TASKS = ("classification", "localization", "detection")
+_TASKS = ("classification", "multilabel_classification", "localization", "detection")
 _SEGMENTATIONS = ("semantic_segmentation", "instance_segmentation")
 _RUNS = frozenset(("check", "show", "sweeps", *_TASKS, *_SEGMENTATIONS))
 """What commands put into ``runs`` of the folder they are started in."""

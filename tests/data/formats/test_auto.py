@@ -33,7 +33,11 @@ def layouts(make, img, ann):
     def folder():
         make.image("train/cat/a.jpg", "train/dog/b.jpg")
 
-    return {"coco": coco, "voc": voc, "yolo": yolo, "masks": masks, "folder": folder}
+    def csv():
+        make.image("images/a.jpg", "images/b.jpg")
+        make.text("labels.csv", "image,labels\na.jpg,cat;dog\nb.jpg,cat")
+
+    return {f.__name__: f for f in (coco, voc, yolo, masks, csv, folder)}
 
 
 @pytest.mark.parametrize("name", list(READERS))
@@ -50,6 +54,13 @@ def test_every_layout_is_recognised_and_read(make, layouts, name):
     assert "splits: train" in reader.found
 
 
+def _csv(file: str, files: list[str]) -> str:
+    if file == "classes.csv":
+        return "class,colour\ncat,red\ndog,blue"
+    boxes = any(f.endswith(".xml") for f in files)
+    return "filename,class,xmin\na.jpg,cat,1" if boxes else "image,label\na.jpg,cat"
+
+
 @pytest.mark.parametrize(
     ("files", "name"),
     [
@@ -57,6 +68,10 @@ def test_every_layout_is_recognised_and_read(make, layouts, name):
         (["train/a.jpg", "train/a.xml"], "voc"),
         (["a.jpg", "a.xml"], "voc"),
         (["train/a.jpg", "train/a.txt"], "yolo"),
+        (["cat/a.jpg", "dog/b.jpg", "classes.csv"], "folder"),
+        (["images/a.jpg", "labels.csv"], "csv"),
+        (["train/a.jpg", "val/a.jpg", "train.csv", "val.csv"], "csv"),
+        (["a.jpg", "a.xml", "labels.csv"], "voc"),  # of boxes, as tools for boxes leave it
         (["images/a.png", "masks/a.png"], "masks"),
         (["VOCdevkit/VOC2012/Annotations/a.xml", "VOCdevkit/VOC2012/JPEGImages/a.jpg"], "voc"),
     ],
@@ -65,6 +80,8 @@ def test_variants(make, files, name):
     for file in files:
         if file.endswith(".xml"):
             make.voc(file, ("cat", 1, 1, 2, 2))
+        elif file.endswith(".csv"):
+            make.text(file, _csv(file, files))
         elif file.endswith(".txt"):
             make.text(file, "0 0.5 0.5 1 1")
         else:

@@ -6,6 +6,7 @@ import pytest
 
 from cvtrain.data.formats.base import CODES, problem
 from cvtrain.data.formats.coco import COCOReader
+from cvtrain.data.formats.csv_labels import CSVReader
 from cvtrain.data.formats.folder import FolderReader
 from cvtrain.data.formats.masks import MasksReader
 from cvtrain.data.formats.voc import VOCReader
@@ -65,11 +66,22 @@ def broken(make, img, ann):
         make.text("classes.txt", "one")
         return MasksReader(make.root)
 
+    def csv():
+        make.image("a.jpg")
+        make.text("labels.csv", "image,label\na.jpg,a|b;a|b\n,a")
+        return CSVReader(make.root, label_separator=";")
+
+    def separated():
+        make.image("a.jpg")
+        make.text("labels.csv", "image,label\na.jpg,a|b")
+        return CSVReader(make.root)
+
     def folder():
         make.image("train/a/1.jpg", "val/b/1.jpg")
         return FolderReader(make.root)
 
-    return {"coco": coco, "voc": voc, "yolo": yolo, "masks": masks, "folder": folder}
+    makers = (coco, voc, yolo, masks, csv, separated, folder)
+    return {make.__name__: make for make in makers}
 
 
 def test_every_code_has_a_case(make, broken, tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cvtrain.data.formats.coco import COCOReader
+from cvtrain.data.formats.csv_labels import CSVReader
 from cvtrain.data.formats.voc import VOCReader
 from cvtrain.data.formats.yolo import YOLOReader
 from cvtrain.errors import DataError
@@ -129,3 +130,17 @@ def test_yolo_bytes(make):
         yaml.write_bytes(texts[1] if n % 2 else damage(texts[1], rng))
         found.append(read_all(YOLOReader, make.root))
     assert sum(count > 0 for count in found) > ROUNDS / 2
+
+
+def test_csv_bytes(make):
+    rng = np.random.default_rng(0)
+    make.image("a.jpg", "b, c.jpg", "d.jpg")
+    listed = make.text(
+        "list.csv", 'image,labels,split\na.jpg,x;y,train\n"b, c.jpg",x,val\nd,,train\n'
+    )
+    raw = listed.read_bytes()
+    found = []
+    for _ in range(ROUNDS):
+        listed.write_bytes(damage(raw, rng))
+        found.append(read_all(CSVReader, make.root))
+    assert sum(count != 0 for count in found) > ROUNDS / 2

@@ -186,11 +186,13 @@ def test_split_that_is_not_there(dataset, box) -> None:
 @pytest.mark.parametrize(
     ("task", "kinds", "serves"),
     [
-        ("classification", {"boxes"}, "localization|detection"),
-        ("detection", {"label"}, "classification"),
+        ("classification", {"boxes"}, "multilabel_classification|localization|detection"),
+        ("classification", {"tags"}, "multilabel_classification"),
+        ("multilabel_classification", {"mask"}, "semantic_segmentation"),
+        ("detection", {"label"}, "classification|multilabel_classification"),
         ("localization", {"mask"}, "semantic_segmentation"),
-        ("instance_segmentation", {"boxes"}, "localization|detection"),
-        ("semantic_segmentation", {"boxes"}, "localization|detection"),
+        ("instance_segmentation", {"boxes"}, "multilabel_classification|localization|detection"),
+        ("semantic_segmentation", {"boxes"}, "multilabel_classification|localization|detection"),
     ],
 )
 def test_task_that_the_data_do_not_serve(dataset, box, task, kinds, serves) -> None:

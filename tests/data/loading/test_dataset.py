@@ -36,7 +36,8 @@ def equal(a: Target | None, b: Target | None) -> bool:
 
 def module(tables, task, *, mosaic=None, **options):
     if mosaic is None:
-        mosaic = 0.0 if task in ("classification", "localization") else 0.5
+        whole = ("classification", "multilabel_classification", "localization")
+        mosaic = 0.0 if task in whole else 0.5
     augment = {**AUGMENT, "mosaic": mosaic}
     settings = {"batch_size": 4, "image_size": [40, 56], "num_workers": 0, **options}
     return DataModule(tables, task, augment, **settings)
@@ -134,6 +135,10 @@ def test_validation_holds_the_truth_in_original_pixels(shapes, task):
                 assert (target.mask[:, 2:-2] < 5).all()
             if task in ("classification", "localization"):
                 assert int(target.label) == int(truth.label) == table.image_labels[info.index]
+            if task == "multilabel_classification":
+                present = target.probs.nonzero().flatten().tolist()
+                assert present == sorted(set(table.labels[rows].tolist()))
+                assert torch.equal(target.probs, truth.probs)
             if task == "localization":
                 assert target.boxes.shape == (1, 4)
                 assert truth.labels.shape == (1,)
