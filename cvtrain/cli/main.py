@@ -66,6 +66,11 @@ def _run(words: Sequence[str]) -> int:
         from cvtrain.cli.listing import show_list
 
         return show_list(command, conf)
+    if command.verb == "train":
+        from cvtrain.cli.study import is_study, run_study
+
+        if is_study(command, conf):
+            return run_study(command, conf)
     if command.multirun:
         from cvtrain.cli.multirun import multirun
 

@@ -10,21 +10,16 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-import os
 import re
 import shlex
-import signal
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from cvtrain.cli import errors, suggest
+from cvtrain.cli import child, errors, suggest
 from cvtrain.cli.args import Command
 from cvtrain.cli.compose import (
     absolute,
@@ -37,18 +32,13 @@ from cvtrain.cli.compose import (
     one_line,
     plain,
 )
-from cvtrain.cli.conf import ConfDirs, is_timm, load, pick
+from cvtrain.cli.conf import ConfDirs, is_timm
 from cvtrain.cli.runs import unused
 from cvtrain.cli.typed import Typed, by_key, parse, quote
 from cvtrain.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-JOB_FILE = "job.json"
-"""In each job's folder: its overrides, exit code and metric."""
-
-_GRACE = 30.0  # seconds a job has to end by itself after SIGTERM
 
 
 def multirun(command: Command, conf: ConfDirs) -> int:
@@ -117,7 +107,9 @@ def _sweep_dir(typed: Typed | None) -> Path:
 
 def _job_folders(folder: Path) -> list[Path]:
     found = [
-        p for p in folder.iterdir() if (p / JOB_FILE).is_file() or (p / "config.yaml").is_file()
+        p
+        for p in folder.iterdir()
+        if (p / child.JOB_FILE).is_file() or (p / "config.yaml").is_file()
     ]
     return sorted(found, key=lambda p: (len(p.name), p.name))
 
@@ -178,7 +170,7 @@ def _sweep(typed: Sequence[Typed], job: Job, folder: Path) -> None:
     }
     overrides = [f"{k}={v}" for k, v in settings.items() if k not in given]
     overrides += [t.override for t in typed if t.override]
-    with _sigterm_raises():
+    with child.sigterm_raises():
         try:
             hydra.multirun("config", job, overrides)
         except (HydraException, OmegaConfBaseException) as error:
@@ -206,11 +198,11 @@ class Job:
         command = [sys.executable, "-m", "cvtrain", "train", *self.flags, *overrides]
         code = errors.TERMINATED
         try:
-            code = _run([*command, f"run_dir={folder}"])
+            code = child.run([*command, f"run_dir={folder}"])
         finally:
-            name, metric, mode = _metric(folder)
+            name, metric, mode = child.monitored(folder)
             record = {"overrides": overrides, "exit_code": code, "monitor": name, "metric": metric}
-            _write_json(folder / JOB_FILE, record)
+            child.write_json(folder / child.JOB_FILE, record)
         if code == errors.INTERRUPTED:
             raise KeyboardInterrupt
         if code:
@@ -219,74 +211,12 @@ class Job:
         return worst if code or metric is None else metric
 
 
-def _run(command: Sequence[str]) -> int:
-    """Run a command to its end, Ctrl-C and SIGTERM included; its exit code as a shell has it."""
-    process = subprocess.Popen(command)
-    try:
-        code = process.wait()
-    except KeyboardInterrupt:  # the job, in the same terminal, got it too, and saves
-        code = _end(process, None)
-        return code or errors.INTERRUPTED
-    except SystemExit:
-        _end(process, signal.SIGTERM)
-        raise
-    return code if code >= 0 else 128 - code
-
-
-def _end(process: subprocess.Popen[bytes], signum: int | None) -> int:
-    if signum is not None:
-        process.send_signal(signum)
-    try:
-        return process.wait(_GRACE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return process.wait()
-
-
-@contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Inside, SIGTERM ends the running job before this process."""
-
-    def handle(signum: int, frame: Any) -> None:
-        raise SystemExit(errors.TERMINATED)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    old = signal.signal(signal.SIGTERM, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, old)
-
-
-def _metric(folder: Path) -> tuple[str | None, float | None, str]:
-    """The monitored metric of a finished run: its name, value, and whether max or min is better."""
-    path = folder / "config.yaml"
-    if not path.is_file():
-        return None, None, "max"
-    config = load(path)
-    name, mode = pick(config, "task.monitor"), pick(config, "task.mode") or "max"
-    results = folder / "results.json"
-    if not results.is_file():
-        return name, None, mode
-    metrics = json.loads(results.read_text(encoding="utf-8")).get("metrics", {})
-    value = metrics.get(name)
-    return name, float(value) if isinstance(value, (int, float)) else None, mode
-
-
-def _write_json(path: Path, content: Any) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
 def _summary(folder: Path) -> int:
     """Print and write what became of each job (sweep.csv); 1 if any failed."""
     records = [
-        (path.name, json.loads((path / JOB_FILE).read_text(encoding="utf-8")))
+        (path.name, json.loads((path / child.JOB_FILE).read_text(encoding="utf-8")))
         for path in _job_folders(folder)
-        if (path / JOB_FILE).is_file()
+        if (path / child.JOB_FILE).is_file()
     ]
     lines = [["job", "exit_code", "monitor", "metric", "overrides"]]
     varied = []
@@ -303,14 +233,8 @@ def _summary(folder: Path) -> int:
     partial.replace(folder / "sweep.csv")
     failed = sum(record["exit_code"] != 0 for _, record in records)
     _print_table([lines[0], *([*row[:4], own] for row, own in zip(lines[1:], varied, strict=True))])
-    print(f"{len(records)} jobs, {failed} failed: {_near(folder / 'sweep.csv')}")
+    print(f"{len(records)} jobs, {failed} failed: {child.near(folder / 'sweep.csv')}")
     return errors.FAILED if failed or not records else errors.DONE
-
-
-def _near(path: Path) -> str:
-    """A path relative to here where that is shorter."""
-    relative = os.path.relpath(path)
-    return relative if len(relative) < len(str(path)) else str(path)
 
 
 def _print_table(lines: Sequence[Sequence[str]]) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from cvtrain.cli.conf import GROUPS
 
-PATHS = ("data.root", "ckpt", "source", "run_dir", "sweep_dir", "resume", "backbone.weights")
+PATHS = (
+    *("data.root", "ckpt", "source", "run_dir", "sweep_dir", "resume"),
+    *("backbone.weights", "study.weights"),
+)
 """Keys that hold paths: taken literally (no quotes needed), relative ones from here."""
 
 _TRAINER_ALWAYS = frozenset(
@@ -64,12 +67,15 @@ def complaint(verb: str, key: str, *, group_choice: bool = False, multirun: bool
     """
     if key in _ROOT:
         if key == "sweep_dir":
-            return "" if multirun else "sweep_dir= is read by a multirun (-m); one run has run_dir="
+            said = "sweep_dir= is read by a multirun (-m) and by a study; one run has run_dir="
+            return "" if multirun else said
         if key == "run_dir" and multirun:
             return "run_dir= is each job's own in a multirun; give sweep_dir=DIR"
         readers = _ROOT[key]
         return "" if verb in readers else f"{key}= is read by {_verbs(readers)}, not by {verb}"
     group = key.split(".")[0]
+    if group == "study" and verb != "train":
+        return f"{key}= is read by train, not by {verb}"
     if group not in GROUPS or verb == "train":
         return ""
     if verb in ("eval", "predict"):

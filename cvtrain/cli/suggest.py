@@ -69,7 +69,9 @@ def has(node: Any, key: str) -> bool:
 def _unknown(t: Typed, base: dict[str, Any], known: set[str], conf: ConfDirs) -> str:
     parent, _, leaf = t.key.rpartition(".")
     group = t.key.split(".")[0]
-    if parent and group in GROUPS:
+    if group == "study" and "study" not in base:
+        return f"{t.key}= is read by a study: experiment=transfer_study"
+    if parent and group in (*GROUPS, "study"):
         node = pick(base, group)
         if node is None:
             others = _options_with(conf, group, t.key.removeprefix(group + "."))

@@ -145,6 +145,8 @@ def _unreadable(text: str, left: str, shown: str, error: Exception) -> str:
     new = habits.replacement(left, shown)
     if new is not None:
         return f"{left}= is not a key here; write {new}"
+    if left.startswith("study.overrides"):
+        return f"{text}: quote each key: \"{left}=['augment=light','transfer.layer_decay=0.6']\""
     if any(c in shown for c in "[]{}"):
         opened = sum(shown.count(c) for c in "[{(")
         if opened != sum(shown.count(c) for c in "]})"):

@@ -98,13 +98,21 @@ _TEXTS = Rule(
 
 _CLASSES = Rule(
     "class names, each once: [cat, dog]",
-    lambda v: (
-        isinstance(v, (list, tuple))
-        and bool(v)
-        and all(isinstance(x, str) or _is_int(x) for x in v)
-        and len(set(map(str, v))) == len(v)
-    ),
+    lambda v: _is_list(v, lambda x: isinstance(x, str) or _is_int(x)),
 )
+
+_NAMES = Rule(
+    "names, each once: [resnet18, resnet50]",
+    lambda v: _is_list(v, lambda x: isinstance(x, str) and x != ""),
+)
+
+
+def _is_list(value: Any, accepts: Callable[[Any], bool]) -> bool:
+    """Whether it is a list, not empty, of such entries, none of them twice."""
+    if not isinstance(value, (list, tuple)) or not value:
+        return False
+    return all(accepts(x) for x in value) and len({str(x) for x in value}) == len(value)
+
 
 RULES: dict[str, Rule] = {
     "seed": _int(0),
@@ -161,6 +169,16 @@ RULES: dict[str, Rule] = {
     "callbacks.early_stopping.min_delta": _number(0),
     "callbacks.pictures.count": _int(1),
     "callbacks.pictures.every_n_epochs": _or_null(_int(1)),
+    "study.regimes": _NAMES,
+    "study.backbones": _NAMES,
+    "study.seeds": Rule(
+        "integers from 0, each once: [0, 1, 2]", lambda v: _is_list(v, _int(0).accepts)
+    ),
+    "study.train_per_class": Rule(
+        "numbers of images, each once, null for all: [20, 50, null]",
+        lambda v: _is_list(v, _or_null(_int(1)).accepts),
+    ),
+    "study.weights": _or_null(Rule("a path", lambda v: isinstance(v, str))),
     "transfer.head": _or_null(_choice(*HEADS)),
     "transfer.views": _or_null(_int(1)),
     "transfer.hidden": _or_null(_int(1)),

@@ -161,7 +161,7 @@ def test_examples_are_true(
     (here / "new").mkdir()
     (here / "new" / "a.jpg").touch()
     ran: list[list[str]] = []
-    monkeypatch.setattr("cvtrain.cli.multirun._run", lambda words: ran.append(words) or 0)
+    monkeypatch.setattr("cvtrain.cli.child.run", lambda words: ran.append(words) or 0)
     words = shlex.split(command)
     assert words.pop(0) == "cvtrain"
     done = cli(*words)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cvtrain.cli import multirun
+from cvtrain.cli import child, multirun
 
 Cli = Callable[..., Any]
 
@@ -36,7 +36,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         (folder / "results.json").write_text(json.dumps({"metrics": {"mAP50": value}}))
         return 0
 
-    monkeypatch.setattr(multirun, "_run", run)
+    monkeypatch.setattr(child, "run", run)
     return ran
 
 
@@ -84,7 +84,7 @@ def test_every_model_brings_its_own_task(
     cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[list[str]] = []
-    monkeypatch.setattr(multirun, "_run", lambda words: ran.append(words) or 0)
+    monkeypatch.setattr(child, "run", lambda words: ran.append(words) or 0)
     assert cli("-m model=yolo,classifier sweep_dir=s").code == 0
     tasks = []
     for words in ran:
@@ -110,7 +110,7 @@ def test_a_jobs_own_command_is_read_as_it_was_meant(
 ) -> None:
     (here / "my data").mkdir()
     ran: list[list[str]] = []
-    monkeypatch.setattr(multirun, "_run", lambda words: ran.append(words) or 0)
+    monkeypatch.setattr(child, "run", lambda words: ran.append(words) or 0)
     done = cli(
         "-m", "data=folder", "data.root=my data", "seed=range(2)", "logger=null", "sweep_dir=my s",
         "backbone=resnet26d", "data.image_size=[32,64],48", "experiment=null", "~callbacks.ema",
@@ -179,7 +179,7 @@ def test_ctrl_c_stops_all_and_keeps_the_table(
     cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[list[str]] = []
-    monkeypatch.setattr(multirun, "_run", lambda words: ran.append(words) or 130)
+    monkeypatch.setattr(child, "run", lambda words: ran.append(words) or 130)
     done = cli("-m model=yolo seed=1,2 sweep_dir=s")
     assert done.code == 130
     assert len(ran) == 1
@@ -191,24 +191,24 @@ def test_sigterm_keeps_the_table_too(cli: Cli, here: Path, monkeypatch: pytest.M
     def terminated(words: list[str]) -> int:
         raise SystemExit(143)
 
-    monkeypatch.setattr(multirun, "_run", terminated)
+    monkeypatch.setattr(child, "run", terminated)
     assert cli("-m model=yolo seed=1,2 sweep_dir=s").code == 143
     rows = list(csv.DictReader((here / "s" / "sweep.csv").open()))
     assert [r["exit_code"] for r in rows] == ["143"]
 
 
 def test_a_jobs_process(here: Path) -> None:
-    assert multirun._run([sys.executable, "-c", "raise SystemExit(3)"]) == 3
+    assert child.run([sys.executable, "-c", "raise SystemExit(3)"]) == 3
     kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    assert multirun._run([sys.executable, "-c", kill]) == 128 + signal.SIGKILL
+    assert child.run([sys.executable, "-c", kill]) == 128 + signal.SIGKILL
 
 
 def test_sigterm_ends_the_running_job_first(here: Path) -> None:
     wait = "import os, signal, sys, time\n"
     wait += "signal.signal(signal.SIGTERM, lambda *a: sys.exit(open('ended', 'w').close()))\n"
     wait += "os.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(60)\n"
-    with pytest.raises(SystemExit) as caught, multirun._sigterm_raises():
-        multirun._run([sys.executable, "-c", wait])
+    with pytest.raises(SystemExit) as caught, child.sigterm_raises():
+        child.run([sys.executable, "-c", wait])
     assert caught.value.code == 143
     assert (here / "ended").exists()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
