@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torchvision.ops import generalized_box_iou_loss
 
+from cvtrain.layers.boxes import centre_size, corners
+from cvtrain.losses.boxes import iou_loss, smooth_l1
 from cvtrain.losses.targets import class_targets
 from cvtrain.models.backbones.base import Backbone
 from cvtrain.models.base import Model
@@ -120,8 +120,8 @@ class BoxRegression(Model):
         if self.per_class:
             which = (labels if labels.ndim == 1 else labels.argmax(dim=1))[rows]
         boxes = outputs.boxes[rows, which]  # (B, P, 4) -> (N, 4) cx, cy, w, h
-        distance = F.smooth_l1_loss(boxes, _centred(truths), beta=BETA, reduction="sum")
-        apart = generalized_box_iou_loss(_corners(boxes), truths, reduction="sum")
+        distance = smooth_l1(boxes, centre_size(truths), BETA).sum()
+        apart = iou_loss(corners(boxes), truths, "giou").sum()
         return {
             "classes": self.criterion(logits, labels),
             "l1": self.l1 * distance / len(targets),
@@ -135,18 +135,6 @@ class BoxRegression(Model):
         which = labels if self.per_class else torch.zeros_like(labels)
         boxes = outputs.boxes.gather(1, which[..., None].expand(-1, -1, 4))  # (B, M, 4)
         size = boxes.new_tensor([outputs.width, outputs.height] * 2)
-        corners = _corners(boxes).clamp(0, 1) * size
-        guessed = zip(probs, corners, scores, labels, strict=True)
+        shown = corners(boxes).clamp(0, 1) * size
+        guessed = zip(probs, shown, scores, labels, strict=True)
         return [Prediction(probs=p, boxes=b, scores=s, labels=k) for p, b, s, k in guessed]
-
-
-def _corners(boxes: Tensor) -> Tensor:
-    """``(..., 4)`` cx, cy, w, h -> x0, y0, x1, y1."""
-    centre, half = boxes[..., :2], boxes[..., 2:] / 2
-    return torch.cat([centre - half, centre + half], dim=-1)
-
-
-def _centred(boxes: Tensor) -> Tensor:
-    """``(..., 4)`` x0, y0, x1, y1 -> cx, cy, w, h."""
-    low, high = boxes[..., :2], boxes[..., 2:]
-    return torch.cat([(low + high) / 2, high - low], dim=-1)
