@@ -96,7 +96,7 @@ def task_of_data(config: Mapping[str, Any], typed: Sequence[Typed]) -> str | Non
     kinds = instantiate(config["data"]["reader"], trust=config["trust"]).kinds
     if kinds & set(NEEDS[config["task"]["name"]]):
         return None
-    serves = ("detection", "semantic_segmentation", "classification")
+    serves = ("detection", "semantic_segmentation", "classification", "multilabel_classification")
     return next((task for task in serves if kinds & set(NEEDS[task])), None)
 
 

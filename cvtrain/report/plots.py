@@ -232,7 +232,8 @@ def plot_predictions(
     cell = (CELL_PIXELS if drawn else CELL_PIXELS // 2) / DPI
     rows = math.ceil(each * count / columns)
     shape = float(np.median([image.shape[0] / image.shape[1] for image in images]))
-    height = rows * (cell * float(np.clip(shape, 0.4, 1.8)) + 0.5)
+    several = any(truth.probs is not None for truth in truths)  # a line more
+    height = rows * (cell * float(np.clip(shape, 0.4, 1.8)) + (0.65 if several else 0.5))
     with new_figure(path, columns * cell, height) as figure:
         axes = figure.subplots(rows, columns, squeeze=False).reshape(-1, each)  # a row an image
         for ax in axes.ravel():
@@ -341,6 +342,8 @@ def _answers(probs: Tensor, truth: Tensor, names: Sequence[str]) -> tuple[str, s
     """``_answer`` where an image has any number of classes: two lines where it is wrong."""
     said = [k for k in probs.argsort(descending=True).tolist() if probs[k] >= 0.5]
     shown = ", ".join(f"{safe(names[k], 16)} {float(probs[k]):.2f}" for k in said) or "nothing"
+    if len(shown) > 32:
+        shown = ", ".join(safe(names[k], 16) for k in said)
     true = (truth >= 0.5).nonzero().flatten().tolist()
     if sorted(said) == true:
         return safe(shown, 34), COLOURS[2]

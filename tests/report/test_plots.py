@@ -334,6 +334,48 @@ def test_predictions_of_a_classifier(tmp_path, figures):
     assert len(figures[0].axes) == 3
 
 
+def test_predictions_of_any_number_of_classes(tmp_path, figures):
+    """Green and without the truth where all are right."""
+    names = ["cat", "dog", "emu"]
+    probs = [[0.9, 0.2, 0.7], [0.9, 0.2, 0.1], [0.1, 0.2, 0.3]]
+    truths = [[1.0, 0, 1], [0, 1, 0], [0, 0, 0]]
+    plot_predictions(
+        [np.zeros((32, 32, 3), np.uint8)] * 3,
+        [Prediction(probs=torch.tensor(p)) for p in probs],
+        [Target(probs=torch.tensor(t)) for t in truths],
+        names,
+        tmp_path / "p.png",
+    )
+    titles = [ax.get_title(loc="left") for ax in figures[0].axes]
+    assert titles == [
+        "image 0\ncat 0.90, emu 0.70",
+        "image 1\ncat 0.90\ntruly dog",
+        "image 2\nnothing",
+    ]
+
+
+def test_pr_of_whole_images(tmp_path, figures):
+    curves = {"recall": np.array([0.5, 1]), "precision": np.array([[1, 0.6], [np.nan, np.nan]])}
+    curves["ap"] = np.array([0.75, np.nan])
+    details = {"pr_curves": curves, "per_class": [{"name": "cat"}, {"name": "dog"}]}
+    plot_pr(details, tmp_path / "pr.png")
+    (ax,) = figures[0].axes
+    assert ax.get_title(loc="left") == "Precision and recall"
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["cat  0.750"]
+    assert ax.get_legend().get_title().get_text() == "class  AP"
+
+
+def test_labels_of_any_number_of_classes(tmp_path, figures, make_table):
+    from dataclasses import replace
+
+    table = make_table(("cat", "dog"), images=3)
+    table = replace(table, tags=np.array([0, 1, 1]), tag_starts=np.array([0, 2, 3, 3]))
+    plot_labels(table, tmp_path / "l.png")
+    titles = [ax.get_title(loc="left") for ax in figures[0].axes]
+    assert titles[0] == "Images a class: 1.0 classes an image, most 2"
+    assert "Box centres" not in titles
+
+
 def test_predictions_of_a_localizer(tmp_path, figures, fake_draw):
     """One box, no labels of its own: the class of the image names it."""
     box = torch.tensor([[10.0, 10, 40, 40]])

@@ -261,8 +261,8 @@ def test_no_rows(make, codes):
 
 
 def test_what_it_annotates(make):
-    make.image("a.jpg", "b.jpg", "c.jpg")
-    make.text("l.csv", "image,label\na.jpg,x\nb.jpg,y\nc.jpg,x;y\n")
+    make.image("a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg")
+    make.text("l.csv", "image,label\na.jpg,x\nb.jpg,y\nc.jpg,x;y\nd.jpg,x\ne.jpg,y\n")
     assert CSVReader(make.root).kinds == {"tags", "label"}
     make.text("l.csv", "image,label\na.jpg,x\nb.jpg,\nc.jpg,x;y\n")
     assert CSVReader(make.root).kinds == {"tags"}
