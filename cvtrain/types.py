@@ -13,7 +13,7 @@ Conventions, stated once
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -192,6 +192,10 @@ class Batch:
         images = self.images.to(device, non_blocking=non_blocking)
         targets = [t.to(device, non_blocking=non_blocking) for t in self.targets]
         return replace(self, images=images, targets=targets)
+
+    def pictures(self, places: Sequence[int]) -> Tensor:
+        """The images at these places of the batch, to be drawn: ``(P, C, H, W)``."""
+        return self.images[list(places)].cpu()
 
     def pin_memory(self) -> Batch:
         return replace(

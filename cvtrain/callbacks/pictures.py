@@ -76,7 +76,7 @@ class Pictures(pl.Callback):
         self._seen += len(batch)
         if not places or not self._due(trainer):
             return
-        images = displayable(batch.images[places].cpu())
+        images = displayable(batch.pictures(places))
         for image, k in zip(images, places, strict=True):
             prediction, target = outputs["predictions"][k].cpu(), batch.targets[k].cpu()
             self._samples.append((image, prediction, target, batch.infos[k]))

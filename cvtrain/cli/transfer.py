@@ -126,6 +126,8 @@ def _on_features(settler: Settler) -> None:
             f"transfer.views={views}: without augmentation all views of an image are the same; "
             "choose one (augment=light), or leave views out"
         )
+    if views is not None:
+        _unmixed(settler)
     if not cache:
         return
     if views is None:
@@ -136,6 +138,18 @@ def _on_features(settler: Settler) -> None:
         )
     if settler.get("data.cache") == "ram":
         raise UsageError("data.cache=ram would not be read: images are decoded once, for features")
+
+
+def _unmixed(settler: Settler) -> None:
+    """Views are fixed: no batch of them is mixed."""
+    for key in ("mixup", "cutmix"):
+        t = settler.given.get(f"augment.{key}")
+        if t is not None and t.value:
+            raise UsageError(
+                f"{t.text} would not be read: transfer.views are fixed, and are not mixed"
+            )
+        if settler.get(f"augment.{key}"):
+            settler.config.augment[key] = 0.0
 
 
 def _check_head(settler: Settler, head: Any, heads: list[str]) -> None:
@@ -158,6 +172,11 @@ def _check_head(settler: Settler, head: Any, heads: list[str]) -> None:
         raise UsageError(
             f"transfer.head={head} is fitted on features that are computed once: leave "
             "transfer.cache=true"
+        )
+    if settler.get("data.sampler") == "balanced":
+        raise UsageError(
+            f"data.sampler=balanced would not be read: transfer.head={head} is fitted once to all "
+            "images"
         )
     if settler.get("trainer.devices") != 1 or settler.get("trainer.num_nodes") != 1:
         raise UsageError(f"transfer.head={head} is fitted by one process: trainer.devices=1")

@@ -23,6 +23,7 @@ from cvtrain.data.segments import semantic_table
 from cvtrain.data.source import make_reader
 from cvtrain.data.table import Classes, Table
 from cvtrain.data.tags import check_sampler, for_task, images_per_class, strata
+from cvtrain.data.views import Views
 from cvtrain.errors import DataError, UsageError
 from cvtrain.types import IGNORE_INDEX, TASKS
 
@@ -67,6 +68,7 @@ class DataModule(pl.LightningDataModule):
         trust: packages that the augmentation's targets may come from.
         progress: shows a bar while the cache fills.
         epochs: of the whole run, for an ``augment.close_epoch`` that is a part of it.
+        views: train on so many fixed views of each image in place of new ones every epoch.
 
     Raises:
         UsageError: a value that cannot be used.
@@ -89,6 +91,7 @@ class DataModule(pl.LightningDataModule):
         trust: Sequence[str] = (),
         progress: bool = False,
         epochs: int | None = None,
+        views: int | None = None,
     ) -> None:
         super().__init__()
         if task not in TASKS:
@@ -106,7 +109,7 @@ class DataModule(pl.LightningDataModule):
         self.tables, self.task = _for_task(tables, task), task
         self.batch_size, self.resize, self.channels = batch_size, resize, channels
         self.workers, self.cache, self.sampler = num_workers, cache, sampler
-        self.seed, self.progress = seed, progress
+        self.seed, self.progress, self.views = seed, progress, views
         self.augmentation = compile_augment(
             augment,
             task,
@@ -190,7 +193,12 @@ class DataModule(pl.LightningDataModule):
 
     def loader(self, split: str, *, train: bool = False) -> DataLoader[Sample]:
         """Batches of a split, for this rank of the trainer this module belongs to (or alone)."""
-        dataset = self.dataset(split, train=train)
+        samples = self.dataset(split, train=train)
+        fixed = train and self.views is not None
+        dataset = Views(samples, self.views or 1) if fixed else samples
+        groups = None
+        if train and self.sampler == "balanced":
+            groups = np.resize(strata(samples.table), len(dataset))  # views follow in turn
         rank, world, local = self._ranks()
         sampler = EpochSampler(
             len(dataset),
@@ -199,7 +207,7 @@ class DataModule(pl.LightningDataModule):
             world=world,
             shuffle=train,
             pad=train,
-            strata=strata(dataset.table) if train and self.sampler == "balanced" else None,
+            strata=groups,
             now=lambda: 0 if self.trainer is None else self.trainer.current_epoch,
         )
         # One image alone has no batch statistics; a set of one image is the user's own choice.
@@ -364,5 +372,6 @@ def build_datamodule(
         trust=trust,
         progress=progress,
         epochs=(cfg.get("trainer") or {}).get("max_epochs"),
+        views=(cfg.get("transfer") or {}).get("views"),
     )
     return module, report

@@ -158,6 +158,19 @@ class VisionDataset(Dataset[Sample]):
             return semantic_mask(self.table, row)
         return self._mask_values[decode_mask(Path(self.table.root, self.table.masks[row]))]
 
+    def described(self, row: int) -> Sample:
+        """``self[row]`` without its image, whose file is not opened; for tasks of whole images."""
+        height, width = (int(v) for v in self.table.sizes[row])
+        nothing = np.zeros((0, 0, self.channels), np.uint8)
+        none = np.zeros(0, np.int64)
+        scene = Scene(nothing, np.zeros((0, 4)), none, none.astype(bool), np.zeros(0))
+        target = self._target(row, scene)
+        if self.augmentation is not None:
+            return Sample(nothing, target, self._info(row, height, width, None))
+        place = fit(height, width, self.height, self.width, self.resize)
+        info = self._info(row, height, width, placement(place, height, width))
+        return Sample(nothing, target, info, self._target(row, scene))
+
     def _fitted(self, row: int, scene: Scene) -> Sample:
         height, width = scene.image.shape[:2]
         place = fit(height, width, self.height, self.width, self.resize)

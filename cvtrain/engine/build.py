@@ -32,13 +32,23 @@ def build_model(config: Mapping[str, Any], num_classes: int, trust: Sequence[str
     if not node:
         task = (config.get("task") or {}).get("name")
         raise UsageError(f"task={task} has no model yet: choose one with model=NAME")
-    model = instantiate(node, trust=trust, num_classes=num_classes)
+    model = instantiate(node, trust=trust, num_classes=num_classes, **_head(config))
     if not isinstance(model, Model):
         raise UsageError(
             f"model._target_={node.get('_target_')}: expected a subclass of "
             "cvtrain.models.base.Model"
         )
     return model
+
+
+def _head(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``transfer`` asks to be put on the model's features; nothing: the model's own."""
+    transfer = config.get("transfer") or {}
+    if transfer.get("head") in (None, "linear"):
+        return {}
+    keys = ("hidden", "C", "k")
+    given = {key: transfer[key] for key in keys if transfer.get(key) is not None}
+    return {"head": {"name": transfer["head"], **given}}
 
 
 def build_task(

@@ -27,6 +27,8 @@ _SILENCED = (
     (r".*barrier\(\): using the device under current context", "one process uses one device"),
     (r".*lr_scheduler.step\(\)` before `optimizer.step\(\)",
      "16-bit training skips steps whose gradients overflow"),
+    (r".*`training_step` returned `None`", "a head that is fitted has no steps"),
+    (r".*`LightningModule.configure_optimizers` returned `None`", "and no optimizer"),
     (r".*Grad strides do not match bucket view strides", "channels_last weights under DDP"),
 )  # fmt: skip
 _QUIET_LOGGERS = (

@@ -22,11 +22,12 @@ from cvtrain.engine.build import (
     build_task,
     build_transfer,
 )
-from cvtrain.engine.checkpoint import load_checkpoint
+from cvtrain.engine.checkpoint import MODEL_PREFIX, load_checkpoint, without_downloads
 from cvtrain.engine.data import load_data, loaders
 from cvtrain.engine.device import Device, choose_device
 from cvtrain.engine.failures import Interrupted
 from cvtrain.engine.imbalance import weigh_classes
+from cvtrain.engine.features import feature_loaders, fit_head, wanted
 from cvtrain.engine.launch import launch, started_elsewhere
 from cvtrain.engine.rundir import RunDir, new_run_dir, stored_config
 from cvtrain.engine.scoring import score, write_scores
@@ -134,7 +135,7 @@ class _Training:
         stored = stored_config(config, self.run)
         self.data, report = load_data(config, trust=self.trust)
         seed_all(int(config.get("seed") or 0))
-        model = build_model(config, len(self.data.classes), trust=self.trust)
+        model = self._model(len(self.data.classes))
         self._weigh_classes(model)
         self.transfer = build_transfer(config, model)
         self.task = build_task(
@@ -187,6 +188,18 @@ class _Training:
                 self.data.classes.names, lambda classes: self.data.present("train", classes)
             )
 
+    def _model(self, num_classes: int) -> Model:
+        """The model; that of a resumed run needs no file of weights, it has its own backbone."""
+        if self.resumed is None:
+            return build_model(self.config, num_classes, trust=self.trust)
+        model = build_model(without_downloads(self.config), num_classes, trust=self.trust)
+        prefix = MODEL_PREFIX + "backbone."
+        state = self.resumed["state_dict"]
+        own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        if own:
+            model.backbone.load_state_dict(own)  # type: ignore[union-attr, operator]
+        return model
+
     def _trainer(self) -> pl.Trainer:
         """The Trainer; its loggers open only after everything else has been checked."""
         for callback in self.callbacks.values():
@@ -229,11 +242,16 @@ class _Training:
             f"{classes} class{'es' if classes != 1 else ''}, on {self.device}"
         )
         if self.transfer is not None:
-            LOG.info(self.transfer.summary(task.model, self.config["trainer"]["max_epochs"]))
+            LOG.info(self.transfer.summary(task.model, self.epochs))
         LOG.info(f"{data['name']}: {sizes[0]:,} training images, {sizes[1]:,} for validation")
         LOG.info(f"run folder: {self.run}")
 
     # Epochs ------------------------------------------------------------------------------------
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the whole run; a head that is fitted takes one."""
+        return int(self.config["trainer"].get("max_epochs") or 1)
 
     @property
     def epochs_done(self) -> int:
@@ -247,7 +265,7 @@ class _Training:
         stopper = self.callbacks.get("early_stopping")
         stopped = isinstance(stopper, EarlyStopping) and stopper.exhausted
         return (
-            self.epochs_done >= self.config["trainer"]["max_epochs"]
+            self.epochs_done >= self.epochs
             or stopped
             or (self.resumed is not None and self.history.time_is_over)
         )
@@ -260,6 +278,11 @@ class _Training:
             LOG.info("no epoch of this run was finished: it starts again")
         if self._is_done():
             return
+        if wanted(self.config):
+            self.train_loader, self.val_loader = feature_loaders(
+                self.config, self.task, self.trainer, self.train_loader, self.val_loader
+            )
+        fit_head(self.task.model, self.train_loader)
         # Lightning makes the first epoch's iterator before it tells the sampler which epoch it is.
         sampler = self.train_loader.sampler
         if hasattr(sampler, "set_epoch"):
@@ -327,10 +350,11 @@ class _Training:
 
     def say_finished(self) -> None:
         """There is nothing to go on with; how there would be."""
-        LOG.info(
-            f"this run is finished ({self.epochs_done} epochs). To train longer, raise "
-            f"trainer.max_epochs in {self.run.config} and resume again"
-        )
+        said = f"this run is finished ({self.epochs_done} epochs)"
+        if self.config["trainer"].get("max_epochs"):  # none where a head is fitted
+            said += f". To train longer, raise trainer.max_epochs in {self.run.config} and resume"
+            said += " again"
+        LOG.info(said)
         LOG.info(f"run folder: {self.run}")
 
     def say_how_to_go_on(self) -> None:

@@ -45,6 +45,7 @@ class Task(pl.LightningModule, ABC):
         mix: makes what is trained on of a batch on the device, its epoch and its index there
             (mixup, cutmix); None: the batch as it is.
         coverage: counts the labels of the first epoch; None: nobody asks.
+        learns: whether an optimizer changes anything; a head that is fitted needs none.
         results: after a validation, loss means and metrics by name, the same on every process.
         scores: the metrics among them.
     """
@@ -80,6 +81,7 @@ class Task(pl.LightningModule, ABC):
         self.transfer = transfer
         self.mix: Callable[[Batch, int, int], Batch] | None = None
         self.coverage: Coverage | None = None
+        self.learns = True
         self.train_sums = TrainingSums()
         self.val_sums = LossSums()
         self.results: dict[str, float] = {}
@@ -104,7 +106,7 @@ class Task(pl.LightningModule, ABC):
         if self.coverage is not None and self.trainer.training:
             self.coverage.add(batch.targets)  # on the CPU still: no device is waited for
         batch = batch.to(device, non_blocking=True)
-        if self.channels_last:
+        if self.channels_last and batch.images.ndim == 4:
             images = batch.images.contiguous(memory_format=torch.channels_last)
             batch = replace(batch, images=images)
         return batch
@@ -118,7 +120,12 @@ class Task(pl.LightningModule, ABC):
         self.train_sums.reset()
         self.results = {}
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        """The loss; where nothing learns it is reported alone, as it is without augmentation."""
+        if not self.learns:
+            terms, _ = self.model.loss_and_predict(batch.images, batch.targets)
+            self.train_sums.add(terms, len(batch), self.global_step)
+            return None
         if self.mix is not None:
             batch = self.mix(batch, self.current_epoch, batch_idx)
         terms = self.model.loss(batch.images, batch.targets)
@@ -181,13 +188,18 @@ class Task(pl.LightningModule, ABC):
         return self.train_sums.means()
 
     def learning_rate(self) -> float:
-        """The rate of the last optimizer step's schedule, highest of all groups."""
+        """The rate of the last optimizer step's schedule, highest of all groups; 0 without one."""
+        if not self.learns:
+            return 0.0
         optimizers = self.optimizers()
         optimizer = optimizers[0] if isinstance(optimizers, list) else optimizers
         return max(float(group["lr"]) for group in optimizer.param_groups)
 
     def configure_optimizers(self) -> Any:
-        """An optimizer, and a schedule that is set at every step."""
+        """An optimizer, and a schedule that is set at every step; None where nothing learns."""
+        self.learns = any(p.requires_grad for p in self.model.parameters())
+        if not self.learns and self.transfer is not None:
+            return None
         rates = None if self.transfer is None else self.transfer.rates(self.model)
         optimizer = build_optimizer(
             self.model, self.optimizer_config, self.optimizer_factory, rates

@@ -48,6 +48,7 @@ class Transfer:
             raise UsageError(f"transfer.name={self.name}: expected one of {', '.join(REGIMES)}")
         self.stages = _backbone(model, self.name).stages()
         _check_stages(model, self.stages)
+        self.head = config.get("head")
         self.layer_decay = float(config.get("layer_decay") or 1.0)
         self.freeze_epochs = int(config.get("freeze_epochs") or 0)
         self.unfreeze_every = config.get("unfreeze_every")
@@ -116,6 +117,8 @@ class Transfer:
         if self.name == "scratch":
             return said + f"random weights, all {count} stages train, {total} parameters"
         if self.name == "feature_extraction":
+            if not any(p.requires_grad for p in model.parameters()):
+                return said + f"the backbone is fixed, {self.head} is fitted to its features"
             return said + f"the backbone is fixed, {free} of {total} parameters train"
         if self.name == "partial":
             return said + f"{self.last} of {count} stages train, {free} of {total} parameters"

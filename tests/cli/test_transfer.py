@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from cvtrain.cli.conf import ConfDirs
+
 Cli = Callable[..., Any]
 FIXED = "transfer=feature_extraction backbone.pretrained=true"
 WRONG = [
@@ -25,6 +27,8 @@ WRONG = [
     (f"{FIXED} augment=light", "transfer.cache=false"),
     (f"{FIXED} augment.min_area=3", "transfer.views=8"),
     (f"{FIXED} transfer.views=4 augment=none", "all views of an image are the same"),
+    (f"{FIXED} transfer.views=4 augment.mixup=0.5", "are not mixed"),
+    (f"{FIXED} transfer.head=knn data.sampler=balanced", "fitted once to all images"),
     (f"{FIXED} data.cache=ram", "images are decoded once"),
     (f"{FIXED} transfer.head=svn", "did you mean transfer.head=svm?"),
     (f"{FIXED} transfer.head=null", "choose linear | mlp"),
@@ -96,6 +100,13 @@ def test_cached_features_are_of_plain_images(cli: Cli) -> None:
     assert cli(f"{FIXED} transfer.cache=false").config["augment"]["name"] == "classification"
     assert cli(f"{FIXED} augment=none").config["augment"] is None
     assert cli(f"{FIXED} transfer.views=2 augment=light").config["augment"]["name"] == "light"
+
+
+def test_views_are_not_mixed(cli: Cli) -> None:
+    mixing = next(o for o in ConfDirs().options("augment") if ConfDirs().node("augment", o).get("mixup"))
+    assert cli(f"transfer=null augment={mixing}").config["augment"]["mixup"] > 0
+    config = cli(f"{FIXED} transfer.views=2 augment={mixing}").config
+    assert (config["augment"]["mixup"], config["augment"]["cutmix"]) == (0, 0)
 
 
 @pytest.mark.parametrize("head", ["svm", "logistic_regression", "knn"])

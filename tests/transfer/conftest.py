@@ -105,7 +105,7 @@ def compose(tmp_path: Path, weights: Path, photos: Path) -> Callable[..., dict[s
             "transfer.head=logistic_regression" in words
         ):
             chosen.add("trainer.max_epochs")
-        if "model=yolo" in words:
+        if "data=shapes" in words:
             chosen |= {"data", "data.root"}
         base = [word for word in base if word.partition("=")[0] not in chosen]
         return configuration(args.parse([*base, *words]), ConfDirs([]))
@@ -122,3 +122,9 @@ def state(tmp_path: Path) -> Callable[..., dict[str, torch.Tensor]]:
         return torch.load(path, weights_only=True)[key]
 
     return load
+
+
+@pytest.fixture
+def command() -> Callable[..., dict[str, Any]]:
+    """The configuration of any command."""
+    return lambda *words: configuration(args.parse(list(words)), ConfDirs([]))

@@ -9,16 +9,20 @@ classifier: on the same weights the outputs are equal.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor, nn
 
 from cvtrain.losses.targets import class_targets
 from cvtrain.models.backbones.base import Backbone
 from cvtrain.models.base import Model
+from cvtrain.models.classification.heads import build_head
 from cvtrain.types import Prediction, Target
 
 
 class Classifier(Model):
-    """Backbone, pooling, linear layer.
+    """Backbone, pooling, linear layer (or another head).
 
     Args:
         backbone: where the features come from.
@@ -27,24 +31,37 @@ class Classifier(Model):
             outputs sigmoids.
         num_classes: K.
         dropout: share of the pooled features dropped in training, 0..1.
+        head: what stands on the features, see ``heads.build_head``; None: one linear layer.
     """
 
     def __init__(
-        self, backbone: Backbone, loss: nn.Module, num_classes: int, dropout: float = 0.0
+        self,
+        backbone: Backbone,
+        loss: nn.Module,
+        num_classes: int,
+        dropout: float = 0.0,
+        head: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.normalize = backbone.normalizer()
         self.backbone = backbone
         self.backbone.use("pooled")
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(backbone.num_features, num_classes)
+        self.fc = build_head(head, backbone.num_features, num_classes)
         self.criterion = loss
-        nn.init.normal_(self.fc.weight, std=0.01)  # start at nearly equal probabilities
-        nn.init.zeros_(self.fc.bias)
+
+    def features(self, images: Tensor) -> Tensor:
+        """``(B, C, H, W)`` in the file's dtype -> what the head sees, ``(B, num_features)``."""
+        return self.backbone.pooled(self.normalize(images))
 
     def forward(self, images: Tensor) -> Tensor:
-        """``(B, C, H, W)`` in the file's dtype -> logits ``(B, K)``, float32."""
-        features = self.backbone.pooled(self.normalize(images))  # (B, num_features)
+        """Images -> logits ``(B, K)``, float32.
+
+        Args:
+            images: ``(B, C, H, W)`` in the file's dtype, or ``(B, num_features)``: their features,
+                computed before.
+        """
+        features = images if images.ndim == 2 else self.features(images)
         return self.fc(self.dropout(features)).float()
 
     def compute_loss(self, outputs: Tensor, targets: list[Target]) -> dict[str, Tensor]:

@@ -1,0 +1,150 @@
+"""Features on disk: computed once, then read where they lie, in this run and the next.
+
+One folder a data set and network below ``$XDG_CACHE_HOME/cvtrain/features``, named by what its
+features follow from. It is written beside and renamed, so that what a killed run leaves is never
+read; and it may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cvtrain.data.table import Blobs, Strings, Table
+from cvtrain.errors import RunError
+
+VERSION = 1
+"""Of the files; another one's are not read."""
+
+_FILE = "features.npy"
+_PARTIAL = ".partial"
+_OLD = 24 * 3600.0  # seconds after which a half-written folder is nobody's any more
+
+
+def cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/cvtrain/features``, by default below ``~/.cache``."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
+    return Path(home) / "cvtrain" / "features"
+
+
+class Store:
+    """The features of one data set under one network.
+
+    Args:
+        key: names everything that they follow from.
+        count: N, the number of samples.
+    """
+
+    def __init__(self, key: str, count: int) -> None:
+        self.path = cache_folder() / key
+        self.count = count
+
+    def read(self) -> np.ndarray | None:
+        """float32 ``(N, F)``, memory-mapped, read-only; None: not there, or damaged."""
+        try:
+            found = np.load(self.path / _FILE, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return None
+        whole = found.ndim == 2 and len(found) == self.count and found.dtype == np.float32
+        return found if whole else None
+
+    def write(self, batches: Iterator[np.ndarray]) -> None:
+        """Keep the features that come in batches, float32 ``(B, F)``, N in all.
+
+        Raises:
+            RunError: the folder cannot be written.
+        """
+        partial = None
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._sweep()
+            prefix = f".{self.path.name}."
+            partial = Path(tempfile.mkdtemp(_PARTIAL, prefix, dir=self.path.parent))
+            self._fill(partial / _FILE, batches)
+            if self.path.exists():  # damaged, or made by another run in the meantime
+                if self.read() is not None:
+                    return
+                shutil.rmtree(self.path)
+            partial.rename(self.path)
+        except OSError as error:
+            raise RunError(
+                f"features cannot be kept in {self.path.parent} ({error.strerror or error}): set "
+                "XDG_CACHE_HOME to a folder with room, or say transfer.cache=false"
+            ) from error
+        finally:
+            if partial is not None:
+                shutil.rmtree(partial, ignore_errors=True)
+
+    def _fill(self, file: Path, batches: Iterator[np.ndarray]) -> None:
+        out: np.memmap[Any, Any] | None = None
+        at = 0
+        for batch in batches:
+            if out is None:
+                shape = (self.count, batch.shape[1])
+                out = np.lib.format.open_memmap(file, "w+", np.float32, shape)
+            out[at : at + len(batch)] = batch
+            at += len(batch)
+        if out is None or at != self.count:
+            raise RunError(f"{at} features of {self.count} images came; start again")
+        out.flush()
+
+    def _sweep(self) -> None:
+        """Remove halves that were left a day ago or longer."""
+        for left in self.path.parent.glob(f".*{_PARTIAL}"):
+            if left.stat().st_mtime < time.time() - _OLD:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+class Key:
+    """A hash of all that features follow from, taken in part by part."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.blake2b(f"cvtrain features {VERSION}".encode(), digest_size=16)
+
+    @property
+    def name(self) -> str:
+        """The hash so far, as a file name."""
+        return self._hash.hexdigest()
+
+    def plain(self, value: Any) -> Key:
+        """Take in plain values: dicts, lists, numbers, text."""
+        self._hash.update(json.dumps(value, sort_keys=True, default=str).encode())
+        return self
+
+    def tensors(self, state: Mapping[str, Tensor]) -> Key:
+        """Take in a state dict, values and all."""
+        for name, tensor in state.items():
+            self.plain([name, str(tensor.dtype), list(tensor.shape)])
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            self._hash.update(flat.view(torch.uint8).numpy().data)
+        return self
+
+    def table(self, table: Table) -> Key:
+        """Take in a table: its arrays, and of each file the name, size and time of change."""
+        for field in fields(table):
+            value = getattr(table, field.name)
+            if isinstance(value, np.ndarray):
+                self.plain([field.name, str(value.dtype), list(value.shape)])
+                self._hash.update(np.ascontiguousarray(value).data)
+            elif isinstance(value, (Strings, Blobs)):
+                self.plain([field.name, len(value)])
+                self._hash.update(value.offsets.data)
+                self._hash.update(value.buffer.data)
+        self.plain([table.classes.names, table.classes.ids])
+        if table.generator is None:
+            for row in range(len(table)):
+                status = Path(table.root, table.files[row]).stat()
+                self._hash.update(f"{status.st_size} {status.st_mtime_ns};".encode())
+        return self
