@@ -26,8 +26,8 @@ from cvtrain.engine.checkpoint import MODEL_PREFIX, load_checkpoint, without_dow
 from cvtrain.engine.data import load_data, loaders
 from cvtrain.engine.device import Device, choose_device
 from cvtrain.engine.failures import Interrupted
-from cvtrain.engine.imbalance import weigh_classes
 from cvtrain.engine.features import feature_loaders, fit_head, wanted
+from cvtrain.engine.imbalance import weigh_classes
 from cvtrain.engine.launch import launch, started_elsewhere
 from cvtrain.engine.rundir import RunDir, new_run_dir, stored_config
 from cvtrain.engine.scoring import score, write_scores

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-from cvtrain.cli.conf import ConfDirs
-
 Cli = Callable[..., Any]
 FIXED = "transfer=feature_extraction backbone.pretrained=true"
 WRONG = [
@@ -102,10 +100,13 @@ def test_cached_features_are_of_plain_images(cli: Cli) -> None:
     assert cli(f"{FIXED} transfer.views=2 augment=light").config["augment"]["name"] == "light"
 
 
-def test_views_are_not_mixed(cli: Cli) -> None:
-    mixing = next(o for o in ConfDirs().options("augment") if ConfDirs().node("augment", o).get("mixup"))
-    assert cli(f"transfer=null augment={mixing}").config["augment"]["mixup"] > 0
-    config = cli(f"{FIXED} transfer.views=2 augment={mixing}").config
+def test_views_are_not_mixed(cli: Cli, here: Path) -> None:
+    (here / "conf" / "augment").mkdir(parents=True)
+    text = "# Mixed.\ndefaults: [light, _self_]\nmixup: 0.5\ncutmix: 0.2\n"
+    (here / "conf" / "augment" / "mixed.yaml").write_text(text)
+    done = cli("--config-dir=conf augment=mixed")
+    assert done.config["augment"]["mixup"] == 0.5
+    config = cli(f"--config-dir=conf {FIXED} transfer.views=2 augment=mixed").config
     assert (config["augment"]["mixup"], config["augment"]["cutmix"]) == (0, 0)
 
 

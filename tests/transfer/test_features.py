@@ -311,3 +311,19 @@ def test_two_processes(words: list[str], compose: Compose, tmp_path: Path) -> No
     assert results(tmp_path / "run")["images"] == 6
     scored = load_model(tmp_path / "run")
     assert scored.metrics["accuracy"] == results(tmp_path / "run")["metrics"]["accuracy"]
+
+
+def test_several_labels_an_image_drawn_evenly(
+    compose: Compose, photos: Path, tmp_path: Path, calls: list[int]
+) -> None:
+    """Features of a multi-label set, each view of a rare class drawn more than once an epoch."""
+    root = Path(shutil.copytree(photos, tmp_path / "photos"))
+    for split in ("train", "val"):
+        files = sorted(p.relative_to(root).as_posix() for p in (root / split).rglob("*.png"))
+        rows = [f"{f},{'blue;red' if 'blue' in f else f.split('/')[1]}" for f in files]
+        (root / f"{split}.csv").write_text("\n".join(["image,labels", *rows]) + "\n")
+    words = ["task=multilabel_classification", "model=classifier", "data=csv", f"data.root={root}"]
+    words += [FIXED, "transfer.views=2", "data.sampler=balanced"]
+    assert train(compose(*words)) == 0
+    assert sum(calls) == 2 * 15 + 6
+    assert results(tmp_path / "run")["task"] == "multilabel_classification"
