@@ -36,7 +36,7 @@ _KEYS = {
     "trainer.max_minutes": "max_minutes",
     "callbacks.early_stopping.patience": "patience",
     "callbacks.ema.decay": "ema_decay",
-    "run_dir": "output out output_dir out_dir save_dir log_dir work_dir exp_dir default_root_dir",
+    "run_dir": "output_dir out_dir save_dir log_dir work_dir exp_dir default_root_dir",
     "sweep_dir": "sweep",
     "model": "arch net network architecture",
     "seed": "random_seed manual_seed",
@@ -81,6 +81,7 @@ _TASKS = {
     "instance": "instance_segmentation",
 }
 _VERBS = {"fit": "train", "val": "eval", "validate": "eval", "evaluate": "eval", "test": "eval"}
+_VERBS |= {"convert": "export"}
 _VERBS |= {"inference": "predict", "infer": "predict", "detect": "predict", "training": "train"}
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
@@ -131,6 +132,15 @@ def _half(value: str, verb: str) -> str:
     return f"trainer.precision={'32-true' if value.lower() in _FALSE else '16-mixed'}"
 
 
+def _format(value: str, verb: str) -> str:
+    what = "what=backbone, the one thing that export writes (as safetensors)"
+    return what if verb == "export" else f"cvtrain export ckpt=RUN_DIR {what}"
+
+
+def _output(value: str, verb: str) -> str:
+    return f"out={value}" if verb == "export" else f"run_dir={value}"
+
+
 def _mode(value: str, verb: str) -> str:
     return f"cvtrain {_VERBS.get(value, value)} ..., the verb as a word"
 
@@ -146,6 +156,8 @@ _SPECIAL: dict[str, Callable[[str, str], str]] = {
     "amp": _amp,
     "half": _half,
     "fp16": _half,
+    "format": _format,
+    **dict.fromkeys(("output", "out_file", "output_file", "filename"), _output),
     "mode": _mode,
     "command": _mode,
     "verb": _mode,

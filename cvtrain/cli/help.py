@@ -13,6 +13,7 @@ _VERBS = {
     "train": "train, evaluate the best checkpoint, leave a run folder (the default verb)",
     "eval": "score a checkpoint on its own data or on other data: ckpt= [split=] [data=]",
     "predict": "run a checkpoint on images: ckpt= source=FILE_FOLDER_OR_GLOB [score_threshold=]",
+    "export": "write a trained backbone as weights that timm loads: ckpt= what=backbone [out=FILE]",
     "check": "look for everything wrong in a data set, without training: data= data.root=",
     "show": "draw augmented training samples with their boxes or masks: data= [augment=]",
     "list": "what there is to choose: list models, list backbones filter=convnext*, ...",

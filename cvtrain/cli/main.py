@@ -21,6 +21,7 @@ JOBS = {
     "train": "cvtrain.engine.train:train",
     "eval": "cvtrain.engine.evaluate:evaluate",
     "predict": "cvtrain.engine.predict:predict",
+    "export": "cvtrain.export.backbone:export",
     "check": "cvtrain.cli.check:check",
     "show": "cvtrain.cli.show:show",
 }
@@ -95,7 +96,7 @@ def _print_config(command: Command, conf: ConfDirs) -> int:
     from cvtrain.cli.compose import compose_command, hydra_session, plain
     from cvtrain.errors import UsageError
 
-    if command.verb in ("eval", "predict"):
+    if command.verb in ("eval", "predict", "export"):
         raise UsageError(f"--cfg job: the configuration of {command.verb} is the checkpoint's own")
     with hydra_session(conf):
         config = compose_command(command, conf).config
@@ -116,6 +117,10 @@ def configuration(command: Command, conf: ConfDirs) -> dict[str, Any]:
 
     if command.verb in ("eval", "predict"):
         config = runs.checkpoint_config(command, conf)
+    elif command.verb == "export":
+        from cvtrain.cli.exporting import export_config
+
+        config = export_config(command)
     elif any(o.partition("=")[0] == "resume" for o in command.overrides):
         config = runs.resume_config(command)
     else:

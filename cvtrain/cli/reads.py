@@ -5,7 +5,7 @@ from __future__ import annotations
 from cvtrain.cli.conf import GROUPS
 
 PATHS = (
-    *("data.root", "ckpt", "source", "run_dir", "sweep_dir", "resume"),
+    *("data.root", "ckpt", "source", "run_dir", "sweep_dir", "resume", "out"),
     *("backbone.weights", "study.weights"),
 )
 """Keys that hold paths: taken literally (no quotes needed), relative ones from here."""
@@ -39,13 +39,21 @@ _ROOT = {
     "run_dir": ("train", "eval", "predict", "check", "show"),
     "sweep_dir": (),
     "resume": ("train",),
-    "ckpt": ("eval", "predict"),
+    "ckpt": ("eval", "predict", "export"),
+    "what": ("export",),
+    "out": ("export",),
     "split": ("eval",),
     "source": ("predict",),
     "score_threshold": ("predict",),
-    "trust": ("train", "eval", "predict", "check", "show"),
+    "trust": ("train", "eval", "predict", "export", "check", "show"),
     "filter": ("list",),
 }
+_INSTEAD = {
+    ("", "out"): "; a run's folder is run_dir=DIR",
+    ("export", "run_dir"): "; the file it writes is out=FILE",
+}
+"""(verb, key), verb "" for any: what to write where a key is not read."""
+
 ROOT_KEYS = tuple(k for k in _ROOT if k != "filter")
 """The keys outside all groups."""
 
@@ -60,7 +68,7 @@ def complaint(verb: str, key: str, *, group_choice: bool = False, multirun: bool
     """Why ``verb`` does not read ``key``; empty if it does.
 
     Args:
-        verb: train, eval, predict, check or show.
+        verb: train, eval, predict, export, check or show.
         key: dotted; for a group choice (``model=yolo``) the group.
         group_choice: whether the whole group is chosen, not one of its keys.
         multirun: whether ``-m`` was given.
@@ -72,12 +80,17 @@ def complaint(verb: str, key: str, *, group_choice: bool = False, multirun: bool
         if key == "run_dir" and multirun:
             return "run_dir= is each job's own in a multirun; give sweep_dir=DIR"
         readers = _ROOT[key]
-        return "" if verb in readers else f"{key}= is read by {_verbs(readers)}, not by {verb}"
+        if verb in readers:
+            return ""
+        instead = _INSTEAD.get((verb, key)) or _INSTEAD.get(("", key)) or ""
+        return f"{key}= is read by {_verbs(readers)}, not by {verb}{instead}"
     group = key.split(".")[0]
     if group == "study" and verb != "train":
         return f"{key}= is read by train, not by {verb}"
     if group not in GROUPS or verb == "train":
         return ""
+    if verb == "export":
+        return f"{key}= is not read by export: it comes from the checkpoint (ckpt=)"
     if verb in ("eval", "predict"):
         return _after_training(verb, key, group)
     return _data_only(verb, key, group, group_choice)

@@ -166,10 +166,10 @@ def checkpoint_config(command: Command, conf: ConfDirs) -> dict[str, Any]:
     check_reads(command.verb, typed)
     check_options(typed, conf)
     given = by_key(typed)
-    checkpoint = _existing_checkpoint(command.verb, given)
+    checkpoint = existing_checkpoint(command.verb, given)
     run = _run_of(checkpoint)
     plain_keys = [t for t in typed if "." not in t.key and t.kind != "group"]
-    _check_root(plain_keys, command.verb)
+    check_root(plain_keys, command.verb)
     source = None
     if command.verb == "predict":
         source = _existing_source(given)
@@ -203,7 +203,8 @@ def _value(t: Typed) -> Any:
     return absolute(t.value) if is_path else t.value
 
 
-def _check_root(typed: Iterable[Typed], verb: str) -> None:
+def check_root(typed: Iterable[Typed], verb: str) -> None:
+    """Refuse keys that are no root keys, and values out of range."""
     known = dict.fromkeys(reads.ROOT_KEYS)
     for t in typed:
         if t.kind != "set" or t.key not in known:
@@ -214,7 +215,8 @@ def _check_root(typed: Iterable[Typed], verb: str) -> None:
             raise UsageError(said)
 
 
-def _existing_checkpoint(verb: str, given: Mapping[str, Typed]) -> Path:
+def existing_checkpoint(verb: str, given: Mapping[str, Typed]) -> Path:
+    """The file or run folder of ``ckpt=``, which must be there."""
     if "ckpt" not in given or not isinstance(given["ckpt"].value, str):
         raise UsageError(f"{verb} needs ckpt=FILE_OR_RUN_FOLDER{_newest_run('ckpt')}")
     path = Path(absolute(given["ckpt"].value))

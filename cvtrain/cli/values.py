@@ -117,6 +117,11 @@ def _is_list(value: Any, accepts: Callable[[Any], bool]) -> bool:
 RULES: dict[str, Rule] = {
     "seed": _int(0),
     "split": _choice("train", "val", "test"),
+    "what": Rule(
+        "backbone, the one thing that export writes",
+        lambda v: v in (None, "backbone"),
+        ("backbone",),
+    ),
     "score_threshold": _between(0, 1),
     "trust": _TEXTS,
     "data.batch_size": _int(1),

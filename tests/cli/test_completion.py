@@ -33,7 +33,7 @@ def test_first_word(offered: Callable[[str], list[str]]) -> None:
 
 
 def test_options_keys_and_values(offered: Callable[[str], list[str]]) -> None:
-    assert offered("cvtrain model=") == ["model=classifier", "model=yolo"]
+    assert {"model=classifier", "model=yolo"} <= set(offered("cvtrain model="))
     assert "task=detection" in offered("cvtrain show task=d")
     assert offered("cvtrain model=yolo model.gri") == ["model.grid="]
     assert offered("cvtrain model.gri") == [], "the default model has no grid"

@@ -125,7 +125,7 @@ WRONG = [
     ("task=detection data.object=only", "it is for task=localization"),
     ("show data.object=only", "it is for task=localization"),
     ("task=localization data.object=smallest", "largest | only"),
-    ("ckpt=x", "eval and predict"),
+    ("ckpt=x", "eval, predict and export"),
     ("split=test", "eval"),
     ("source=x", "predict"),
     ("score_threshold=0.5", "predict"),
@@ -136,7 +136,7 @@ WRONG = [
     ("check augment=light", "train and show"),
     ("show trainer.max_epochs=3", "train"),
     ("show model=yolo model.grid=3", "train"),
-    ("check ckpt=x", "eval and predict"),
+    ("check ckpt=x", "eval, predict and export"),
     ("show sweep_dir=x", "multirun"),
     # words and flags
     ("trian", "train"),

@@ -187,6 +187,15 @@ def test_other_widths_of_our_own_networks_are_refused(tmp_path: Path) -> None:
         tiny(1, weights=tmp_path / "a.pth")
 
 
+def test_a_few_names_in_common_are_no_match(tmp_path: Path) -> None:
+    state = {f"net.{i}": torch.zeros(2) for i in range(9)} | {"norm.weight": torch.zeros(192)}
+    torch.save(state, tmp_path / "a.pth")
+    with pytest.raises(
+        CheckpointError, match=r"another architecture .* has 1 of the backbone's 150"
+    ):
+        TimmBackbone("vit_tiny_patch16_224", weights=tmp_path / "a.pth")
+
+
 def test_a_twin_under_another_name_is_taken(tmp_path: Path) -> None:
     source = TimmBackbone("vit_tiny_patch16_224")
     torch.save(checkpoint(Classifier(source, nn.CrossEntropyLoss(), 5)), tmp_path / "a.ckpt")

@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "tasks": {"types", "errors", "models", "metrics", "optim", "data", "transfer"},
     "report": {"types", "errors", "metrics", "data"},
     "callbacks": {"types", "errors", "report", "data", "metrics", "tasks", "optim"},
+    "export": {"__version__", "errors", "models", "engine", "report", "callbacks"},
 }
 HEAVY = {"torch", "torchvision", "pytorch_lightning", "albumentations", "timm", "torchmetrics"}
 HEAVY |= {"matplotlib", "wandb", "cv2", "sklearn", "scipy"}

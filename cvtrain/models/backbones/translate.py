@@ -86,10 +86,25 @@ def _converted(convert: Any, state: dict[str, Tensor], body: Any) -> dict[str, T
     return None
 
 
+def _order(state: dict[str, Tensor]) -> list[str]:
+    """A file's names, Swin's patch merging as timm has it: the norm before the reduction."""
+    names: list[str] = []
+    waiting = ""
+    for name in state:
+        if waiting and not name.startswith(waiting.removesuffix("reduction.weight") + "norm."):
+            names.append(waiting)
+            waiting = ""
+        if name.endswith(".reduction.weight"):
+            waiting = name
+        else:
+            names.append(name)
+    return names
+
+
 def _by_order(body: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors matched by their place; empty where one does not fit."""
     own = [(k, v) for k, v in body.state_dict().items() if not k.endswith(COUNTERS)]
-    theirs = [v for k, v in state.items() if not k.endswith(COUNTERS)]
+    theirs = [state[k] for k in _order(state) if not k.endswith(COUNTERS)]
     if not len(own) <= len(theirs) <= len(own) + 2:  # a classifier: weight and bias
         return {}
     matched = {}

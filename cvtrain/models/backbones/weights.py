@@ -210,7 +210,8 @@ def _refuse_another(
     more = _deeper(backbone, match)
     less = _shallower(match, parameters)
     here = backbone.architecture
-    if fits and not shapes and not more and not less:
+    enough = 2 * len(fits) >= len(parameters)
+    if enough and not shapes and not more and not less:
         return
     told = file.architecture
     same = file.family == type(backbone).__name__ and (
@@ -230,6 +231,8 @@ def _refuse_another(
             "architecture?"
         )
     reasons = []
+    if not enough:
+        reasons.append(f"it has {len(fits)} of the backbone's {len(parameters)} weights")
     if shapes:
         name, (there, mine) = next(iter(shapes.items()))
         count = f"{len(shapes)} of {len(parameters)} weights have another shape"

@@ -79,6 +79,7 @@ def read_weights(path: str | Path) -> WeightsFile:
         state,
         _bare(architecture),
         metadata.get("family"),
+        metadata.get("source", ""),
         untrained=frozenset(_names(metadata.get("untrained"))),
     )
 

@@ -1,0 +1,1 @@
+"""What of a trained model other programs can take."""
