@@ -69,7 +69,9 @@ class BatchMix:
         cut = draw < self.cutmix
         alpha = self.cutmix_alpha if cut else self.mixup_alpha
         share = float(generator.beta(alpha, alpha))
-        partners = generator.permutation(len(batch))
+        ring = generator.permutation(len(batch))
+        partners = np.empty_like(ring)
+        partners[ring] = np.roll(ring, 1)  # each has another one: nothing is mixed with itself
         order = torch.from_numpy(partners).to(batch.images.device)
         if cut:
             images, share = _cut(batch.images, order, share, generator)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import albumentations as A
+import cv2
 import numpy as np
 from albumentations.core.bbox_utils import BboxProcessor
 from albumentations.core.type_definitions import Targets
@@ -36,14 +37,15 @@ class Holes(A.DualTransform):
         self, params: dict[str, Any], data: dict[str, Any]
     ) -> dict[str, Any]:
         height, width = params["shape"][:2]
-        cover = np.zeros((height, width), np.uint8)
-        for x0, y0, x1, y1 in self.holes(height, width):
+        cover, holes = np.zeros((height, width), np.uint8), self.holes(height, width)
+        for x0, y0, x1, y1 in holes:
             cover[y0:y1, x0:x1] = 1
-        return {"cover": cover}
+        return {"cover": cover, "holes": holes}
 
     def apply(self, img: np.ndarray, *args: Any, **params: Any) -> np.ndarray:
-        out = img.copy()
-        out[params["cover"] != 0] = np.asarray(pad_value(img.dtype)).astype(img.dtype)
+        out, gray = img.copy(), np.asarray(pad_value(img.dtype)).astype(img.dtype)
+        for x0, y0, x1, y1 in params["holes"]:
+            out[y0:y1, x0:x1] = gray
         return out
 
     def apply_to_mask(self, mask: np.ndarray, *args: Any, **params: Any) -> np.ndarray:
@@ -60,7 +62,7 @@ class Holes(A.DualTransform):
         cover = params["cover"]
         height, width = cover.shape
         # Covered pixels above and left of each corner: a box's are four of them.
-        sums = np.pad(cover.cumsum(0, dtype=np.int64).cumsum(1), ((1, 0), (1, 0)))
+        sums = cv2.integral(cover)  # (H + 1, W + 1)
         pixels = np.clip(bboxes[:, :4], 0, 1) * [width, height, width, height]
         x0, y0 = np.floor(pixels[:, :2]).astype(int).T
         x1, y1 = np.ceil(pixels[:, 2:4]).astype(int).T

@@ -111,7 +111,8 @@ class Pipeline:
             raise
         except Exception as e:  # any transform of any package, on any image
             raise DataError(f"{self._failure(scene.image, _culprit(e))}: {_line(e)}") from e
-        self.applied = [_said(leaf) for leaf in self._leaves if leaf.params]
+        done = [t for t in self._leaves if t.params and not isinstance(t, Resize)]
+        self.applied = [_said(transform) for transform in done]
         self._check_image(scene.image, out["image"])
         return self._collect(scene, out, count)
 

@@ -70,7 +70,7 @@ class Fog(A.ImageOnlyTransform):
         y = (np.arange(small[0], dtype=np.float32) + 0.5) / small[0]
         far = np.clip((1 - y) / (1 - horizon), 0, 1)  # 1 above the horizon, 0 at the lower edge
         depth = (0.45 + 0.55 * far)[:, None]
-        opacity = draw.uniform(*self.density) * depth * (0.6 + 0.4 * banks)
+        opacity = draw.uniform(*self.density) * depth * (0.5 + 0.5 * banks)
         return {"opacity": _enlarged(opacity, height, width), "level": draw.uniform(0.82, 0.92)}
 
     def apply(
@@ -100,10 +100,10 @@ class Rain(A.ImageOnlyTransform):
         h, w = _fine(height, width)
         crowd = amount * h * w / min(h, w) ** 2  # a wide image has more of them
         streaks: np.ndarray = np.zeros((h, w), np.uint8)
-        self._draw(streaks, round(500 * crowd), slant, (0.02, 0.05), 1, 150)
+        self._draw(streaks, round(1400 * crowd), slant, (0.02, 0.06), 1, 150)
         near: np.ndarray = np.zeros((h, w), np.uint8)
         thick = max(1, round(min(h, w) / 240))
-        self._draw(near, round(60 * crowd), slant, (0.08, 0.18), thick, 210)
+        self._draw(near, round(110 * crowd), slant, (0.08, 0.2), thick, 220)
         near = cv2.GaussianBlur(near, (0, 0), min(h, w) / 500)
         seen = cv2.max(streaks, near).astype(np.float32) * np.float32(0.55 / 255)
         return {"opacity": _shrunk(seen, height, width), "veil": 0.35 * amount}
@@ -153,9 +153,9 @@ class Snow(A.ImageOnlyTransform):
         h, w = _fine(height, width)
         crowd = amount * h * w / min(h, w) ** 2
         far: np.ndarray = np.zeros((h, w), np.uint8)
-        self._draw(far, round(350 * crowd), (0.0015, 0.004), 200)
+        self._draw(far, round(900 * crowd), (0.0012, 0.0035), 200)
         near: np.ndarray = np.zeros((h, w), np.uint8)
-        self._draw(near, round(45 * crowd), (0.006, 0.013), 235)
+        self._draw(near, round(90 * crowd), (0.004, 0.011), 235)
         near = cv2.GaussianBlur(near, (0, 0), min(h, w) / 250)
         seen = cv2.max(far, near).astype(np.float32) / np.float32(255)
         haze = 0.3 * amount * (0.5 + 0.5 * _clouds(self.random_generator, *_coarse(height, width)))
@@ -215,9 +215,9 @@ class SunFlare(A.ImageOnlyTransform):
         y = ((np.arange(h, dtype=np.float32) + 0.5) * height / h - sun[1] * height) / side
         x = ((np.arange(w, dtype=np.float32) + 0.5) * width / w - sun[0] * width) / side
         distance = np.sqrt(y[:, None] ** 2 + x[None] ** 2)  # (h, w) in shorter sides
-        halo = 0.75 * np.exp(-((distance / glow) ** 2)) + 0.35 * np.exp(-distance / (2.2 * glow))
-        core = np.exp(-((distance / (0.16 * glow)) ** 4))
-        opacity = np.clip(light * halo + min(1.0, 1.5 * light) * core, 0, 1)
+        halo = 0.8 * np.exp(-((distance / glow) ** 2)) + 0.45 * np.exp(-distance / (2 * glow))
+        core = np.exp(-((distance / (0.22 * glow)) ** 2))
+        opacity = np.clip(light * halo + min(1.0, 2 * light) * core, 0, 1)
         out = over(img, (1.0, 0.96, 0.84), _enlarged(opacity, height, width), "SunFlare")
         tints = ((0.75, 1.0, 0.8), (1.0, 0.8, 0.6), (0.7, 0.85, 1.0))
         for along, radius, opaque, tint in ghosts:
@@ -256,7 +256,7 @@ class Shadow(A.ImageOnlyTransform):
         for _ in range(draw.randint(*self.count)):
             # A band across the image: two edges that need not be parallel.
             angle, offset = draw.uniform(-1.2, 1.2), draw.uniform(-0.35, 0.35)
-            reach, breadth = 1.5 * max(h, w), draw.uniform(0.12, 0.3) * min(h, w)
+            reach, breadth = 1.5 * max(h, w), draw.uniform(0.08, 0.22) * min(h, w)
             along = np.array([math.sin(angle), math.cos(angle)])
             across = np.array([along[1], -along[0]])
             middle = np.array([w / 2, h / 2]) + across * offset * max(h, w)

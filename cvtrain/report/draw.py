@@ -119,11 +119,23 @@ def draw(
 
 
 def grid(
-    images: Sequence[np.ndarray], columns: int, captions: Sequence[str] | None = None
+    images: Sequence[np.ndarray],
+    columns: int,
+    captions: Sequence[str] | None = None,
+    heads: Sequence[str] | None = None,
+    title: str = "",
 ) -> np.ndarray:
     """Lays pictures out in rows, each with a caption below it: uint8 ``(H, W, 3)``.
 
     Pictures of several sizes are scaled to fit the cells, which have the size of the largest.
+
+    Args:
+        images: row after row.
+        columns: pictures a row.
+        captions: one a picture.
+        heads: one a column, above it; neighbours that are alike share one and stand apart from
+            the next.
+        title: above all.
     """
     if not images:
         raise ValueError("grid needs at least one image")
@@ -131,21 +143,38 @@ def grid(
     height = max(i.shape[0] for i in images)
     width = max(i.shape[1] for i in images)
     size = int(np.clip(width / 22, 12, 22))
-    gap, band = max(8, size // 2), (int(size * 1.7) if captions else 0)
+    font = _font(size)
+    lines = [_wrap(_line(caption), font, width) for caption in captions or ()]
+    deepest = max((len(words) for words in lines), default=0)
+    gap, band = max(8, size // 2), int(size * (0.4 + 1.3 * deepest)) * bool(lines)
     rows = -(-len(images) // columns)
-    sheet = Image.new(
-        "RGB", (columns * (width + gap) + gap, rows * (height + band + gap) + gap), _PAPER
-    )
+    starts = [k for k in range(1, columns) if heads is not None and heads[k] != heads[k - 1]]
+    lefts = [
+        gap + k * (width + gap) + 2 * gap * sum(s <= k for s in starts) for k in range(columns)
+    ]
+    top = gap + int(size * 2.6) * bool(title) + int(size * 2.2) * (heads is not None)
+    sheet = Image.new("RGB", (lefts[-1] + width + gap, top + rows * (height + band + gap)), _PAPER)
     pen = ImageDraw.Draw(sheet)
+    if title:
+        large = _font(int(size * 1.3))
+        text = _shorten(_line(title), large, sheet.width - 2 * gap)
+        pen.text((gap, gap + size * 1.1), text, _INK, large, anchor="lm")
+    for begin, end in zip([0, *starts], [*starts, columns], strict=True):
+        if heads is None:
+            break
+        left, right = lefts[begin], lefts[end - 1] + width
+        text = _shorten(_line(heads[begin]), _font(size), right - left)
+        pen.text(((left + right) / 2, top - size * 1.2), text, _INK, _font(size), anchor="mm")
+        pen.line((left, top - size * 0.3, right, top - size * 0.3), _INK, 1)
     for k, image in enumerate(images):
         row, column = divmod(k, columns)
-        x, y = gap + column * (width + gap), gap + row * (height + band + gap)
+        x, y = lefts[column], top + row * (height + band + gap)
         fitted = _fit(to_rgb8(image), height, width)
         left = x + (width - fitted.shape[1]) // 2
         sheet.paste(Image.fromarray(fitted), (left, y + (height - fitted.shape[0]) // 2))
-        if captions:
-            text = _shorten(_line(captions[k]), _font(size), width)
-            pen.text((x + width / 2, y + height + band / 2), text, _INK, _font(size), anchor="mm")
+        for i, text in enumerate(lines[k] if lines else ()):
+            below = y + height + size * (0.85 + 1.3 * i)
+            pen.text((x + width / 2, below), text, _INK, font, anchor="mm")
     return np.asarray(sheet).copy()
 
 
@@ -328,6 +357,16 @@ def _shorten(text: str, font: Any, width: float) -> str:
     while text and font.getlength(text + "…") > width:
         text = text[:-1]
     return text + "…"
+
+
+def _wrap(text: str, font: Any, width: float) -> list[str]:
+    """The text on one line, or broken at a space onto two; what is left over is cut off."""
+    if font.getlength(text) <= width:
+        return [text]
+    breaks = [i for i, c in enumerate(text) if c == " " and font.getlength(text[:i]) <= width]
+    if not breaks:
+        return [_shorten(text, font, width)]
+    return [text[: breaks[-1]], _shorten(text[breaks[-1] + 1 :], font, width)]
 
 
 @functools.cache
