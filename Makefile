@@ -25,8 +25,9 @@ check: $(STAMP) ## format, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(STAMP) ## loader throughput and framework overhead, as ratios
+bench: $(STAMP) ## loader and augmentation throughput, framework overhead, as ratios
 	$(BIN)/python scripts/bench_loader.py
+	$(BIN)/python scripts/bench_augment.py
 	$(BIN)/python scripts/bench_overhead.py
 
 build: $(STAMP) ## wheel and sdist into dist/

@@ -87,7 +87,7 @@ def settled(augment: Mapping[str, Any] | None) -> dict[str, Any]:
         raise UsageError(f"augment.transforms={node['transforms']!r}: give a list of transforms")
     for name in families(node):
         _check_family(name, node[name])
-    node["name"] = node.get("name") or title(node)
+    node["name"] = title(node)
     return node
 
 
@@ -118,7 +118,7 @@ def families(node: Mapping[str, Any]) -> list[str]:
 def title(node: Mapping[str, Any]) -> str:
     """What a node is called: its own ``name`` and its families', joined by ``+``."""
     own = node.get("name")
-    parts = [str(own)] if own else (["transforms"] if node.get("transforms") else [])
+    parts = str(own).split("+") if own else (["transforms"] if node.get("transforms") else [])
     parts += [name for name in families(node) if name not in parts]
     parts = [p for p in parts if p != "none"]
     return "+".join(parts) or "none"

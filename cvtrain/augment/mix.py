@@ -92,7 +92,7 @@ class BatchMix:
 
 def _blend(images: Tensor, order: Tensor, share: float) -> Tensor:
     """``share`` of each image and the rest of its partner."""
-    mixed = images.float().mul_(share).add_(images[order].float(), alpha=1 - share)
+    mixed = (images.float() * share).add_(images[order].float(), alpha=1 - share)
     return (mixed if images.is_floating_point() else mixed.round_()).to(images.dtype)
 
 

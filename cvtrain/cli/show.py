@@ -117,7 +117,7 @@ def _dataset(
     from cvtrain.data.datamodule import compile_augment
     from cvtrain.data.dataset import VisionDataset
 
-    size = {"height": module.height, "width": module.width, "resize": module.resize}
+    size: dict[str, Any] = {"height": module.height, "width": module.width, "resize": module.resize}
     epochs = (cfg.get("trainer") or {}).get("max_epochs")
     dataset = VisionDataset(
         module.table("train"),

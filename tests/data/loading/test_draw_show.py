@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from cvtrain.cli.show import show
@@ -110,10 +113,94 @@ def test_show_draws_originals_beside_variants(tmp_path, capsys, task):
     path = tmp_path / "run" / "shapes_mine.png"
     assert str(path) in capsys.readouterr().out
     first = np.asarray(Image.open(path))
-    assert first.shape[0] > 6 * 320
-    assert first.shape[1] > 5 * 320
+    assert first.shape[0] > 5 * 320
+    assert first.shape[1] > 6 * 320
     show({**cfg, "run_dir": str(tmp_path / "again")})
     assert np.array_equal(np.asarray(Image.open(tmp_path / "again" / "shapes_mine.png")), first)
+
+
+def node_of(*names, **changes):
+    folder, node = Path(__file__).parents[3] / "conf" / "augment", {}
+    for name in names:
+        node |= yaml.safe_load((folder / f"{name}.yaml").read_text("utf-8"))
+    return {**node, **changes}
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """What ``show`` lays out: captions and heads, in place of a picture."""
+    calls = []
+
+    def record(images, columns, captions, heads, title):
+        calls.append((columns, captions, heads, title))
+        return grid(images[:1], 1)
+
+    monkeypatch.setattr("cvtrain.report.draw.grid", record)
+    return calls
+
+
+def show_shapes(tmp_path, augment, task="classification", **more):
+    reader = {"_target_": "cvtrain.data.shapes.ShapesReader", "task": task, "num_train": 8,
+              "num_val": 2, "scene_size": 48}  # fmt: skip
+    data = {"name": "shapes", "reader": reader, "on_bad": "error", "val_fraction": 0.2,
+            "channels": 3, "batch_size": 2, "image_size": 48, "resize": "letterbox",
+            "num_workers": 0, "cache": "none"}  # fmt: skip
+    cfg = {"data": data, "augment": augment, "task": {"name": task}, "seed": 0, **more}
+    assert show({**cfg, "run_dir": str(tmp_path)}) == 0
+
+
+def test_a_familys_variants_differ_and_say_what_was_done(tmp_path, drawn):
+    show_shapes(tmp_path, node_of("weather"))
+    ((columns, captions, heads, title),) = drawn
+    assert columns == 6
+    assert heads == ["original"] + ["weather, strength 0.5"] * 5
+    assert title == "augment=weather on shapes, classification"
+    assert (tmp_path / "shapes_weather.png").exists()
+    kinds = {c.split(": ")[1] for c in captions if ": " in c}
+    assert kinds == {"rain", "fog", "snow", "sun flare", "shadow"}
+    assert all(c.endswith(".png)") for c in captions[::6])
+
+
+def test_a_composition_has_a_block_a_family_and_one_of_all(tmp_path, drawn):
+    show_shapes(tmp_path, node_of("weather", "geometric"), "detection")
+    ((columns, captions, heads, _),) = drawn
+    expected = ["geometric, strength 0.5", "weather, strength 0.5", "together"]
+    assert heads == ["original", *(h for h in expected for _ in range(2))]
+    for row in range(5):
+        line = captions[row * columns : (row + 1) * columns]
+        assert all("affine" in c for c in line[1:3])
+        assert all("affine" not in c for c in line[3:5])
+        assert all("affine" in c for c in line[5:])
+    drawn.clear()
+    show_shapes(tmp_path, node_of("weather", "geometric", "color"))
+    assert drawn[0][0] == 1 + 3 + 2
+
+
+def test_mixed_images_are_shown_with_their_shares(tmp_path, drawn):
+    show_shapes(tmp_path, node_of("light", mixup=0.5, cutmix=0.5))
+    ((columns, captions, heads, _),) = drawn
+    assert heads[-4:] == ["mixup"] * 2 + ["cutmix"] * 2
+    mixed = [c for k, c in enumerate(captions) if k % columns >= columns - 4]
+    assert all(" + " in c or c.count(" ") == 0 for c in mixed)  # two of a class are that class
+    assert any(" + " in c for c in mixed)
+
+
+def test_mosaic_and_copy_paste_are_in_the_captions(tmp_path, drawn):
+    show_shapes(tmp_path, node_of("light", mosaic=0.5, copy_paste=0.5), "instance_segmentation")
+    ((_, captions, heads, _),) = drawn
+    assert heads[1] == "light + mosaic + copy_paste"
+    assert any("mosaic, affine, copy-paste" in c for c in captions)
+
+
+def test_heads_title_and_long_captions_have_their_place():
+    pictures = [np.full((90, 120, 3), 90, np.uint8)] * 4
+    plain = grid(pictures, 2, ["a"] * 4)
+    headed = grid(pictures, 2, ["a"] * 4, heads=["left", "right"], title="both")
+    assert headed.shape[0] > plain.shape[0]
+    assert headed.shape[1] > plain.shape[1]  # blocks stand apart
+    long = grid(pictures, 2, ["several words that need a second line below"] * 4)
+    assert long.shape[0] > plain.shape[0]
+    assert long.shape[1] == plain.shape[1]
 
 
 def test_show_without_a_run_dir_makes_its_own(tmp_path, monkeypatch, capsys):

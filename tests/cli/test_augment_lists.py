@@ -1,0 +1,100 @@
+"""``augment=[geometric,weather]``: lists of families on the command line."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from cvtrain.cli.completion import candidates
+from cvtrain.cli.conf import ConfDirs
+from cvtrain.cli.multirun import _combinations
+from cvtrain.cli.typed import parse
+
+
+def test_families_compose_and_keep_their_keys(cli):
+    words = "augment=[weather,geometric] augment.weather.strength=0.3"
+    node = cli(words).config["augment"]
+    assert node["name"] == "geometric+weather"
+    assert node["weather"]["strength"] == 0.3
+    assert node["geometric"]["strength"] == 0.5
+    assert "transforms" not in node
+
+
+def test_a_family_beside_a_list(cli):
+    node = cli("task=detection augment=[detection,weather]").config["augment"]
+    assert node["name"] == "detection+weather"
+    assert node["min_visibility"] == 0.2
+    assert len(node["transforms"]) == 2
+
+
+def test_a_number_may_stand_for_its_two_ends(cli):
+    key = "augment.geometric.transforms.0.rotate"
+    node = cli(f"augment=geometric {key}=5").config["augment"]
+    assert node["geometric"]["transforms"][0]["rotate"] == 5
+    node = cli("augment=geometric", f"{key}={{weak:1,strong:2}}").config["augment"]
+    assert node["geometric"]["transforms"][0]["rotate"] == {"weak": 1, "strong": 2}
+    assert "it takes a number" in cli(f"augment=geometric {key}=abc").line
+
+
+def test_no_augmentation_and_an_own_one(cli, here):
+    assert cli("augment=null").config["augment"]["name"] == "none"
+    (here / "own" / "augment").mkdir(parents=True)
+    family = {"mine": {"strength": 0.5, "transforms": [{"_target_": "cvtrain.augment.Fog"}]}}
+    (here / "own" / "augment" / "mine.yaml").write_text(yaml.safe_dump(family))
+    done = cli("--config-dir own augment=[mine,geometric] augment.mine.strength=0.1")
+    assert done.config["augment"]["name"] == "geometric+mine"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("augment=[geometric,wether]", "did you mean augment=weather?"),
+        ("augment=[weather,weather]", "weather is named twice"),
+        ("augment=[]", "augment=none is no augmentation"),
+        ("augment=[light,detection]", "light and detection both set augment.transforms"),
+        ("augment=geometric,weather", "together they are augment=[geometric,weather]"),
+        ("augment=weather augment.weather.strength=2", "a number from 0 to 1"),
+        ("augment=weather augment.weather.strenght=1", "augment.weather.strength=1"),
+        ("augment=light augment.weather.strength=1", "a key of augment=weather"),
+        ("augment.mixup=2", "a number from 0 to 1"),
+        ("augment.mixup_alpha=1", "would not be read: augment.mixup is 0"),
+        ("augment.close_epoch=3", "would not be read: augment.mixup, cutmix, mosaic"),
+        ("augment.mixup=1 augment.close_epoch=1.5", "a part of the run below 1"),
+        ("augment.mosaic=0.5", "for classification there is augment.mixup"),
+        ("task=detection augment.cutmix=0.5", "it serves task=classification"),
+    ],
+)
+def test_wrong_commands(cli, words, said):
+    done = cli(words)
+    assert done.code == 2
+    assert said in done.line
+    assert done.verb is None
+
+
+def test_void_alphas_are_null_and_read_ones_stay(cli):
+    node = cli("augment.mixup=0.5 augment.close_epoch=0.9").config["augment"]
+    assert node["mixup_alpha"] == 0.2
+    assert node["cutmix_alpha"] is None
+    assert node["close_epoch"] == 0.9
+
+
+def test_sweeps_over_lists(cli, here):
+    from cvtrain.cli.compose import hydra_session
+
+    with hydra_session(ConfDirs()):
+        typed = parse(["augment=[geometric,weather],light", "seed=1,2"], multirun=True)
+        jobs = _combinations(typed)
+    assert [job[0] for job in jobs] == ["augment=[geometric,weather]"] * 2 + ["augment=light"] * 2
+    done = cli("-m", "augment=[geometric,wether],light", "sweep_dir=s")
+    assert "did you mean augment=weather" in done.line
+
+
+def test_completion_goes_on_in_a_list():
+    conf = ConfDirs()
+    assert candidates("cvtrain augment=[wea", conf) == ["augment=[weather"]
+    second = candidates("cvtrain augment=[weather,", conf)
+    assert "augment=[weather,geometric" in second
+    assert "augment=[weather,weather" not in second
+    assert candidates("cvtrain augment=[weather,geo", conf) == ["augment=[weather,geometric"]
+    keys = candidates("cvtrain augment=weather augment.weather.", conf)
+    assert "augment.weather.strength=" in keys
