@@ -36,6 +36,7 @@ META_KEYS = frozenset(
         "paper",
         "losses",
         "heads",
+        "proposals",
         "default_image_size",
         "default_resize",
     }
@@ -52,6 +53,7 @@ CLASSES = (
     "cvtrain.metrics",
     "cvtrain.models",
     "cvtrain.optim",
+    "cvtrain.proposals",
     "cvtrain.tasks",
     "torch.nn",
     "torch.optim",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from cvtrain.cli import habits
 from cvtrain.errors import UsageError
 
-VERBS = ("train", "eval", "predict", "export", "check", "show", "list")
+VERBS = ("train", "eval", "predict", "export", "check", "show", "proposals", "list")
 
 
 @dataclass

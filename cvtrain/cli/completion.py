@@ -15,7 +15,7 @@ from typing import Any
 from cvtrain.cli import reads, values
 from cvtrain.cli.args import VERBS
 from cvtrain.cli.conf import GROUPS, LISTS, ConfDirs, pick, timm_names
-from cvtrain.cli.typed import RECIPES
+from cvtrain.cli.typed import OPTIONAL, RECIPES
 from cvtrain.errors import UsageError
 
 _FLAGS = ("--help", "--version", "--debug", "--cfg", "--resolve", "--config-dir", "--multirun")
@@ -127,7 +127,8 @@ def _keys(word: str, words: Sequence[str], verb: str, conf: ConfDirs) -> list[st
         }
     else:
         found = {f"{k}=" for k in (*GROUPS, *reads.ROOT_KEYS)}
-        found |= {f"{g}." for g in GROUPS if g not in RECIPES and (g != "transfer" or g in taken)}
+        chosen = ({*taken, verb} & {*GROUPS}) - {*RECIPES}
+        found |= {f"{g}." for g in GROUPS if g not in OPTIONAL or g in chosen}
     multirun = any(w in ("-m", "--multirun") for w in words)
     return [
         f
@@ -168,11 +169,12 @@ def _composed(words: Sequence[str], conf: ConfDirs) -> dict[str, Any]:
     from cvtrain.cli.args import Command
     from cvtrain.cli.compose import compose_command, hydra_session, plain
 
+    verb = "proposals" if "proposals" in words else "train"
     choices = [w for w in words if w.partition("=")[0] in GROUPS and "=" in w]
     with hydra_session(conf):
         for overrides in (choices, []):
             try:
-                return plain(compose_command(Command(overrides=overrides), conf).config)
+                return plain(compose_command(Command(verb, overrides), conf).config)
             except UsageError:
                 continue
     return {}

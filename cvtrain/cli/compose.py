@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cvtrain.cli import augments, habits, reads, suggest, values
+from cvtrain.cli import augments, boxes, habits, reads, suggest, values
 from cvtrain.cli.args import Command
 from cvtrain.cli.conf import GROUPS, ConfDirs, is_hidden, is_timm, joined, pick, timm_has
 from cvtrain.cli.transfer import check_weights, settle
@@ -97,7 +97,7 @@ class Composed:
 
 
 def compose_command(command: Command, conf: ConfDirs) -> Composed:
-    """Compose train, check or show, and check every typed word. Inside a ``hydra_session``.
+    """Compose train, check, show or proposals; check every typed word. In a ``hydra_session``.
 
     Raises:
         UsageError: anything that is wrong with the command.
@@ -107,6 +107,7 @@ def compose_command(command: Command, conf: ConfDirs) -> Composed:
     typed = check_options(typed, conf)
     typed = with_task(typed, conf)
     groups = [t.override for t in typed if t.kind == "group"]
+    groups += boxes.implied(command.verb, typed, conf)
     base = hydra_compose(groups)
     augments.name(base)
     flat = plain(base)
@@ -123,6 +124,7 @@ def compose_command(command: Command, conf: ConfDirs) -> Composed:
                 config[group] = None
         if command.verb == "train":
             _drop_void(config, typed, conf)
+            boxes.check(config, typed)
             void = settle(config, typed)
             augments.check(config, typed)
         _fix_paths(config)
@@ -267,6 +269,9 @@ def check_keys(typed: Sequence[Typed], base: DictConfig, conf: ConfDirs, verb: s
         said = reads.other_task(t.key, pick(flat, "task.name"))
         if said:
             raise UsageError(f"{t.text} would not be read: {said}")
+        said = boxes.unread(t, flat, verb)
+        if said:
+            raise UsageError(said)
         if t.kind == "add" and suggest.has(flat, t.key):
             raise UsageError(f"{t.text}: the key is there already; write {t.key}={t.shown}")
         if t.kind in ("set", "add", "force") and not t.sweep and not _is_interpolation(t.value):
@@ -440,7 +445,7 @@ def check_subset(flat: dict[str, Any]) -> None:
 
 
 def check_paths(flat: dict[str, Any], typed: Sequence[Typed]) -> None:
-    """Refuse paths that are not there: the data set, weights to start from."""
+    """Refuse paths that are not there: the data set, weights to start from, a file of boxes."""
     given = by_key(typed)
     root = pick(flat, "data.root")
     if isinstance(root, str) and not Path(root).is_dir():
@@ -455,10 +460,10 @@ def check_paths(flat: dict[str, Any], typed: Sequence[Typed]) -> None:
             raise UsageError(f"data.root={shown} is a file; give its folder")
         if download is None:
             raise UsageError(suggest.missing_path("data.root", shown, Path(root)))
-    weights = pick(flat, "backbone.weights")
-    if isinstance(weights, str) and not Path(weights).exists():
-        shown = _shown(given, "backbone.weights", weights)
-        raise UsageError(suggest.missing_path("backbone.weights", shown, Path(weights)))
+    for key in ("backbone.weights", "proposals.path"):
+        path = pick(flat, key)
+        if isinstance(path, str) and not Path(path).exists():
+            raise UsageError(suggest.missing_path(key, _shown(given, key, path), Path(path)))
 
 
 def _shown(given: dict[str, Typed], key: str, value: str) -> str:

@@ -25,6 +25,7 @@ GROUPS = (
     "loss",
     "augment",
     "data",
+    "proposals",
     "optimizer",
     "scheduler",
     "trainer",

@@ -16,6 +16,7 @@ _VERBS = {
     "export": "write a trained backbone as weights that timm loads: ckpt= what=backbone [out=FILE]",
     "check": "look for everything wrong in a data set, without training: data= data.root=",
     "show": "draw augmented training samples with their boxes or masks: data= [augment=]",
+    "proposals": "boxes that may hold objects, and their recall: data= [proposals.mode=] [split=]",
     "list": "what there is to choose: list models, list backbones filter=convnext*, ...",
 }
 
@@ -27,6 +28,7 @@ _GROUPS = {
     "loss": "what training makes small",
     "augment": "random changes of training images; families compose: augment=[geometric,weather]",
     "data": "where images come from; shapes is embedded, auto looks at data.root",
+    "proposals": "boxes for models that are given them",
     "optimizer": "timm, torch: any of theirs by optimizer.name=",
     "scheduler": "the learning rate over a run",
     "trainer": "epochs, devices, precision",

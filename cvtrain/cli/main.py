@@ -24,6 +24,7 @@ JOBS = {
     "export": "cvtrain.export.backbone:export",
     "check": "cvtrain.cli.check:check",
     "show": "cvtrain.cli.show:show",
+    "proposals": "cvtrain.cli.proposals:proposals",
 }
 """What runs a verb: a function of the plain configuration that returns an exit code."""
 

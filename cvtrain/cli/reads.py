@@ -6,7 +6,7 @@ from cvtrain.cli.conf import GROUPS
 
 PATHS = (
     *("data.root", "ckpt", "source", "run_dir", "sweep_dir", "resume", "out"),
-    *("backbone.weights", "study.weights"),
+    *("backbone.weights", "study.weights", "proposals.path"),
 )
 """Keys that hold paths: taken literally (no quotes needed), relative ones from here."""
 
@@ -26,6 +26,7 @@ _TRAIN_ONLY = frozenset({"data.sampler"})
 _CHECK_SKIPS = frozenset(
     {"data.batch_size", "data.image_size", "data.resize", "data.cache", "data.scene_size"}
 )
+_BOXES_SKIP = frozenset({"data.batch_size", "data.resize", "data.cache", "data.train_per_class"})
 VOID = {
     ("data", "shapes", "data.val_fraction"): "shapes draws its own validation scenes: data.num_val"
 }
@@ -35,17 +36,17 @@ OF_TASKS = {"data.object": ("localization",)}
 """Key -> the tasks that read it; for the others it is null."""
 
 _ROOT = {
-    "seed": ("train", "eval", "check", "show"),
-    "run_dir": ("train", "eval", "predict", "check", "show"),
+    "seed": ("train", "eval", "check", "show", "proposals"),
+    "run_dir": ("train", "eval", "predict", "check", "show", "proposals"),
     "sweep_dir": (),
     "resume": ("train",),
     "ckpt": ("eval", "predict", "export"),
     "what": ("export",),
     "out": ("export",),
-    "split": ("eval",),
+    "split": ("eval", "proposals"),
     "source": ("predict",),
     "score_threshold": ("predict",),
-    "trust": ("train", "eval", "predict", "export", "check", "show"),
+    "trust": ("train", "eval", "predict", "export", "check", "show", "proposals"),
     "filter": ("list",),
 }
 _INSTEAD = {
@@ -68,7 +69,7 @@ def complaint(verb: str, key: str, *, group_choice: bool = False, multirun: bool
     """Why ``verb`` does not read ``key``; empty if it does.
 
     Args:
-        verb: train, eval, predict, export, check or show.
+        verb: train, eval, predict, export, check, show or proposals.
         key: dotted; for a group choice (``model=yolo``) the group.
         group_choice: whether the whole group is chosen, not one of its keys.
         multirun: whether ``-m`` was given.
@@ -124,12 +125,16 @@ def _data_only(verb: str, key: str, group: str, group_choice: bool) -> str:
             return f"{key}= is read by train, not by {verb}"
         if verb == "check" and key in _CHECK_SKIPS:
             return f"{key}= is not read by check, which looks at the files alone"
+        if verb == "proposals" and key in _BOXES_SKIP:
+            return f"{key}= is not read by proposals, which makes boxes on the original images"
         return ""
+    if verb == "proposals" and group in ("proposals", "model"):
+        return f"{key}= is not read by proposals: no model is run" if group == "model" else ""
     if group in ("task", "experiment") or (group == "model" and group_choice):
         return ""
     if group == "augment" and verb == "show":
         return ""
-    readers = "train and show" if group == "augment" else "train"
+    readers = {"augment": "train and show", "proposals": "train and proposals"}.get(group, "train")
     return f"{key}= is read by {readers}, not by {verb}"
 
 

@@ -15,7 +15,7 @@ from cvtrain.errors import UsageError
 RECIPES = ("experiment", "debug")
 """Groups that have no node of their own: they change those of others."""
 
-OPTIONAL = (*RECIPES, "transfer")
+OPTIONAL = (*RECIPES, "transfer", "proposals")
 """Groups of which nothing is chosen by default."""
 
 

@@ -13,6 +13,12 @@ from cvtrain.augment.config import FAMILIES, MIXING, is_close_epoch
 HEADS = ("linear", "mlp", "svm", "logistic_regression", "knn")
 """What ``transfer=feature_extraction`` can put on a classifier's features."""
 
+MODES = ("single", "fast", "quality")
+"""Of selective search."""
+
+COLOURS = ("RGB", "I", "Lab", "rgI", "HSV", "rgb", "C", "H")
+"""Spaces of selective search."""
+
 PRECISIONS = (
     "auto",
     "bf16-mixed",
@@ -114,6 +120,25 @@ def _is_list(value: Any, accepts: Callable[[Any], bool]) -> bool:
     return all(accepts(x) for x in value) and len({str(x) for x in value}) == len(value)
 
 
+_COLOURS = Rule(
+    f"colour spaces, each once, of {', '.join(COLOURS)}: [HSV, Lab]",
+    lambda v: _is_list(v, lambda x: x in COLOURS),
+)
+_SUMS = Rule(
+    "sums of C, T, S and F (colour, texture, size, fill), each once: [CTSF, TSF]",
+    lambda v: _is_list(v, _is_sum),
+)
+_THRESHOLDS = Rule(
+    "numbers above 0, each once: [50, 100]",
+    lambda v: _is_list(v, lambda x: _is_number(x) and x > 0),
+)
+
+
+def _is_sum(value: Any) -> bool:
+    """Letters of CTSF, each once."""
+    return isinstance(value, str) and 0 < len(value) == len(set(value) & set("CTSF"))
+
+
 RULES: dict[str, Rule] = {
     "seed": _int(0),
     "split": _choice("train", "val", "test"),
@@ -144,6 +169,16 @@ RULES: dict[str, Rule] = {
     "data.num_test": _int(1),
     "data.min_objects": _int(0),
     "data.max_objects": _or_null(_int(1)),
+    "proposals.mode": _choice(*MODES),
+    "proposals.colours": _or_null(_COLOURS),
+    "proposals.similarities": _or_null(_SUMS),
+    "proposals.thresholds": _or_null(_THRESHOLDS),
+    "proposals.sigma": _number(0),
+    "proposals.min_size": _or_null(_int(1)),
+    "proposals.min_side": _number(0),
+    "proposals.max_side": _or_null(_int(16)),
+    "proposals.max_boxes": _int(1),
+    "proposals.seed": _int(0),
     "trainer.max_epochs": _int(1),
     "trainer.max_minutes": _or_null(_number(0, above=True)),
     "trainer.accelerator": _choice("auto", "cpu", "gpu", "cuda", "mps"),

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "models": {"types", "errors", "layers", "losses"},
     "augment": {"types", "errors", "instantiate"},
     "data": {"types", "errors", "augment", "instantiate"},
+    "proposals": {"errors", "data"},
     "metrics": {"types", "errors", "data"},
     "optim": {"errors"},
     "transfer": {"types", "errors", "models", "data"},
@@ -31,7 +32,7 @@ MAY_IMPORT = {
     "export": {"__version__", "errors", "models", "engine", "report", "callbacks"},
 }
 HEAVY = {"torch", "torchvision", "pytorch_lightning", "albumentations", "timm", "torchmetrics"}
-HEAVY |= {"matplotlib", "wandb", "cv2", "sklearn", "scipy"}
+HEAVY |= {"matplotlib", "wandb", "cv2", "sklearn", "scipy", "skimage"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -1,0 +1,65 @@
+"""Which commands have proposals: those of the verb, and models that are given their boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from cvtrain.cli.conf import ConfDirs, pick
+from cvtrain.cli.typed import Typed, by_key
+from cvtrain.errors import UsageError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+WITH_BOXES = ("detection", "localization", "instance_segmentation")
+"""Tasks whose objects have boxes: recall can be told."""
+
+_DEFAULTS = {"task": "detection", "proposals": "selective_search"}
+
+
+def implied(verb: str, typed: Sequence[Typed], conf: ConfDirs) -> list[str]:
+    """What ``cvtrain proposals`` chooses where neither the user nor an experiment does."""
+    if verb != "proposals":
+        return []
+    given = by_key(typed)
+    experiment = given.get("experiment")
+    name = "" if experiment is None else str(experiment.value)
+    return [
+        f"{group}={option}"
+        for group, option in _DEFAULTS.items()
+        if group not in given and not (name and conf.override_of("experiment", name, group))
+    ]
+
+
+def unread(t: Typed, flat: dict[str, Any], verb: str) -> str:
+    """Why ``cvtrain proposals`` does not read a word; empty if it does."""
+    if verb != "proposals":
+        return ""
+    if t.key == "task" and t.value not in WITH_BOXES:
+        return f"{t.text}: proposals are held against boxes; leave it out: {' | '.join(WITH_BOXES)}"
+    # A generator draws its scenes at the network's size; files have one of their own.
+    drawn = "${data.image_size}" in str(pick(flat, "data.scene_size"))
+    if t.key == "data.image_size" and not drawn:
+        return f"{t.text} would not be read: proposals are made on the original images"
+    return ""
+
+
+def check(config: DictConfig, typed: Sequence[Typed]) -> None:
+    """In training, proposals are for models whose yaml says ``proposals: true``.
+
+    Raises:
+        UsageError: typed for another model, or missing for such a one.
+    """
+    model = config.model.get("name")
+    mine = [t for t in typed if t.key.split(".")[0] == "proposals"]
+    if config.model.get("proposals"):
+        if config.proposals is None:
+            raise UsageError(
+                f"model={model} is given its boxes: proposals=selective_search, or proposals=file "
+                "proposals.path=FILE"
+            )
+        return
+    if mine:
+        raise UsageError(f"{mine[0].text} would not be read: model={model} makes its own boxes")
+    config.proposals = None
