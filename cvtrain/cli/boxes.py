@@ -54,7 +54,7 @@ def check(config: DictConfig, typed: Sequence[Typed]) -> None:
     model = config.model.get("name")
     mine = [t for t in typed if t.key.split(".")[0] == "proposals"]
     if config.model.get("proposals"):
-        if config.proposals is None:
+        if config.proposals is None or any(t.kind == "group" and t.value is None for t in mine):
             raise UsageError(
                 f"model={model} is given its boxes: proposals=selective_search, or proposals=file "
                 "proposals.path=FILE"
