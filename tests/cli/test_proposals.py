@@ -48,7 +48,7 @@ def test_defaults_of_the_verb(cli: Cli) -> None:
         ("proposals optimizer.lr=1", "read by train, not by proposals"),
         ("proposals model=yolo", "is not read by proposals: no model is run"),
         ("proposals task=classification", "proposals are held against boxes"),
-        ("proposals ckpt=a", "ckpt= is read by eval and predict, not by proposals"),
+        ("proposals ckpt=a", "ckpt= is read by eval, predict and export, not"),
         ("proposals data=voc", "needs data.root=FOLDER"),
         ("proposals data=voc data.root=. data.image_size=64", "made on the original images"),
         ("model=yolo proposals=selective_search", "would not be read: model=yolo makes its own"),
