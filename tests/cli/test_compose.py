@@ -350,3 +350,11 @@ def test_every_data_set_has_the_shared_keys() -> None:
     assert {"batch_size", "image_size", "on_bad", "val_fraction"} <= shared
     for option in conf.options("data"):
         assert shared <= conf.node("data", option).keys()
+
+
+def test_several_labels_bring_their_loss_and_augmentation(cli: Cli) -> None:
+    config = cli("task=multilabel_classification").config
+    assert (config["model"]["name"], config["loss"]["name"]) == ("classifier", "bce")
+    assert config["augment"]["name"] == "light"
+    typed = cli("augment=none model=classifier task=multilabel_classification").config
+    assert (typed["loss"]["name"], typed["augment"]["name"]) == ("bce", "none")
