@@ -180,18 +180,24 @@ class Batch:
         targets: B targets in network pixels, for the loss.
         infos: B image infos.
         truths: B targets in original pixels, for the metric; None in training.
+        proposals: B float32 ``(P, 4)``, best first, P at least 1: boxes in network pixels for a
+            model that is given them (``proposals=``); None for all others.
     """
 
     images: Tensor
     targets: list[Target]
     infos: list[ImageInfo]
     truths: list[Target] | None = None
+    proposals: list[Tensor] | None = None
 
     def to(self, device: Any, non_blocking: bool = False) -> Batch:
-        """Images and targets move; truths stay where the metric wants them, on the CPU."""
+        """All but truths move; they stay where the metric wants them, on the CPU."""
         images = self.images.to(device, non_blocking=non_blocking)
         targets = [t.to(device, non_blocking=non_blocking) for t in self.targets]
-        return replace(self, images=images, targets=targets)
+        boxes = self.proposals
+        if boxes is not None:
+            boxes = [b.to(device, non_blocking=non_blocking) for b in boxes]
+        return replace(self, images=images, targets=targets, proposals=boxes)
 
     def pictures(self, places: Sequence[int]) -> Tensor:
         """The images at these places of the batch, to be drawn: ``(P, C, H, W)``."""
@@ -202,6 +208,7 @@ class Batch:
             self,
             images=self.images.pin_memory(),
             targets=[t.pin_memory() for t in self.targets],
+            proposals=None if self.proposals is None else [b.pin_memory() for b in self.proposals],
         )
 
     def __len__(self) -> int:

@@ -213,19 +213,18 @@ def _pictures(tables: Mapping[str, Table], source: Proposals, channels: int) -> 
         iou = overlaps(truths, found.boxes)
         best = iou.argmax(axis=1)
         both = np.concatenate([truths, found.boxes[best]])
-        kinds = np.repeat([0, 1], len(truths))
-        scores = np.concatenate([np.ones(len(truths)), iou.max(axis=1)])
-        names = ("object", "nearest box, IoU")
-        shown.append(_drawn(image, both, kinds, names, scores))
+        kinds = np.concatenate([np.zeros(len(truths), int), 1 + np.arange(len(truths))])
+        names = ["object", *(f"nearest box, IoU {value:.2f}" for value in iou.max(axis=1))]
+        shown.append(_drawn(image, both, kinds, names))
         captions.append(f"{file}: {len(found.boxes):,} boxes")
         first = found.boxes[:BEST]
         ranks = np.arange(len(first))
-        shown.append(_drawn(image, first, ranks, [str(n + 1) for n in ranks], None))
+        shown.append(_drawn(image, first, ranks, [str(n + 1) for n in ranks]))
         captions.append(f"the first {len(first)} boxes of the ranking")
     return draw.grid(shown, 4, captions)
 
 
-def _drawn(image: Any, boxes: Any, labels: Any, names: Sequence[str], scores: Any) -> Any:
+def _drawn(image: Any, boxes: Any, labels: Any, names: Sequence[str]) -> Any:
     from cvtrain.report import draw
 
-    return draw.draw(image, boxes, labels, names, scores, max_side=448)
+    return draw.draw(image, boxes, labels, names, max_side=448)

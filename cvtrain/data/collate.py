@@ -22,12 +22,16 @@ _INLINE = 1 << 16  # bytes: smaller arrays are cheaper inside the message than i
 
 @dataclass
 class Sample:
-    """What a data set yields: one image, ``(H, W, C)`` numpy, with its target and its truth."""
+    """What a data set yields: one image, ``(H, W, C)`` numpy, with its target and its truth.
+
+    ``proposals`` are boxes from outside, float32 ``(P, 4)`` in network pixels, or None.
+    """
 
     image: np.ndarray
     target: Target
     info: ImageInfo
     truth: Target | None = None
+    proposals: np.ndarray | None = None
 
 
 @dataclass
@@ -36,7 +40,10 @@ class LoaderBatch(Batch):
 
     def __reduce__(self) -> tuple[Any, ...]:
         truths = None if self.truths is None else _pack(self.truths)
-        return _unpickle, (self.images, _pack(self.targets), self.infos, truths)
+        boxes = None
+        if self.proposals is not None:
+            boxes = _pack([Target(boxes=b) for b in self.proposals])
+        return _unpickle, (self.images, _pack(self.targets), self.infos, truths, boxes)
 
 
 def collate(samples: Sequence[Sample]) -> LoaderBatch:
@@ -58,11 +65,13 @@ def collate(samples: Sequence[Sample]) -> LoaderBatch:
         slot[:h, :w] = widen(sample.image, dtype)
         targets.append(_grow(sample.target, height, width))
     truths = [s.truth for s in samples if s.truth is not None]
+    boxes = [torch.from_numpy(s.proposals) for s in samples if s.proposals is not None]
     return LoaderBatch(
         images=torch.from_numpy(batch).permute(0, 3, 1, 2),  # (B, H, W, C) -> (B, C, H, W)
         targets=targets,
         infos=[s.info for s in samples],
         truths=truths or None,
+        proposals=boxes or None,
     )
 
 
@@ -121,6 +130,10 @@ def _unpickle(
     targets: tuple[int, dict[str, Any]],
     infos: list[ImageInfo],
     truths: tuple[int, dict[str, Any]] | None,
+    boxes: tuple[int, dict[str, Any]] | None,
 ) -> LoaderBatch:
     unpacked = None if truths is None else _unpack(*truths)
-    return LoaderBatch(images, _unpack(*targets), infos, unpacked)
+    proposals = None
+    if boxes is not None:
+        proposals = [t.boxes for t in _unpack(*boxes) if t.boxes is not None]
+    return LoaderBatch(images, _unpack(*targets), infos, unpacked, proposals)

@@ -18,6 +18,7 @@ from cvtrain.data.cache import RamCache
 from cvtrain.data.collate import Sample, collate
 from cvtrain.data.dataset import VisionDataset, input_size
 from cvtrain.data.process import prepare_process
+from cvtrain.data.proposed import BoxSource
 from cvtrain.data.sampler import EpochSampler
 from cvtrain.data.segments import semantic_table
 from cvtrain.data.source import make_reader
@@ -69,6 +70,7 @@ class DataModule(pl.LightningDataModule):
         progress: shows a bar while the cache fills.
         epochs: of the whole run, for an ``augment.close_epoch`` that is a part of it.
         views: train on so many fixed views of each image in place of new ones every epoch.
+        proposals: boxes for every image, for models that are given them; ready to be asked.
 
     Raises:
         UsageError: a value that cannot be used.
@@ -92,6 +94,7 @@ class DataModule(pl.LightningDataModule):
         progress: bool = False,
         epochs: int | None = None,
         views: int | None = None,
+        proposals: BoxSource | None = None,
     ) -> None:
         super().__init__()
         if task not in TASKS:
@@ -110,6 +113,7 @@ class DataModule(pl.LightningDataModule):
         self.batch_size, self.resize, self.channels = batch_size, resize, channels
         self.workers, self.cache, self.sampler = num_workers, cache, sampler
         self.seed, self.progress, self.views = seed, progress, views
+        self.proposals = proposals
         self.augmentation = compile_augment(
             augment,
             task,
@@ -155,6 +159,7 @@ class DataModule(pl.LightningDataModule):
                 channels=self.channels,
                 augmentation=self.augmentation if train else None,
                 seed=self.seed,
+                proposals=self.proposals,
             )
             if self.cache == "ram":
                 if split not in self._caches:
@@ -328,7 +333,7 @@ def build_datamodule(
     """Reads the data set, passes it through the gate, and makes the loaders.
 
     Args:
-        cfg: the resolved config; ``data`` and ``augment`` are read.
+        cfg: the resolved config; ``data``, ``augment`` and ``proposals`` are read.
         task: one of ``TASKS``.
         seed: of the run.
         trust: packages that targets may come from.
@@ -340,8 +345,10 @@ def build_datamodule(
         UsageError: a value in the config that cannot be used.
     """
     from cvtrain.data.gate import run_gate
+    from cvtrain.instantiate import instantiate
 
     data = cfg["data"]
+    source = instantiate(cfg.get("proposals"), trust=trust)
     reader = make_reader(data, trust)
     if progress and hasattr(reader, "found"):
         print(reader.found)
@@ -357,6 +364,13 @@ def build_datamodule(
         object_choice=data.get("object"),
     )
     report.select(data, seed)
+    if source is not None:
+        source.prepare(
+            report.tables,
+            channels=data["channels"],
+            workers=data["num_workers"],
+            progress=progress,
+        )
     module = DataModule(
         report.tables,
         task,
@@ -373,5 +387,6 @@ def build_datamodule(
         progress=progress,
         epochs=(cfg.get("trainer") or {}).get("max_epochs"),
         views=(cfg.get("transfer") or {}).get("views"),
+        proposals=source,
     )
     return module, report

@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset
 
-from cvtrain.augment.geometry import fit, map_boxes, pad_value, placement, put
+from cvtrain.augment.geometry import fit, map_boxes, map_points, pad_value, placement, put
 from cvtrain.augment.policy import Augmentation
 from cvtrain.augment.scene import Scene, box_areas
 from cvtrain.data.cache import RamCache
@@ -27,6 +27,7 @@ from cvtrain.data.decode import decode, decode_bytes, header_pixels
 from cvtrain.data.formats.files import IMAGE_SUFFIXES
 from cvtrain.data.probe import FORMATS, MAX_PIXELS
 from cvtrain.data.process import prepare_process
+from cvtrain.data.proposed import BoxSource, around, corners
 from cvtrain.data.segments import semantic_mask, to_masks
 from cvtrain.data.table import CROWD, DIFFICULT, Table
 from cvtrain.errors import DataError, UsageError
@@ -65,6 +66,8 @@ class VisionDataset(Dataset[Sample]):
         channels: of the images.
         augmentation: None for evaluation.
         seed: of the run.
+        proposals: boxes for each image, for models that are given them; they go where the image
+            goes, and end up in ``Sample.proposals``. None: none.
     """
 
     def __init__(
@@ -78,8 +81,10 @@ class VisionDataset(Dataset[Sample]):
         channels: int = 3,
         augmentation: Augmentation | None = None,
         seed: int = 0,
+        proposals: BoxSource | None = None,
     ) -> None:
         prepare_process()
+        self.proposals = proposals
         self.table, self.task = table, task
         self.height, self.width, self.resize = height, width, resize
         self.channels, self.seed = channels, seed
@@ -140,7 +145,11 @@ class VisionDataset(Dataset[Sample]):
             scene.mask = self._mask(row)
         if self.task == "instance_segmentation":
             scene.masks = self._masks(row, rows, image.shape[0], image.shape[1])
-        return _largest(scene) if self.task == "localization" else scene
+        if self.task == "localization":
+            scene = _largest(scene)
+        if self.proposals is not None:
+            scene.keypoints = corners(self.proposals.boxes(table.files[row]).boxes)
+        return scene
 
     def _masks(self, row: int, rows: slice, height: int, width: int) -> np.ndarray:
         segments = self.table.segments
@@ -188,7 +197,16 @@ class VisionDataset(Dataset[Sample]):
         areas = scene.areas * where.scale_x * where.scale_y
         moved = Scene(image, boxes, scene.labels, scene.ignore, areas, mask, masks)
         info = self._info(row, height, width, where)
-        return Sample(image, self._target(row, moved), info, self._target(row, scene))
+        target, truth = self._target(row, moved), self._target(row, scene)
+        points = scene.keypoints
+        if points is not None:
+            points = points.copy()
+            points[:, :2] = map_points(points[:, :2], place.matrix(height, width))
+        return Sample(image, target, info, truth, self._boxes(points))
+
+    def _boxes(self, points: np.ndarray | None) -> np.ndarray | None:
+        """The proposals of a sample, from their corners in network pixels."""
+        return None if points is None else around(points, self.height, self.width)
 
     def classes_of(self, row: int) -> set[int]:
         """The classes that a sample names where nothing augments it; opens no image."""
@@ -234,11 +252,12 @@ class VisionDataset(Dataset[Sample]):
         if moved is None or (self.task == "localization" and not len(moved.boxes)):
             return self._plain(row, scene), []
         info = self._info(row, height, width, None)
-        return Sample(moved.image, self._target(row, moved), info), said
+        boxes = self._boxes(moved.keypoints)
+        return Sample(moved.image, self._target(row, moved), info, proposals=boxes), said
 
     def _plain(self, row: int, scene: Scene) -> Sample:
         sample = self._fitted(row, scene)
-        return Sample(sample.image, sample.target, sample.info)
+        return replace(sample, truth=None)
 
     def _info(self, row: int, height: int, width: int, where: Any) -> ImageInfo:
         file = self.table.files[row]
