@@ -75,7 +75,8 @@ def test_every_option_composes_with_its_keys_below_its_group() -> None:
         for row in rows:  # one option of each group at a time
             chosen = {choice[0]: choice[1] for choice in row if choice is not None}
             flat = plain(hydra_compose([f"{g}={o}" for g, o in chosen.items()]))
-            assert set(flat) <= {*GROUPS, *reads.ROOT_KEYS, "command"}, chosen
+            study = {"study"} if chosen.get("experiment") == "transfer_study" else set()
+            assert set(flat) <= {*GROUPS, *reads.ROOT_KEYS, "command"} | study, chosen
             for group, option in chosen.items():
                 node = flat.get(group)
                 if group not in ("experiment", "debug"):
@@ -268,6 +269,8 @@ def test_every_rule_is_for_a_key_that_exists() -> None:
         {group: conf.node(group, option)} for group in GROUPS for option in conf.options(group)
     ]
     nodes.append(yaml.safe_load((package_conf() / "config.yaml").read_text()))
+    study = package_conf() / "experiment" / "transfer_study.yaml"
+    nodes.append(yaml.safe_load(study.read_text()))
     for key in values.RULES:
         assert any(_has(node, key) for node in nodes), key
 
