@@ -228,6 +228,8 @@ def build_transforms(
             target = node.get("_target_", node) if isinstance(node, Mapping) else node
             try:
                 transform = build(node)
+            except UsageError as e:
+                raise UsageError(f"{where}.transforms: {e}") from e
             except (UserWarning, ValueError, TypeError) as e:
                 raise UsageError(f"{where}.transforms: {target}: {_line(e)}") from e
             if not isinstance(transform, A.BasicTransform | A.BaseCompose):
