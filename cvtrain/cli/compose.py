@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cvtrain.augment.config import settled
 from cvtrain.cli import augments, boxes, habits, reads, suggest, values
 from cvtrain.cli.args import Command
 from cvtrain.cli.conf import GROUPS, ConfDirs, is_hidden, is_timm, joined, pick, timm_has
@@ -396,6 +397,7 @@ def finish(composed: Composed) -> dict[str, Any]:
             said = values.wrong(key, pick(flat, key))
             if said:
                 raise UsageError(said)
+    settled(flat.get("augment"))
     check_backbone(flat)
     check_subset(flat)
     if flat.get("command") == "train" and pick(flat, "data.sampler") == "balanced":

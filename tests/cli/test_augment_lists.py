@@ -43,6 +43,7 @@ def test_no_augmentation_and_an_own_one(cli, here):
     (here / "own" / "augment" / "mine.yaml").write_text(yaml.safe_dump(family))
     done = cli("--config-dir own augment=[mine,geometric] augment.mine.strength=0.1")
     assert done.config["augment"]["name"] == "geometric+mine"
+    assert "from 0 to 1" in cli("--config-dir own augment=mine augment.mine.strength=2.0").line
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,7 @@ def test_no_augmentation_and_an_own_one(cli, here):
         ("augment=weather augment.weather.strenght=1", "augment.weather.strength=1"),
         ("augment=light augment.weather.strength=1", "a key of augment=weather"),
         ("augment.mixup=2", "a number from 0 to 1"),
+        ("augment.mixup=0.8 augment.cutmix=0.5", "together at most 1"),
         ("augment.mixup_alpha=1", "would not be read: augment.mixup is 0"),
         ("augment.close_epoch=3", "would not be read: augment.mixup, cutmix, mosaic"),
         ("augment.mixup=1 augment.close_epoch=1.5", "a part of the run below 1"),
