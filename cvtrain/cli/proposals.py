@@ -127,7 +127,8 @@ def _print(console: Console, results: Mapping[str, Any], prepared: Prepared) -> 
 
 
 def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+    ending = "" if number == 1 else "es" if what.endswith("x") else "s"
+    return f"{number:,} {what}{ending}"
 
 
 def _write(
@@ -216,11 +217,11 @@ def _pictures(tables: Mapping[str, Table], source: Proposals, channels: int) -> 
         kinds = np.concatenate([np.zeros(len(truths), int), 1 + np.arange(len(truths))])
         names = ["object", *(f"nearest box, IoU {value:.2f}" for value in iou.max(axis=1))]
         shown.append(_drawn(image, both, kinds, names))
-        captions.append(f"{file}: {len(found.boxes):,} boxes")
+        captions.append(f"{file}: {_counted(len(found.boxes), 'box')}")
         first = found.boxes[:BEST]
         ranks = np.arange(len(first))
         shown.append(_drawn(image, first, ranks, [str(n + 1) for n in ranks]))
-        captions.append(f"the first {len(first)} boxes of the ranking")
+        captions.append("the first of the ranking")
     return draw.grid(shown, 4, captions)
 
 
