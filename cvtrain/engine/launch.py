@@ -71,6 +71,8 @@ def launch(job: str, config: dict[str, Any], processes: int, nodes: int = 1) -> 
             "MASTER_PORT": os.environ.get("MASTER_PORT", str(_free_port())),
             "NODE_RANK": os.environ.get("NODE_RANK", "0"),
             "WORLD_SIZE": str(processes * nodes),
+            # DDP warns of looking for unused parameters in epochs that have none.
+            "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
             "PYTHONPATH": os.pathsep.join(p or str(Path.cwd()) for p in sys.path),
         }
         return _supervise(command, environment, processes, folder)

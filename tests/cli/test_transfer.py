@@ -116,8 +116,10 @@ def test_what_is_fitted_has_no_epochs(cli: Cli, head: str) -> None:
     assert config["trainer"]["max_epochs"] is None
     assert (config["optimizer"], config["scheduler"]) == (None, None)
     assert (config["callbacks"]["ema"], config["callbacks"]["early_stopping"]) == (None, None)
-    given = {"svm": {"C"}, "logistic_regression": {"C"}, "knn": {"k"}}[head]
+    given = {"knn": {"k"}}.get(head, set())
     assert {k for k in ("hidden", "C", "k") if config["transfer"][k] is not None} == given
+    key = "transfer.k=3" if head == "knn" else "transfer.C=3"
+    assert cli(f"{FIXED} transfer.head={head} {key}").code == 0
     assert cli(f"{FIXED} transfer.head={head} callbacks=none").code == 0
 
 

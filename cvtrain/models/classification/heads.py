@@ -51,15 +51,15 @@ def build_head(config: Mapping[str, Any] | None, features: int, num_classes: int
     if name == "linear":
         return _start(nn.Linear(features, num_classes))
     if name == "mlp":
-        hidden = int(config["hidden"])
+        hidden = int(config.get("hidden") or 512)
         top = _start(nn.Linear(hidden, num_classes))
         return nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), top)
     if name == "svm":
-        return LinearSVM(features, num_classes, C=float(config["C"]))
+        return LinearSVM(features, num_classes, C=float(config.get("C") or 1.0))
     if name == "logistic_regression":
-        return LogisticRegression(features, num_classes, C=float(config["C"]))
+        return LogisticRegression(features, num_classes, C=float(config.get("C") or 10.0))
     if name == "knn":
-        return NearestNeighbours(features, num_classes, k=int(config["k"]))
+        return NearestNeighbours(features, num_classes, k=int(config.get("k") or 5))
     raise UsageError(
         f"head {name}: expected linear, mlp, svm, logistic_regression or knn (transfer.head)"
     )
