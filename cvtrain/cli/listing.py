@@ -26,6 +26,8 @@ _PLURALS = {
     "loggers": "logger",
     "experiments": "experiment",
     "timm": "backbone",
+    "transfers": "transfer",
+    "regimes": "transfer",
 }
 
 Rows = list[list[str]]
