@@ -27,9 +27,9 @@ from cvtrain.cli.compose import (
 )
 from cvtrain.cli.conf import ConfDirs, pick
 from cvtrain.cli.runs import process_rank, unused
-from cvtrain.cli.study_plan import SCRATCH, Plan, StudyJob, make_plan, study_of, words_of
+from cvtrain.cli.study_plan import NAME, SCRATCH, Plan, StudyJob, make_plan, study_of, words_of
 from cvtrain.cli.typed import Typed, by_key, parse
-from cvtrain.errors import UsageError
+from cvtrain.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from cvtrain.report.study import Grid
@@ -215,7 +215,10 @@ class _Study:
             single = Command(overrides=[*job.overrides, *self.trust])
             with hydra_session(conf):
                 config = finish(compose_command(single, conf))
-            build_model(config, self.classes, trust=config.get("trust") or ())
+            try:
+                build_model(config, self.classes, trust=config.get("trust") or ())
+            except RunError as error:  # no network; a study has another key for it
+                raise RunError(f"{error}; in a study: study.weights=DIR/{NAME}.pt") from error
 
     # Runs --------------------------------------------------------------------------------------
 

@@ -233,4 +233,9 @@ def _check_job(job: StudyJob, command: Command, trust: Sequence[str], conf: Conf
     try:
         finish(compose_command(single, conf))
     except UsageError as error:
-        raise UsageError(f"in the run {job.name}: {error}") from error
+        text = str(error)
+        hint = ""
+        if "not be read" in text or "not read" in text:
+            other = "fine_tune" if job.regime != "fine_tune" else SCRATCH
+            hint = f"; what one regime alone reads: study.overrides.{other}=['KEY=VALUE']"
+        raise UsageError(f"in the run {job.name}: {text}{hint}") from error

@@ -16,6 +16,7 @@ from PIL import Image
 
 from cvtrain.cli import child
 from cvtrain.cli.study import _span
+from cvtrain.errors import RunError
 from cvtrain.models.backbones.darknet import DarknetTiny
 
 Cli = Callable[..., Any]
@@ -278,6 +279,8 @@ WRONG = [
     ("{} study.lr_factor.fine_tune=high", "a number"),
     ("{} study.backbones=[darknet_tiny] study.weights=weights/{backbone}.pt task=detection "
      "study.train_per_class=[2]", "task=classification, not for detection"),
+    ("{} study.backbones=[darknet_tiny] study.weights=weights/{backbone}.pt augment=strong",
+     "what one regime alone reads: study.overrides.fine_tune=['KEY=VALUE']"),
     ("study.seeds=[1]", "experiment=transfer_study"),
     ("check {} study.seeds=[1]", "read by train, not by check"),
 ]  # fmt: skip
@@ -300,6 +303,20 @@ def test_weights_of_another_network_stop_it_before_it_starts(
     done = cli(*STUDY, "sweep_dir=s")
     assert done.code == 1
     assert "matches nothing of this backbone" in done.line
+    assert not (here / "s").exists()
+
+
+def test_weights_that_cannot_be_fetched_stop_it_before_it_starts(
+    cli: Cli, here: Path, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(config: Any, *args: Any, **kwargs: Any) -> None:
+        assert config["backbone"]["pretrained"]
+        raise RunError("could not fetch the weights of resnet18; say backbone.weights=FILE")
+
+    monkeypatch.setattr("cvtrain.engine.build.build_model", offline)
+    done = cli("experiment=transfer_study", *SMALL, "study.backbones=[resnet18]", "sweep_dir=s")
+    assert done.code == 1
+    assert done.line.endswith("in a study: study.weights=DIR/{backbone}.pt")
     assert not (here / "s").exists()
 
 
