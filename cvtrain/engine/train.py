@@ -350,7 +350,8 @@ class _Training:
 
     def say_finished(self) -> None:
         """There is nothing to go on with; how there would be."""
-        said = f"this run is finished ({self.epochs_done} epochs)"
+        many = "" if self.epochs_done == 1 else "s"
+        said = f"this run is finished ({self.epochs_done} epoch{many})"
         if self.config["trainer"].get("max_epochs"):  # none where a head is fitted
             said += f". To train longer, raise trainer.max_epochs in {self.run.config} and resume"
             said += " again"

@@ -242,7 +242,7 @@ def test_a_fitted_head_needs_no_epochs(head: str, compose: Compose, tmp_path: Pa
     assert captured.err == ""
     config["resume"] = config["run_dir"]
     assert train(config) == 0
-    assert "this run is finished (1 epochs)\n" in capsys.readouterr().out
+    assert "this run is finished (1 epoch)\n" in capsys.readouterr().out
 
 
 def test_a_run_on_features_goes_on_exactly_without_its_weights_file(
