@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -178,3 +179,30 @@ def select(
         max_detections=max_detections,
     )
     return Prediction(boxes=boxes, scores=scores.clamp(max=1), labels=labels[keep])
+
+
+def best_candidates(
+    scores: Tensor, counts: Sequence[int], most: int, min_score: float
+) -> tuple[Tensor, Tensor]:
+    """What is worth decoding of a dense detector's scores: the best of each level.
+
+    Args:
+        scores: ``(A, K)`` of one image, level after level.
+        counts: boxes of each level, A in all.
+        most: (box, class) pairs kept a level.
+        min_score: pairs score more.
+
+    Returns:
+        int64 ``(M,)`` boxes and ``(M,)`` classes, level after level.
+    """
+    found, first = [], 0
+    classes = scores.shape[1]
+    for part in scores.split(list(counts)):
+        flat = part.flatten()
+        good = (flat > min_score).nonzero().flatten()
+        if len(good) > most:
+            good = good[flat[good].topk(most).indices]
+        found.append(good + first * classes)
+        first += len(part)
+    pairs = torch.cat(found)
+    return pairs // classes, pairs % classes
