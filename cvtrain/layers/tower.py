@@ -7,7 +7,9 @@ import math
 from torch import Tensor, nn
 
 GROUPS = 32
-"""Groups of the group norm (Wu & He 2018, arXiv 1803.08494)."""
+"""Groups of the group norm (Wu & He 2018, arXiv 1803.08494), fewer where channels are."""
+PER_GROUP = 4
+"""Channels of a group at least: a group of one has no variance on a map of one pixel."""
 
 
 def tower(channels: int, convs: int, group_norm: bool = False) -> nn.Sequential:
@@ -16,15 +18,15 @@ def tower(channels: int, convs: int, group_norm: bool = False) -> nn.Sequential:
     Weights start as RetinaNet's: a Gaussian of 0.01, biases 0.
 
     Raises:
-        ValueError: channels that do not divide into the norm's 32 groups.
+        ValueError: channels that do not divide into the norm's groups.
     """
-    if group_norm and channels % GROUPS:
-        raise ValueError(f"channels={channels} must be a multiple of {GROUPS}, for the group norm")
+    if group_norm and channels % PER_GROUP:
+        raise ValueError(f"channels={channels} must be a multiple of {PER_GROUP} (group norm)")
     layers: list[nn.Module] = []
     for _ in range(convs):
         layers.append(predictor(channels, channels))
         if group_norm:
-            layers.append(nn.GroupNorm(GROUPS, channels))
+            layers.append(nn.GroupNorm(math.gcd(GROUPS, channels // PER_GROUP), channels))
         layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
 

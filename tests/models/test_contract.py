@@ -26,6 +26,9 @@ MODELS = {
 PAIRS = [(name, task) for name, model in MODELS.items() for task in model["tasks"]]
 BACKBONES = sorted(p.stem for p in (CONF / "backbone").glob("*.yaml"))
 LOSSES = sorted(p.stem for p in (CONF / "loss").glob("*.yaml"))
+SMALL = ((0.19, 0.12), (0.375, 0.22), (0.375, 0.25), (0.25, 0.4))
+"""Centre and side of one more object an image, in shares of the image: all sizes there are."""
+LARGE = ((0.5, 0.55), (0.5, 0.68), (0.5, 0.82), (0.5, 0.97))
 OBJECTS = {"full": [2, 3, 1, 4], "half_empty": [2, 0, 0, 3], "empty": [0, 0, 0, 0]}
 
 Build = Callable[..., Any]
@@ -81,13 +84,23 @@ def test_every_trainable_parameter_gets_a_gradient(
     name: str, task: str, build_model: Build, make_batch: MakeBatch
 ) -> None:
     model = build_model(*overrides(name, task))
-    with torch.no_grad():  # some start at 0 on purpose, and hide those before them
-        for p in model.parameters():
-            p.add_(torch.randn_like(p) * 0.01)
-    total_loss(model.train().loss(*make_batch(task, OBJECTS["full"], SIZE))).backward()
-    without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    zero = [n for n, p in model.named_parameters() if p.grad is not None and not p.grad.any()]
-    assert not without
+    images, targets = make_batch(task, OBJECTS["full"], SIZE)
+    zero: list[str] = []
+    for places in ((), SMALL, LARGE):
+        if places and task == "detection":  # a layer may see objects of one size alone
+            for target, (centre, share) in zip(targets, places, strict=True):
+                assert target.boxes is not None
+                box = [centre - share / 2] * 2 + [centre + share / 2] * 2
+                target.boxes[0] = torch.tensor(box) * SIZE
+        with torch.no_grad():  # some start at 0 on purpose, and hide those before them
+            for p in model.parameters():
+                p.add_(torch.randn_like(p) * 0.01)
+        total_loss(model.train().loss(images, targets)).backward()
+        without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        assert not without
+        zero = [n for n, p in model.named_parameters() if p.grad is not None and not p.grad.any()]
+        if not zero:
+            break
     assert not zero
 
 

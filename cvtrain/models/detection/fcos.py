@@ -86,7 +86,7 @@ class FCOS(Model):
         backbone: its maps are used.
         loss: of the boxes, one of IoU's kin.
         num_classes: K.
-        channels: of the pyramid and the heads, a multiple of 32.
+        channels: of the pyramid and the heads, a multiple of 4.
         convs: 3 x 3 convolutions in each head before the last.
         centre_radius: places so many strides from an object's centre are positive; None: all
             places inside it (the paper's first version).
