@@ -25,9 +25,6 @@ PRECISIONS = (
     "16-mixed",
     "32-true",
     "64-true",
-    "bf16-true",
-    "16-true",
-    "transformer-engine",
 )
 
 
@@ -187,7 +184,7 @@ RULES: dict[str, Rule] = {
         lambda v: _is_int(v) and (v > 0 or v == -1),
     ),
     "trainer.num_nodes": _int(1),
-    "trainer.precision": Rule(" | ".join(PRECISIONS[:4]), _is_precision, PRECISIONS),
+    "trainer.precision": Rule(" | ".join(PRECISIONS), _is_precision, PRECISIONS),
     "trainer.accumulate_grad_batches": _int(1),
     "trainer.gradient_clip_val": _or_null(_number(0, above=True)),
     "trainer.check_val_every_n_epoch": _int(1),

@@ -11,7 +11,7 @@ import torch
 from cvtrain.errors import RunError, UsageError
 
 PRECISIONS = (
-    "bf16-mixed", "16-mixed", "32-true", "bf16-true", "16-true", "64-true",
+    "bf16-mixed", "16-mixed", "32-true", "64-true",
 )  # fmt: skip
 
 
