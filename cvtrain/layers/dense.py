@@ -23,6 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cvtrain.layers.boxes import area
+
 
 class DenseHead(nn.Module):
     """Max pooling, then connected layers with ReLU between them, over every window of a map.
@@ -95,23 +97,20 @@ class WindowGrid:
         return corners.reshape(-1, 4).float()
 
 
-def inside(boxes: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:
-    """What a box and a window have in common, as shares of the one and of the other.
+def overlap(boxes: Tensor, windows: Tensor) -> Tensor:
+    """How much a box and a window have in common, as a share of the smaller of the two.
 
     Args:
         boxes: ``(N, 4)`` xyxy.
         windows: ``(M, 4)`` xyxy.
 
     Returns:
-        ``(N, M)`` share of the box that lies in the window, ``(N, M)`` share of the window that the
-        box fills; 0 for boxes without area.
+        ``(N, M)`` in 0..1; 0 for boxes without area.
     """
     low = torch.maximum(boxes[:, None, :2], windows[None, :, :2])  # (N, M, 2)
     high = torch.minimum(boxes[:, None, 2:], windows[None, :, 2:])
     common = (high - low).clamp(min=0).prod(dim=2)  # (N, M)
-    own = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)[:, None]  # (N, 1)
-    window = (windows[:, 2:] - windows[:, :2]).prod(dim=1)[None, :]  # (1, M)
-    return common / own.clamp(min=1e-9), common / window
+    return common / torch.minimum(area(boxes)[:, None], area(windows)).clamp(min=1e-9)
 
 
 def to_window(boxes: Tensor, windows: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cvtrain.layers.dense import DenseHead, WindowGrid, from_window, inside, to_window
+from cvtrain.layers.dense import DenseHead, WindowGrid, from_window, overlap, to_window
 
 GRIDS = [((1, 1), 3), ((2, 2), 3), ((2, 3), 2), ((3, 2), 1)]
 
@@ -77,9 +77,8 @@ def test_windows_lie_row_by_row() -> None:
 def test_what_a_box_and_a_window_share() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [5, 5, 5, 9]])
     windows = torch.tensor([[0.0, 0, 20, 20], [5, 0, 25, 20], [10, 10, 30, 30]])
-    of_box, of_window = inside(boxes, windows)
-    assert of_box.tolist() == [[1.0, 0.5, 0.0], [0.0, 0.0, 0.0]]
-    assert of_window.tolist() == [[0.25, 0.125, 0.0], [0.0, 0.0, 0.0]]
+    assert overlap(boxes, windows).tolist() == [[1.0, 0.5, 0.0], [0.0, 0.0, 0.0]]
+    assert overlap(windows, boxes).tolist() == [[1.0, 0.0], [0.5, 0.0], [0.0, 0.0]]
 
 
 def test_edges_in_units_of_the_window() -> None:
