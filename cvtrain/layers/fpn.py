@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork
 
+from cvtrain.layers.pad import conv_down
+
 Extra = Literal["map", "pyramid", "pool"]
 
 FARTHEST = 4
@@ -126,6 +128,7 @@ class FPN(nn.Module):
             return out
         x = top if self.extra == "map" else out[-1]
         for i, conv in enumerate(self.convs):
-            x = conv(F.relu(x) if i else x)
+            assert isinstance(conv, nn.Conv2d)
+            x = conv_down(conv, F.relu(x) if i else x)
             out.append(x)
         return out

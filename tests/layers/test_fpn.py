@@ -10,7 +10,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from cvtrain.layers.fpn import FPN, nearest_maps, resized
-from cvtrain.layers.pad import pad_to_multiple
+from cvtrain.layers.pad import conv_down, pad_to_multiple
 
 STRIDES, CHANNELS = [2, 4, 8, 16, 32], [4, 6, 8, 10, 12]
 
@@ -112,3 +112,20 @@ def test_padding_by_hand() -> None:
     assert padded.shape == (1, 1, 4, 4)
     assert padded[..., 3, :].sum() == 0
     assert pad_to_multiple(padded, 4) is padded
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (4, 5)])
+def test_a_strided_convolution_is_the_plain_one_and_finite_in_bfloat16(
+    size: tuple[int, int],
+) -> None:
+    conv = torch.nn.Conv2d(64, 64, 3, stride=2, padding=1)
+    x = torch.randn(2, 64, *size, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(conv_down(conv, x), conv(x))
+    for _ in range(20):
+        freed = [torch.full((40_000,), torch.nan) for _ in range(8)]
+        del freed  # what a kernel that reads uninitialised memory may find there
+        conv.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = conv_down(conv, x)
+        out.float().sum().backward()
+        assert torch.isfinite(conv.weight.grad).all()

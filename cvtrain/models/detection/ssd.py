@@ -42,6 +42,7 @@ from cvtrain.layers.coder import BoxCoder
 from cvtrain.layers.fpn import nearest_maps, resized
 from cvtrain.layers.matcher import NEGATIVE, Matcher
 from cvtrain.layers.nms import Method, select
+from cvtrain.layers.pad import conv_down
 from cvtrain.layers.sampler import hard_negatives
 from cvtrain.losses.boxes import BoxLoss
 from cvtrain.models.backbones.base import Backbone
@@ -284,8 +285,7 @@ class ExtraLayer(nn.Module):
         """``(B, inputs, H, W)`` -> ``(B, outputs, ceil(H / 2), ceil(W / 2))``, of 3 or 5 H - 2."""
         stride, padding = reduction(x)
         x = F.relu(self.narrow(x))
-        x = F.conv2d(x, self.conv.weight, self.conv.bias, stride, padding)
-        return F.relu(x)
+        return F.relu(conv_down(self.conv, x, stride, padding))
 
 
 def reduction(x: Tensor) -> tuple[int, int]:
