@@ -24,7 +24,6 @@ PRECISIONS = (
     "bf16-mixed",
     "16-mixed",
     "32-true",
-    "64-true",
 )
 
 

@@ -11,7 +11,7 @@ import torch
 from cvtrain.errors import RunError, UsageError
 
 PRECISIONS = (
-    "bf16-mixed", "16-mixed", "32-true", "64-true",
+    "bf16-mixed", "16-mixed", "32-true",
 )  # fmt: skip
 
 
@@ -108,9 +108,7 @@ def _precision(name: str, accelerator: str) -> str:
     if name == "auto":
         fast = accelerator == "gpu" and torch.cuda.is_bf16_supported(including_emulation=False)
         return "bf16-mixed" if fast else "32-true"
-    name = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "64": "64-true"}.get(
-        name, name
-    )
+    name = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}.get(name, name)
     if name not in PRECISIONS:
         raise UsageError(f"trainer.precision={name}: expected auto or {', '.join(PRECISIONS)}")
     if name == "16-mixed" and accelerator == "cpu":
