@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 README = Path(__file__).resolve().parents[2] / "README.md"
 
 
@@ -19,30 +21,51 @@ def blocks(marker: str) -> list[tuple[str, str]]:
     return re.findall(pattern, README.read_text(), flags=re.S)
 
 
-def test_own_model_example(tmp_path: Path) -> None:
-    files = blocks("file")
-    assert [name for name, _ in files] == ["mynets.py", "conf/model/three_convs.yaml"]
-    for name, text in files:
-        path = tmp_path / name
+def write_files(folder: Path) -> None:
+    for name, text in blocks("file"):
+        path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    ((_, script),) = blocks("run")
-    environment = {**os.environ, "COLUMNS": "120"}
+
+
+def run(script: str, folder: Path) -> None:
+    """Every line of a script, which is a cvtrain command, in that folder."""
     for line in script.strip().splitlines():
         words = shlex.split(line)
         assert words[0] == "cvtrain"
-        done = subprocess.run(
-            [sys.executable, "-m", "cvtrain", *words[1:]],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        call([sys.executable, "-m", "cvtrain", *words[1:]], folder)
+
+
+def call(command: list[str], folder: Path) -> None:
+    environment = {**os.environ, "COLUMNS": "120"}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_own_model_example(tmp_path: Path) -> None:
+    write_files(tmp_path)
+    assert (tmp_path / "mynets.py").exists()
+    assert (tmp_path / "conf/model/three_convs.yaml").exists()
+    ((_, script),) = blocks("run")
+    run(script, tmp_path)
     results = json.loads((tmp_path / "my_run/results.json").read_text())
     assert results["model"] == "three_convs"
     assert 0 <= results["metrics"]["accuracy"] <= 1
+
+
+@pytest.mark.slow
+def test_walk_throughs_of_a_folder_of_photos(tmp_path: Path) -> None:
+    write_files(tmp_path)
+    call([sys.executable, "draw_photos.py"], tmp_path)
+    first, few = (script for _, script in blocks("photos"))
+    run(first, tmp_path)
+    run(few, tmp_path)
+    chance = {"first": 1 / 6, "few": 1 / 3}
+    for name, least in chance.items():
+        results = json.loads((tmp_path / "runs" / name / "results.json").read_text())
+        assert results["metrics"]["accuracy"] > 2 * least, name
 
 
 def test_readme_promises_only_verbs_and_groups_that_exist() -> None:
