@@ -23,7 +23,7 @@ from cvtrain.data.sampler import EpochSampler
 from cvtrain.data.segments import semantic_table
 from cvtrain.data.source import make_reader
 from cvtrain.data.table import Classes, Table
-from cvtrain.data.tags import check_sampler, for_task, images_per_class, strata
+from cvtrain.data.tags import check_sampler, for_task, images_per_class, main_objects, strata
 from cvtrain.data.views import Views
 from cvtrain.errors import DataError, UsageError
 from cvtrain.types import IGNORE_INDEX, TASKS
@@ -304,10 +304,12 @@ def compile_augment(
 
 
 def _for_task(tables: Mapping[str, Table], task: str) -> dict[str, Table]:
-    """Tables with what the task needs: a background class for masks made from segments, tags."""
+    """Tables with what the task needs: one object an image, a background class of masks, tags."""
     ready = {}
     for split, table in tables.items():
         table = for_task(table, task)
+        if task == "localization":
+            table = main_objects(table)
         if task == "semantic_segmentation":
             if table.masks is None:
                 if table.segments is None and table.num_annotations:

@@ -77,7 +77,7 @@ def images_per_class(table: Table, task: str) -> np.ndarray:
     """int64 ``(K,)``: how many images have each class; for localization, as their main object."""
     count = len(table.classes)
     if task == "localization":
-        labels = _largest_labels(table)
+        labels = table.labels[_largest_rows(table)]
     elif table.tags is not None:
         labels = table.tags
     elif table.image_labels is not None:
@@ -87,14 +87,24 @@ def images_per_class(table: Table, task: str) -> np.ndarray:
     return np.bincount(labels, minlength=count)
 
 
-def _largest_labels(table: Table) -> np.ndarray:
-    """int64 ``(N,)`` class of each image's largest object, one that counts if there is one."""
+def main_objects(table: Table) -> Table:
+    """The table with each image's largest object alone, one that counts if there is one."""
+    if (np.diff(table.starts) <= 1).all():
+        return table
+    keep = np.zeros(table.num_annotations, bool)
+    keep[_largest_rows(table)] = True
+    return table.take(np.arange(len(table)), keep)
+
+
+def _largest_rows(table: Table) -> np.ndarray:
+    """int64 ``(N,)`` row of each image's main object; images without objects have none."""
     images = np.repeat(np.arange(len(table)), np.diff(table.starts))
     ignored = (table.flags & (CROWD | DIFFICULT)) != 0
     areas = np.prod(table.boxes[:, 2:] - table.boxes[:, :2], axis=1)
     order = np.lexsort((np.where(ignored, -1.0, areas), images))  # by image, the largest last
     last = table.starts[1:][np.diff(table.starts) > 0] - 1
-    return table.labels[order[last]]
+    rows: np.ndarray = order[last]
+    return rows
 
 
 def strata(table: Table) -> np.ndarray:

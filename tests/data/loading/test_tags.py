@@ -10,7 +10,15 @@ import torch
 
 from cvtrain.data.datamodule import DataModule
 from cvtrain.data.table import CROWD, DIFFICULT, Classes
-from cvtrain.data.tags import for_task, images_per_class, map_tags, strata, with_labels, with_tags
+from cvtrain.data.tags import (
+    for_task,
+    images_per_class,
+    main_objects,
+    map_tags,
+    strata,
+    with_labels,
+    with_tags,
+)
 from cvtrain.errors import DataError, UsageError
 
 TAGS = {"tags": np.array([0, 2, 2, 0, 1, 2]), "tag_starts": np.array([0, 2, 3, 3, 6])}
@@ -87,6 +95,10 @@ def test_counts(tagged, files):
         "lines": np.zeros(5, np.int64),
     }
     assert images_per_class(files(4, **objects), "localization").tolist() == [0, 2, 1]
+    table = main_objects(files(4, **objects))
+    assert np.diff(table.starts).max() == 1
+    assert np.bincount(table.labels, minlength=3).tolist() == [0, 2, 1]
+    assert main_objects(table) is table
     with pytest.raises(DataError, match="names no class"):
         images_per_class(files(2), "classification")
 
