@@ -94,7 +94,7 @@ def test_every_combination_is_a_run(cli: Cli, here: Path, jobs: Jobs) -> None:
         f"run_dir={here}/s/darknet_tiny-scratch-4-seed0",
     ]
     assert jobs.commands[2][4:-1] == [
-        *(*common, "optimizer.lr=0.0003", "~study", "transfer=fine_tune", "backbone=darknet_tiny"),
+        *(*common, "~study", "transfer=fine_tune", "backbone=darknet_tiny"),
         *(weights, "data.train_per_class=4", "seed=0"),
     ]
     assert done.out.splitlines()[1].startswith("data.train_per_class=8: 32 of 60 training images")
@@ -118,7 +118,8 @@ def test_every_combination_is_a_run(cli: Cli, here: Path, jobs: Jobs) -> None:
 
 def test_a_run_is_the_run_it_says(cli: Cli, here: Path, jobs: Jobs) -> None:
     quoted = "study.overrides.fine_tune=['transfer.layer_decay=0.6','trainer.max_epochs=9']"
-    assert cli(*STUDY, "optimizer.lr=0.01", "trainer.max_epochs=3", quoted).code == 0
+    slower = "study.lr_factor.fine_tune=0.3"
+    assert cli(*STUDY, "optimizer.lr=0.01", "trainer.max_epochs=3", quoted, slower).code == 0
     scratch, features, tuned = (cli(*words[4:-1]).config for words in jobs.commands[:3])
     assert all("study" not in config for config in (scratch, features, tuned))
     assert [c["transfer"]["name"] for c in (scratch, features, tuned)] == list(GAIN)
@@ -247,7 +248,8 @@ def test_the_users_own_study(cli: Cli, here: Path, jobs: Jobs) -> None:
 
 def test_detectors_are_studied_too(cli: Cli, here: Path, jobs: Jobs) -> None:
     words = [w for w in STUDY if not w.startswith("data.image_size")]
-    done = cli(*words, "data.image_size=64", "model=yolo", "sweep_dir=s")
+    words += ["data.image_size=64", "study.lr_factor.fine_tune=0.3"]
+    done = cli(*words, "model=yolo", "sweep_dir=s")
     assert done.code == 0, done.err
     configs = [cli(*c[4:-1]).config for c in jobs.commands[:3]]
     assert {c["model"]["name"] for c in configs} == {"yolo"}
