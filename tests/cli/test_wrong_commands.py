@@ -168,7 +168,7 @@ WRONG = [
     ("-m eval ckpt=a,b", "train"),
     ("-m model=yolo run_dir=x", "sweep_dir"),
     ("-m model=yolo seed=1 resume=x", "resume="),
-    ("-m model=yolo,ssd", "model=ssd"),
+    ("-m model=yolo,yollo", "model=yollo"),
     ("-m model=yolo optimizer.lr=0.1,abc", "optimizer.lr=abc"),
     ("-m model=yolo epochs=1,2", "trainer.max_epochs=1,2"),
 ]
