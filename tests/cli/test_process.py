@@ -48,7 +48,7 @@ def run(*words: str, cwd: Path, code: str | None = None) -> subprocess.Completed
         "check data=coco",
         "show data=coco data.root=nowhere",
         "resume=nowhere",
-        "-m model=yolo,ssd",
+        "-m model=yolo,yollo",
         "-sc install=bash",
         "-sc query=bash",
     ],
