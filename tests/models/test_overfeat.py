@@ -374,14 +374,16 @@ def test_boxes_are_inside_the_image_and_each_class_has_its_own(make: Make) -> No
     assert prediction.boxes.tolist() == [[0, 40, 200, 90], [0, 0, 9, 9], [5, 5, 8, 8]]
 
 
-def test_only_the_surest_windows_are_merged(make: Make) -> None:
+def test_the_surest_windows_of_each_scale_vote(make: Make) -> None:
     rng = np.random.default_rng(0)
     corner = rng.uniform(0, 40, (30, 2))
     boxes = np.concatenate([corner, corner + 40], axis=1).astype(np.float32)
     scores = rng.random(30).astype(np.float32)
     model = make(num_classes=1, max_windows=10)
-    (prediction,) = model.decode([dense([scores.tolist()], boxes.tolist())])
-    surest = np.argsort(-scores)[:10]
+    halves = [slice(0, 12), slice(12, 30)]  # two scales, the second with more windows
+    (prediction,) = model.decode([dense([scores[h].tolist()], boxes[h].tolist()) for h in halves])
+    first, second = (h.start + np.argsort(-scores[h])[:10] for h in halves)
+    surest = np.concatenate([first, second])
     merged, _ = greedy_merge(boxes[surest], scores[surest], 0.7)
     assert prediction.boxes is not None
     assert prediction.boxes[0].tolist() == pytest.approx(merged[0].tolist(), rel=1e-5)

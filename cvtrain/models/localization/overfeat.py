@@ -32,7 +32,8 @@ Deviations:
 - ``background`` is the detector's extra class (section 5): windows of the same image with little of
   the object in them, the most mistaken ones. With one class alone a softmax would be constant.
 - All classes but the five with the highest probability at a scale are dropped there, as in the
-  paper; of the windows left, the ``max_windows`` surest of a class are merged (the paper: all).
+  paper; for each that is left the ``max_windows`` surest windows of the scale vote (the paper:
+  all), so that the largest scales, whose windows are many times as many, do not decide alone.
 - The class of the best guess is that of the merged box with the highest sum, as in the paper; the
   sums are divided by the votes of all boxes of the image, so that guesses have scores in 0..1.
 - The hidden layers have 1024 units and fewer by default; the paper's have 3072 and 4096 (fast), and
@@ -113,7 +114,7 @@ class OverFeat(Model):
         flips: mirror images take part in the class vector.
         merge: ``greedy`` or ``nms``.
         merge_threshold: greedy: the worst match score merged; nms: the largest IoU kept.
-        max_windows: windows of a class that boxes are taken from, the surest.
+        max_windows: windows that vote at a scale for a class, the surest.
 
     Raises:
         UsageError: a value that cannot be used, or images too small for ``pool``.
@@ -139,7 +140,7 @@ class OverFeat(Model):
         flips: bool = False,
         merge: str = "greedy",
         merge_threshold: float | None = None,
-        max_windows: int = 100,
+        max_windows: int = 25,
     ) -> None:
         super().__init__()
         self.normalize = backbone.normalizer()
@@ -380,8 +381,9 @@ class OverFeat(Model):
             boxes = dense.boxes[i].detach().cpu().numpy()  # (P, V, 4)
             for k in np.argsort(-peak, kind="stable")[:GUESSES].tolist():
                 boxes_of, scores_of = voted.setdefault(k, ([], []))
-                boxes_of.append(boxes[k if self.per_class else 0])
-                scores_of.append(scores[k])
+                surest = np.argsort(-scores[k], kind="stable")[: self.max_windows]
+                boxes_of.append(boxes[k if self.per_class else 0][surest])
+                scores_of.append(scores[k][surest])
         limit = np.array([outputs[0].width, outputs[0].height] * 2, np.float32)
         found = []
         total = 0.0
@@ -409,8 +411,6 @@ class OverFeat(Model):
         self, boxes: np.ndarray, scores: np.ndarray, limit: np.ndarray
     ) -> tuple[np.ndarray, float, float]:
         """The best box of one class, its score, and the scores of all its boxes together."""
-        surest = np.argsort(-scores, kind="stable")[: self.max_windows]
-        boxes, scores = boxes[surest], scores[surest]
         low, high = np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])
         boxes = np.clip(np.concatenate([low, high], axis=1), 0, limit)
         if self.merge == "greedy":
