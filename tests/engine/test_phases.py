@@ -12,6 +12,7 @@ import torch
 from cvtrain.engine.checkpoint import load_checkpoint
 from cvtrain.engine.evaluate import evaluate
 from cvtrain.engine.train import train
+from cvtrain.errors import UsageError
 
 WORDS = (
     "task=localization",
@@ -101,6 +102,14 @@ def test_a_checkpoint_of_either_phase_is_scored_as_in_training(compose, command,
     truths = json.loads((again / "ground_truth.json").read_text())["annotations"]
     assert len(truths) == 5
     assert {len(e["bbox"]) for e in entries} == {len(t["bbox"]) for t in truths} == {4}
+
+
+def test_epochs_that_leave_a_phase_none_are_refused_before_there_is_a_folder(
+    compose, tmp_path
+) -> None:
+    with pytest.raises(UsageError, match=r"model\.classifier_epochs=4 leaves the regressor none"):
+        train(compose(*WORDS, "model.classifier_epochs=4"))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
