@@ -55,7 +55,7 @@ WRONG = [
     ("logger=[csv,wandbb]", "logger=wandb"),
     # pairs that do not go together
     ("task=classification model=yolo", "model=classifier"),
-    ("model=classifier task=detection", "model=yolo"),
+    ("model=classifier task=detection", "| yolo"),
     ("task=instance_segmentation", "no model serves it yet"),
     ("task=semantic_segmentation model=yolo", "yolo serves detection"),
     ("model=yolo loss=focal", "loss=yolo"),
