@@ -156,7 +156,8 @@ def test_a_killed_worker_is_one_line(photos: Photos, monkeypatch: pytest.MonkeyP
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from cvtrain.data.shapes import ShapesReader
 from cvtrain.proposals import source as module
 real = module.selective_search
