@@ -138,7 +138,7 @@ class _Training:
         model = self._model(len(self.data.classes))
         self._weigh_classes(model)
         # A model whose phases do not fit into so many epochs says so before anything is written.
-        model.begin_epoch(0, int(config["trainer"]["max_epochs"]))
+        model.begin_epoch(0, self.epochs)
         self.transfer = build_transfer(config, model)
         self.task = build_task(
             config, model, self.data.classes, trust=self.trust, transfer=self.transfer
