@@ -119,11 +119,7 @@ def _print(console: Console, results: Mapping[str, Any], prepared: Prepared) -> 
             numbers = (row["recall50"], row["recall70"], row["ABO"], row["MABO"])
             page.add_row(f"{row['boxes']:,}", *(f"{value:.4f}" for value in numbers))
         console.print(page)
-    made = (
-        f"boxes made for {prepared.made:,} of {prepared.images:,} images in {prepared.wall:.1f} s"
-    )
-    each = f"; {prepared.seconds:.2f} processor seconds an image" if prepared.seconds else ""
-    console.print(f"\n{made}{each}", style="dim")
+    console.print(f"\n{prepared.summary()}", style="dim")
 
 
 def _counted(number: int, what: str) -> str:

@@ -114,6 +114,8 @@ def _after_training(verb: str, key: str, group: str) -> str:
         if key in _TRAINER_ALWAYS | limits or key == "trainer":
             return ""
         return f"{key}= is read by train, not by {verb}"
+    if group == "proposals":
+        return ""
     if group in ("task", "model", "backbone", "loss"):
         return f"{key}= is not read by {verb}: it comes from the checkpoint (ckpt=)"
     return f"{key}= is read by train, not by {verb}"
@@ -134,7 +136,9 @@ def _data_only(verb: str, key: str, group: str, group_choice: bool) -> str:
         return ""
     if group == "augment" and verb == "show":
         return ""
-    readers = {"augment": "train and show", "proposals": "train and proposals"}.get(group, "train")
+    readers = {"augment": "train and show", "proposals": "train, eval, predict and proposals"}.get(
+        group, "train"
+    )
     return f"{key}= is read by {readers}, not by {verb}"
 
 

@@ -156,8 +156,8 @@ def checkpoint_config(command: Command, conf: ConfDirs) -> dict[str, Any]:
     Returns:
         command, ckpt (absolute), split, source, score_threshold, run_dir, trust, seed (None where
         not typed) and ``overrides``: ``data``, a whole data node where ``data=NAME`` was typed
-        (keys in MODEL_INPUT left out where neither typed nor known), and ``set``, dotted keys to
-        set on the run's own configuration.
+        (keys in MODEL_INPUT left out where neither typed nor known), ``proposals``, a whole node
+        where any of its keys was, and ``set``, dotted keys to set on the run's own configuration.
 
     Raises:
         UsageError: a key the verb does not read, a wrong value, a path that is not there.
@@ -173,12 +173,15 @@ def checkpoint_config(command: Command, conf: ConfDirs) -> dict[str, Any]:
     source = None
     if command.verb == "predict":
         source = _existing_source(given)
-    overrides: dict[str, Any] = {"data": None, "set": {}}
+    overrides: dict[str, Any] = {"data": None, "proposals": None, "set": {}}
     nested = [t for t in typed if "." in t.key or t.kind == "group"]
     with hydra_session(conf):
         if "data" in given:
             overrides["data"] = _other_data(nested, run, conf)
             nested = [t for t in nested if t.key.split(".")[0] != "data"]
+        if any(t.key.split(".")[0] == "proposals" for t in nested):
+            overrides["proposals"] = _other_boxes(nested, run, conf)
+            nested = [t for t in nested if t.key.split(".")[0] != "proposals"]
         _check_nested(nested, run, conf, command.verb)
     overrides["set"] = {t.key: _value(t) for t in nested if t.kind != "group"}
     return {
@@ -285,6 +288,27 @@ def _other_data(
             else:
                 node[key] = known
     return node
+
+
+def _other_boxes(
+    nested: Sequence[Typed], run: Mapping[str, Any] | None, conf: ConfDirs
+) -> dict[str, Any]:
+    """The node of ``proposals=NAME``, or the run's own with what was typed of it changed."""
+    mine = [t for t in nested if t.key.split(".")[0] == "proposals"]
+    own = pick(run, "proposals") or {}
+    if run is not None and not own:
+        model = pick(run, "model.name")
+        raise UsageError(f"{mine[0].text} would not be read: model={model} makes its own boxes")
+    chosen = any(t.kind == "group" for t in mine)
+    texts = [t.text for t in mine] + [f"seed={pick(run, 'seed') or 0}"]
+    if not chosen and own:
+        texts.append(f"proposals={own['name']}")
+    composed = compose_command(Command(verb="proposals", overrides=texts), conf)
+    node = dict(finish(composed)["proposals"])
+    if chosen or not own:
+        return node
+    typed_keys = {t.key.split(".")[1] for t in mine}
+    return {key: node[key] if key in typed_keys else own.get(key, node[key]) for key in node}
 
 
 def _check_nested(

@@ -72,6 +72,9 @@ class DataModule(pl.LightningDataModule):
         views: train on so many fixed views of each image in place of new ones every epoch.
         proposals: boxes for every image, for models that are given them; ready to be asked.
 
+    Attributes:
+        prepared: what making the proposals took, for a line in the log; None where there are none.
+
     Raises:
         UsageError: a value that cannot be used.
     """
@@ -114,6 +117,7 @@ class DataModule(pl.LightningDataModule):
         self.workers, self.cache, self.sampler = num_workers, cache, sampler
         self.seed, self.progress, self.views = seed, progress, views
         self.proposals = proposals
+        self.prepared: Any = None
         self.augmentation = compile_augment(
             augment,
             task,
@@ -366,9 +370,11 @@ def build_datamodule(
         object_choice=data.get("object"),
     )
     report.select(data, seed)
+    made = None
     if source is not None:
-        source.prepare(
-            report.tables,
+        wanted = splits or ("train", "val")  # training never looks at test
+        made = source.prepare(
+            {name: table for name, table in report.tables.items() if name in wanted},
             channels=data["channels"],
             workers=data["num_workers"],
             progress=progress,
@@ -391,4 +397,5 @@ def build_datamodule(
         views=(cfg.get("transfer") or {}).get("views"),
         proposals=source,
     )
+    module.prepared = made
     return module, report

@@ -27,7 +27,7 @@ from cvtrain.data.decode import decode, decode_bytes, header_pixels
 from cvtrain.data.formats.files import IMAGE_SUFFIXES
 from cvtrain.data.probe import FORMATS, MAX_PIXELS
 from cvtrain.data.process import prepare_process
-from cvtrain.data.proposed import BoxSource, around, corners
+from cvtrain.data.proposed import BoxFinder, BoxSource, around, corners
 from cvtrain.data.segments import semantic_mask, to_masks
 from cvtrain.data.table import CROWD, DIFFICULT, Table
 from cvtrain.errors import DataError, UsageError
@@ -357,6 +357,8 @@ class ImageFolder(Dataset["Sample | Unreadable"]):
         source: file, folder or glob.
         image_size: the network's input, pixels: an int or [H, W].
         resize, channels: as in ``VisionDataset``.
+        proposals: finds boxes in each image, for models that are given them; they end up in
+            ``Sample.proposals``. None: none.
 
     Attributes:
         root: the folder that ``info.file_name`` is relative to.
@@ -371,6 +373,7 @@ class ImageFolder(Dataset["Sample | Unreadable"]):
     image_size: int | Sequence[int]
     resize: str = "letterbox"
     channels: int = 3
+    proposals: BoxFinder | None = None
     root: Path = field(init=False)
     files: list[str] = field(init=False)
     height: int = field(init=False)
@@ -407,14 +410,20 @@ class ImageFolder(Dataset["Sample | Unreadable"]):
         file = self.files[row]
         try:
             image = self.image(row)
+            found = None if self.proposals is None else self.proposals.find(file, image).boxes
         except DataError as e:
             return Unreadable(file, str(e))
         height, width = image.shape[:2]
         place = fit(height, width, self.height, self.width, self.resize)
+        boxes = None
+        if found is not None:
+            points = map_points(corners(found)[:, :2], place.matrix(height, width))
+            boxes = around(points, self.height, self.width)
         fill = pad_value(image.dtype)
         fitted = put(image, place, self.height, self.width, fill, nearest=False)
         where = placement(place, height, width)
-        return Sample(fitted, Target(), ImageInfo(row, file, file, height, width, where))
+        info = ImageInfo(row, file, file, height, width, where)
+        return Sample(fitted, Target(), info, proposals=boxes)
 
     def batches(self, batch_size: int = 16, num_workers: int = 0) -> Iterator[LoaderBatch]:
         """Batches in the order of ``files``; what cannot be read is left out and listed.

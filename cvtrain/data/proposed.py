@@ -20,6 +20,13 @@ class BoxSource(Protocol):
         """Of an image by its name in the table: ``boxes`` float32 ``(P, 4)``, original pixels."""
 
 
+class BoxFinder(Protocol):
+    """Boxes for images that no table holds, as ``cvtrain.proposals.source`` has them."""
+
+    def find(self, file: str, image: np.ndarray) -> Any:
+        """Of an image ``(H, W, C)``: ``boxes`` float32 ``(P, 4)``, its pixels."""
+
+
 def corners(boxes: np.ndarray) -> np.ndarray:
     """``(P, 4)`` xyxy -> keypoints ``(4 P, 3)`` of a scene: the corners of each box, in view."""
     x0, y0, x1, y1 = np.asarray(boxes, np.float64).T
@@ -29,12 +36,12 @@ def corners(boxes: np.ndarray) -> np.ndarray:
 
 
 def around(points: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Keypoints ``(4 P, 3)`` -> float32 ``(P', 4)``: the boxes around four corners each.
+    """Keypoints ``(4 P, 2 or 3)`` -> float32 ``(P', 4)``: the boxes around four corners each.
 
     Cut at the image ``(height, width)``; those of which nothing is left in it are dropped, and
     where that is all, there is one box, the image.
     """
-    places = points.reshape(-1, 4, 3)[:, :, :2]  # (4 P, 3) -> (P, 4, 2)
+    places = points[:, :2].reshape(-1, 4, 2)  # (4 P, 2) -> (P, 4, 2)
     boxes = np.concatenate([places.min(axis=1), places.max(axis=1)], axis=1)  # (P, 4)
     boxes = np.clip(boxes, 0, [width, height, width, height]).astype(np.float32)
     boxes = boxes[(boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])]

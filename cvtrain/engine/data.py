@@ -40,6 +40,8 @@ def load_data(
         data, report = build(True)
         for line in report.summary_lines():
             LOG.info(line)
+        if data.prepared is not None:
+            LOG.info(f"proposals: {data.prepared.summary()}")
         broadcast(None)
     else:
         broadcast(None)

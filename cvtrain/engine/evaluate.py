@@ -44,7 +44,8 @@ def evaluate(config: dict[str, Any]) -> int:
 
     Args:
         config: ``ckpt`` (file or run folder), ``split``, ``run_dir`` (None: a new folder),
-            ``trust``, ``overrides``: ``{"data": a whole data node or None, "set": {key: value}}``.
+            ``trust``, ``overrides``: ``{"data": a whole data node or None, "proposals": the same,
+            "set": {key: value}}``.
 
     Raises:
         CvtrainError: one line for the user.
@@ -132,6 +133,8 @@ def run_settings(loaded: LoadedRun, config: Mapping[str, Any]) -> dict[str, Any]
     if overrides.get("data"):
         fixed = {k: settings["data"][k] for k in MODEL_INPUT if k in settings["data"]}
         settings["data"] = {**fixed, **overrides["data"]}
+    if overrides.get("proposals"):
+        settings["proposals"] = overrides["proposals"]
     for key, value in (overrides.get("set") or {}).items():
         _set(settings, key, value)
     if config.get("seed") is not None:

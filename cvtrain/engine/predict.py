@@ -28,6 +28,7 @@ from cvtrain.engine.logs import log_quietly
 from cvtrain.engine.rundir import RunDir, new_run_dir, shown, stored_config
 from cvtrain.engine.session import session
 from cvtrain.errors import DataError
+from cvtrain.instantiate import instantiate
 from cvtrain.report.draw import draw
 from cvtrain.report.results import replacing, write_json_list_atomic
 from cvtrain.tasks.base import Task
@@ -58,7 +59,11 @@ def predict(config: dict[str, Any]) -> int:
             data = settings["data"]
             device = choose_device({**settings["trainer"], "devices": 1, "num_nodes": 1})
             images = ImageFolder(
-                config["source"], data["image_size"], data["resize"], data["channels"]
+                config["source"],
+                data["image_size"],
+                data["resize"],
+                data["channels"],
+                instantiate(settings.get("proposals"), trust=config.get("trust") or ()),
             )
             run = RunDir(config["run_dir"]) if config.get("run_dir") else None
             if run is None:
@@ -124,7 +129,9 @@ class _Predicting:
         workers = 0 if few else (min(os.cpu_count() or 1, 8) if workers is None else workers)
         for batch in self.images.batches(batch_size, workers):
             with self._autocast():
-                predictions = model.predict(batch.images.to(self.device))
+                boxes = batch.proposals
+                given = None if boxes is None else [b.to(self.device) for b in boxes]
+                predictions = model.predict(batch.images.to(self.device), given)
             for prediction, info in zip(predictions, batch.infos, strict=True):
                 original = self._cut(self.task.to_original(prediction.cpu(), info))
                 self._draw(original, info)

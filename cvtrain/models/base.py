@@ -21,6 +21,8 @@ class Model(nn.Module, ABC):
     ``loss_and_predict`` instead. No method's return type depends on ``self.training``.
 
     Images come as ``(B, C, H, W)`` in the file's dtype; the model casts and normalises them.
+    Proposals, for a model whose yaml says ``proposals: true`` and for no other, are B float32
+    ``(P, 4)``, P at least 1, xyxy network pixels inside the image, best first; None otherwise.
 
     Attributes:
         phased: whether some parameters get no gradient in some epochs (``begin_epoch``, or a
@@ -30,8 +32,11 @@ class Model(nn.Module, ABC):
     phased: bool = False
 
     @abstractmethod
-    def forward(self, images: Tensor) -> Any:
-        """``(B, C, H, W)`` images -> raw outputs, whatever ``compute_loss`` and ``decode`` take."""
+    def forward(self, images: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """``(B, C, H, W)`` images -> raw outputs, whatever ``compute_loss`` and ``decode`` take.
+
+        A model that is given its boxes takes ``forward(images, proposals)``.
+        """
 
     @abstractmethod
     def compute_loss(self, outputs: Any, targets: list[Target]) -> dict[str, Tensor]:
@@ -58,22 +63,27 @@ class Model(nn.Module, ABC):
             epochs: of the whole run.
         """
 
-    def loss(self, images: Tensor, targets: list[Target]) -> dict[str, Tensor]:
+    def loss(
+        self, images: Tensor, targets: list[Target], proposals: list[Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Loss terms on a batch, with gradient."""
-        return self.compute_loss(self(images), targets)
+        return self.compute_loss(self._outputs(images, proposals), targets)
 
-    def predict(self, images: Tensor) -> list[Prediction]:
+    def predict(self, images: Tensor, proposals: list[Tensor] | None = None) -> list[Prediction]:
         """Predictions on a batch, in eval mode and without gradient; the mode is restored."""
         with evaluating(self):
-            return self.decode(self(images))
+            return self.decode(self._outputs(images, proposals))
 
     def loss_and_predict(
-        self, images: Tensor, targets: list[Target]
+        self, images: Tensor, targets: list[Target], proposals: list[Tensor] | None = None
     ) -> tuple[dict[str, Tensor], list[Prediction]]:
         """Validation: both from one forward, in eval mode and without gradient."""
         with evaluating(self):
-            outputs = self(images)
+            outputs = self._outputs(images, proposals)
             return self.compute_loss(outputs, targets), self.decode(outputs)
+
+    def _outputs(self, images: Tensor, proposals: list[Tensor] | None) -> Any:
+        return self(images) if proposals is None else self(images, proposals)
 
 
 @contextmanager

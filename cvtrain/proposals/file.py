@@ -177,6 +177,17 @@ class ProposalFile:
             scores = np.ones(1, np.float32)
         return Boxes(boxes, scores, max(1, stop - start))
 
+    def find(self, file: str, image: np.ndarray) -> Boxes:
+        """The best boxes of an image that no table holds, checked against its size.
+
+        Raises:
+            DataError: the file does not have it, by that name or in that size.
+        """
+        row = self._names.row(file)
+        if row >= 0:
+            self._check_image(file, row, (image.shape[0], image.shape[1]))
+        return self.boxes(file)
+
     def _check_image(self, name: str, row: int, size: tuple[int, int]) -> None:
         shown, then = printable(name), tuple(int(v) for v in self._sizes[row])
         if then != (0, 0) and then != size:

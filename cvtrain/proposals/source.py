@@ -45,6 +45,12 @@ class Proposals(Protocol):
     def boxes(self, file: str) -> Boxes:
         """Of an image by its name in the table: original pixels, best first, at least one."""
 
+    def find(self, file: str, image: np.ndarray) -> Boxes:
+        """Of an image that no table holds, ``(H, W, C)``, by its name below what is predicted on.
+
+        Needs no ``prepare``.
+        """
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -62,6 +68,11 @@ class Prepared:
     made: int
     seconds: float
     wall: float
+
+    def summary(self) -> str:
+        """A line for the terminal."""
+        said = f"boxes made for {self.made:,} of {self.images:,} images in {self.wall:.1f} s"
+        return said + (f"; {self.seconds:.2f} processor seconds an image" if self.seconds else "")
 
 
 class SelectiveSearch:
@@ -129,11 +140,7 @@ class SelectiveSearch:
             DataError: an image cannot be read.
             RunError: the cache cannot be written, or a worker process was killed.
         """
-        if channels not in (1, 3):
-            raise UsageError(
-                f"data.channels={channels}: selective search takes RGB or gray images, 3 or 1; "
-                "give proposals=file with boxes of your own"
-            )
+        _refuse_channels(channels)
         begun = time.perf_counter()
         self._cache = Cache(self.settings, channels)
         unique = {
@@ -168,6 +175,35 @@ class SelectiveSearch:
             )
         return found
 
+    def find(self, file: str, image: np.ndarray) -> Boxes:
+        """The boxes of an image, from the cache where they were made before.
+
+        Raises:
+            UsageError: an image of other channels.
+            RunError: the cache cannot be written.
+        """
+        channels = 1 if image.ndim == 2 else image.shape[2]
+        _refuse_channels(channels)
+        cache, key = Cache(self.settings, channels), content_key(image)
+        return cache.load(key) or cache.cut(_search(image, cache, key))
+
+
+def _refuse_channels(channels: int) -> None:
+    if channels not in (1, 3):
+        raise UsageError(
+            f"data.channels={channels}: selective search takes RGB or gray images, 3 or 1; "
+            "give proposals=file with boxes of your own"
+        )
+
+
+def _search(image: np.ndarray, cache: Cache, key: bytes) -> Boxes:
+    """Boxes of an image, timed, and into the cache."""
+    begun = time.process_time()
+    found = selective_search(image, cache.settings)
+    found = replace(found, seconds=time.process_time() - begun)
+    cache.save(key, found)
+    return found
+
 
 @dataclass(frozen=True)
 class _Job:
@@ -200,13 +236,9 @@ def _make(job: _Job, place: int, row: int) -> _Done:
     known = cache.load(key)
     if known is not None:
         return _Done(key, False, known.seconds)
-    begun = time.process_time()
     if image is None:
         image = decode_bytes(raw, str(Path(table.root, file)), job.channels)
-    found = selective_search(image, cache.settings)
-    found = replace(found, seconds=time.process_time() - begun)
-    cache.save(key, found)
-    return _Done(key, True, found.seconds)
+    return _Done(key, True, _search(image, cache, key).seconds)
 
 
 _JOB: _Job | None = None

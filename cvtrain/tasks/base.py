@@ -123,12 +123,12 @@ class Task(pl.LightningModule, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """The loss; where nothing learns it is reported alone, as it is without augmentation."""
         if not self.learns:
-            terms, _ = self.model.loss_and_predict(batch.images, batch.targets)
+            terms, _ = self.model.loss_and_predict(batch.images, batch.targets, batch.proposals)
             self.train_sums.add(terms, len(batch), self.global_step)
             return None
         if self.mix is not None:
             batch = self.mix(batch, self.current_epoch, batch_idx)
-        terms = self.model.loss(batch.images, batch.targets)
+        terms = self.model.loss(batch.images, batch.targets, batch.proposals)
         return self.train_sums.add(terms, len(batch), self.global_step)
 
     def on_train_epoch_end(self) -> None:
@@ -142,7 +142,9 @@ class Task(pl.LightningModule, ABC):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Prediction]]:
         """Loss and metric from one forward; returns the predictions in network pixels."""
-        terms, predictions = self.model.loss_and_predict(batch.images, batch.targets)
+        terms, predictions = self.model.loss_and_predict(
+            batch.images, batch.targets, batch.proposals
+        )
         self.val_sums.add(terms, len(batch), batch_idx)
         if batch.truths is None:
             raise ValueError("a validation batch carries no truths")

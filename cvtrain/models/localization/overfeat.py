@@ -285,7 +285,9 @@ class OverFeat(Model):
 
     # Losses ------------------------------------------------------------------------------------
 
-    def loss(self, images: Tensor, targets: list[Target]) -> dict[str, Tensor]:
+    def loss(
+        self, images: Tensor, targets: list[Target], proposals: list[Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """``classes``, ``windows`` (with a background) and ``boxes``: those of the stage.
 
         The scale of the latter two is drawn from ``scales``.
@@ -297,7 +299,7 @@ class OverFeat(Model):
         raise ValueError("OverFeat's loss needs the maps: call loss(images, targets)")
 
     def loss_and_predict(
-        self, images: Tensor, targets: list[Target]
+        self, images: Tensor, targets: list[Target], proposals: list[Tensor] | None = None
     ) -> tuple[dict[str, Tensor], list[Prediction]]:
         """The loss at the middle scale, so that epochs can be compared."""
         with evaluating(self):
