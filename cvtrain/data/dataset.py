@@ -24,8 +24,7 @@ from cvtrain.augment.scene import Scene, box_areas
 from cvtrain.data.cache import RamCache
 from cvtrain.data.collate import LoaderBatch, Sample, collate
 from cvtrain.data.decode import decode, decode_bytes, header_pixels
-from cvtrain.data.formats.files import IMAGE_SUFFIXES
-from cvtrain.data.probe import FORMATS, MAX_PIXELS
+from cvtrain.data.formats.files import FORMATS, IMAGE_SUFFIXES, MAX_PIXELS
 from cvtrain.data.process import prepare_process
 from cvtrain.data.proposed import BoxFinder, BoxSource, around, corners
 from cvtrain.data.segments import semantic_mask, to_masks

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from cvtrain.data.probe import FORMATS, MAX_PIXELS
+from cvtrain.data.formats.files import FORMATS, MAX_PIXELS
 from cvtrain.errors import DataError
 
 _ALPHA_OR_32_BIT = frozenset({"RGBA", "LA", "PA", "RGBa", "La", "I", "F"})

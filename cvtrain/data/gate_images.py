@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from cvtrain.data import probe
+from cvtrain.data.formats.files import MAX_PIXELS
 from cvtrain.data.gate_segments import turn_annotations
 from cvtrain.data.gate_state import VOID, SplitState
-from cvtrain.data.probe import MAX_PIXELS, STATUS, Probes
+from cvtrain.data.probe import STATUS, Probes
 
 _STATUS_SAYS = {
     probe.MISSING: "there is no such file",

@@ -11,7 +11,8 @@ import numpy as np
 from cvtrain.data.formats.base import CODES as READER_CODES
 from cvtrain.data.formats.base import Code
 from cvtrain.data.formats.base import problem as make_problem
-from cvtrain.data.probe import MAX_PIXELS, Probes
+from cvtrain.data.formats.files import MAX_PIXELS
+from cvtrain.data.probe import Probes
 from cvtrain.data.table import Problem, Table
 
 _NUMBERED = {"txt": "line", "xml": "object"}

@@ -27,13 +27,11 @@ import numpy as np
 import PIL
 from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 
+from cvtrain.data.formats.files import FORMATS, MAX_PIXELS
 from cvtrain.errors import DataError
 
 VERSION = f"2-{PIL.__version__}"
 """Of what a record says; another version's cached records are not read."""
-
-MAX_PIXELS = 178_956_970
-"""An image of more pixels counts as a decompression bomb; the loader's and Pillow's own limit."""
 
 OK, MISSING, EMPTY, UNREADABLE, TRUNCATED, BOMB, CHANNELS = range(7)
 STATUS = ("ok", "missing", "empty", "unreadable", "truncated", "bomb", "channels")
@@ -55,7 +53,6 @@ RECORD = np.dtype(
     ]
 )
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "JPEG2000", "PPM", "AVIF")
 _EXTENSIONS = {
     "JPEG": ".jpg .jpeg .jpe .jfif",
     "PNG": ".png .apng",

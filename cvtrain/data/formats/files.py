@@ -18,6 +18,12 @@ _SUFFIXES = ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .jp2 .pgm .pp
 IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
 """Extensions, lower case, of the image files that are read."""
 
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "JPEG2000", "PPM", "AVIF")
+"""Pillow's names of the formats behind them."""
+
+MAX_PIXELS = 178_956_970
+"""An image of more pixels counts as a decompression bomb; the loader's and Pillow's own limit."""
+
 OTHER_IMAGE_SUFFIXES = frozenset((".heic", ".heif", ".jxl", ".dng", ".psd", ".svg"))
 """Images that are not read; they are listed, so that nobody wonders where they went."""
 
