@@ -34,7 +34,7 @@ MIXING = ("mixup", "cutmix", "mosaic", "copy_paste")
 """Probabilities of what makes one image of several: what ``close_epoch`` ends."""
 
 SERVES = {
-    "mixup": ("classification", "multilabel_classification"),
+    "mixup": ("classification", "multilabel_classification", "detection"),
     "cutmix": ("classification", "multilabel_classification"),
     "mosaic": ("detection", "semantic_segmentation", "instance_segmentation"),
     "copy_paste": ("instance_segmentation",),
@@ -42,7 +42,7 @@ SERVES = {
 """The tasks that each of ``MIXING`` is for."""
 
 _WHY = {
-    "mixup": "mixes whole images and their classes",
+    "mixup": "blends whole images",
     "cutmix": "mixes whole images and their classes",
     "mosaic": "makes an image of many objects",
     "copy_paste": "cuts objects out by their masks",

@@ -3,6 +3,11 @@
 Applied to a whole batch on the device, in training alone: every image is mixed with another one of
 the batch, and its target becomes the shares of both classes (``Target.probs``). As in the papers'
 code one share is drawn a batch. Images keep their type, so that models normalise as ever.
+
+For detection (mixup alone) the objects of both images are put together, at full weight (Zhang et
+al. 2019, "Bag of Freebies for Training Object Detection", arXiv 1902.04103, which draws the share
+from Beta(1.5, 1.5)); those of an image that is hardly to be seen count neither as objects nor as
+background.
 """
 
 from __future__ import annotations
@@ -18,6 +23,9 @@ from torch.nn import functional as F
 
 from cvtrain.augment.config import closing_epoch, settled
 from cvtrain.types import Batch, Target
+
+FAINT = 0.1
+"""Objects of an image blended in with a smaller share than this are to be ignored."""
 
 _STREAM = 2  # after (seed, epoch, batch): no sample's and no epoch's order is drawn from these
 
@@ -58,7 +66,7 @@ class BatchMix:
 
         Returns:
             A batch of the same images where nothing is mixed; otherwise images ``(B, C, H, W)`` of
-            the same type, and targets with ``probs (K,)``.
+            the same type, and targets with ``probs (K,)``, or with the boxes of both images.
         """
         if self.closes is not None and epoch >= self.closes:
             return batch
@@ -77,6 +85,12 @@ class BatchMix:
             images, share = _cut(batch.images, order, share, generator)
         else:
             images = _blend(batch.images, order, share)
+        if all(t.boxes is not None for t in batch.targets):
+            targets = [
+                joined(target, batch.targets[k], share)
+                for target, k in zip(batch.targets, partners, strict=True)
+            ]
+            return replace(batch, images=images, targets=targets, proposals=_both(batch, partners))
         probs = torch.stack([self._probs(t) for t in batch.targets])  # (B, K)
         mixed = share * probs + (1 - share) * probs[order]
         targets = [replace(t, probs=p) for t, p in zip(batch.targets, mixed, strict=True)]
@@ -88,6 +102,32 @@ class BatchMix:
         if target.label is None:
             raise ValueError("mixup and cutmix need a label or probs in every target")
         return F.one_hot(target.label, self.num_classes).float()  # () -> (K,)
+
+
+def joined(one: Target, other: Target, share: float) -> Target:
+    """The objects of two images, of which the first has ``share`` of the light, 0..1."""
+    marked = []
+    for target, part in ((one, share), (other, 1 - share)):
+        assert target.boxes is not None
+        ignore = target.ignore
+        if ignore is None or part < FAINT:
+            ignore = target.boxes.new_full((len(target.boxes),), part < FAINT, dtype=torch.bool)
+        marked.append(replace(target, ignore=ignore))
+    names = ("boxes", "labels", "ignore", "areas")
+    pairs = {name: [getattr(t, name) for t in marked] for name in names}
+    return Target(**{k: torch.cat(v) for k, v in pairs.items() if all(x is not None for x in v)})
+
+
+def _both(batch: Batch, partners: np.ndarray) -> list[Tensor] | None:
+    """The proposals of each image and of its partner by turns, so that the best come first."""
+    if batch.proposals is None:
+        return None
+    mixed = []
+    for own, k in zip(batch.proposals, partners, strict=True):
+        other = batch.proposals[k]
+        rank = torch.cat([torch.arange(len(own)), torch.arange(len(other))])
+        mixed.append(torch.cat([own, other])[rank.argsort(stable=True).to(own.device)])
+    return mixed
 
 
 def _blend(images: Tensor, order: Tensor, share: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""The convolution block: convolution, bias or batch norm, leaky ReLU (darknet's) or ReLU."""
+"""The convolution block: convolution, bias or batch norm, leaky ReLU (darknet's), ReLU or other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LEAK = 0.1
 
 
 class ConvBlock(nn.Module):
-    """A convolution, "same"-padded unless told otherwise, batch norm where asked for, leaky ReLU.
+    """A convolution, "same"-padded unless told otherwise, batch norm where asked for, activation.
 
     Weights start as He et al. 2015 (arXiv 1502.01852) for this slope, biases at 0.
 
@@ -21,6 +21,7 @@ class ConvBlock(nn.Module):
         padding: zeros around the map, pixels; None: ``kernel // 2``.
         leak: slope below zero; 0: a plain ReLU.
         groups: parts that the channels are divided into, each convolved for itself.
+        act: the activation; None: a leaky ReLU.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class ConvBlock(nn.Module):
         padding: int | None = None,
         leak: float = LEAK,
         groups: int = 1,
+        act: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(
@@ -45,7 +47,9 @@ class ConvBlock(nn.Module):
             bias=not batch_norm,
         )
         self.norm = nn.BatchNorm2d(out_channels) if batch_norm else nn.Identity()
-        self.act: nn.Module = nn.LeakyReLU(leak, inplace=True) if leak else nn.ReLU(inplace=True)
+        if act is None:
+            act = nn.LeakyReLU(leak, inplace=True) if leak else nn.ReLU(inplace=True)
+        self.act = act
         nn.init.kaiming_normal_(self.conv.weight, a=leak, nonlinearity="leaky_relu")
         if self.conv.bias is not None:
             nn.init.zeros_(self.conv.bias)

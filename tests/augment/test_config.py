@@ -105,7 +105,8 @@ def test_a_part_of_an_unknown_run_is_refused():
 @pytest.mark.parametrize(
     ("key", "task", "message"),
     [
-        ("mixup", "detection", "for detection there is augment.mosaic"),
+        ("mixup", "semantic_segmentation", "for semantic_segmentation there is augment.mosaic"),
+        ("cutmix", "detection", "for detection there is augment.mixup and augment.mosaic"),
         ("cutmix", "semantic_segmentation", "classification"),
         ("mosaic", "classification", "augment.mixup and augment.cutmix"),
         ("mosaic", "localization", "set it 0"),

@@ -121,3 +121,42 @@ def test_nothing_is_built_where_nothing_is_asked_for():
     mix = build_mix({"cutmix": 0.5, "mixup_alpha": None, "close_epoch": 0.5}, 3, epochs=10)
     assert mix.closes == 5
     assert mix.cutmix == 0.5
+
+
+def test_mixup_puts_the_objects_of_both_images_together():
+    data = batch(4)
+    for k, target in enumerate(data.targets):
+        target.label = None
+        target.boxes = torch.full((k, 4), float(k))  # none in the first image
+        target.labels = torch.full((k,), k)
+        target.ignore = torch.zeros(k, dtype=torch.bool)
+        target.areas = torch.full((k,), 9.0, dtype=torch.float64)
+    faint = 0
+    for index in range(8):
+        out = BatchMix(6, mixup=1.0, mixup_alpha=0.3)(data, 0, index)
+        for k, (image, target) in enumerate(zip(out.images, out.targets, strict=True)):
+            others = {int(v) for v in target.labels} - {k}
+            assert len(others) <= 1
+            other = others.pop() if others else 0
+            assert target.labels.tolist() == [k] * k + [other] * other
+            assert target.boxes[:, 0].tolist() == target.labels.tolist()
+            assert target.boxes.shape == (k + other, 4)
+            assert len(target.areas) == k + other
+            share = abs(float(image.float().mean()) / 40 - other) / max(1, abs(k - other))
+            for label, ignored in zip(target.labels.tolist(), target.ignore.tolist(), strict=True):
+                part = share if label == k else 1 - share
+                assert abs(part - 0.1) < 0.02 or ignored == (part < 0.1)
+            faint += int(target.ignore.any())
+    assert faint
+    assert not data.targets[3].ignore.any()
+
+
+def test_mixup_takes_the_proposals_of_both_images_by_turns():
+    data = batch(2)
+    for target in data.targets:
+        target.boxes, target.labels = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+    data.proposals = [
+        torch.arange(n).float()[:, None].expand(n, 4) + at for n, at in ((1, 0), (3, 10))
+    ]
+    out = BatchMix(6, mixup=1.0)(data, 0, 0)
+    assert [p[:, 0].tolist() for p in out.proposals] == [[0, 10, 11, 12], [10, 0, 11, 12]]

@@ -37,6 +37,7 @@ pair = pytest.mark.parametrize(("name", "task"), PAIRS)
 
 
 SMALLER = {
+    "yolox": ["model.size=tiny"],
     "overfeat": ["model.scales=[1,1.5]", "model.hidden=[64,64]", "model.regressor_hidden=[64,64]"],
 }
 """What makes a model small enough for many short tests, where its defaults do not."""
