@@ -63,6 +63,16 @@ class Model(nn.Module, ABC):
             epochs: of the whole run.
         """
 
+    def begin_batch(self, epoch: int, batch: int) -> None:
+        """Called before the loss of each training batch: what changes within an epoch.
+
+        A pure function of its arguments, the same on every process.
+
+        Args:
+            epoch: from 0.
+            batch: of the epoch, from 0.
+        """
+
     def loss(
         self, images: Tensor, targets: list[Target], proposals: list[Tensor] | None = None
     ) -> dict[str, Tensor]:

@@ -128,6 +128,7 @@ class Task(pl.LightningModule, ABC):
             return None
         if self.mix is not None:
             batch = self.mix(batch, self.current_epoch, batch_idx)
+        self.model.begin_batch(self.current_epoch, batch_idx)
         terms = self.model.loss(batch.images, batch.targets, batch.proposals)
         return self.train_sums.add(terms, len(batch), self.global_step)
 
