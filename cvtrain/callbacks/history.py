@@ -37,19 +37,24 @@ class History(pl.Callback):
     Args:
         path: where metrics.csv goes.
         max_minutes: stop after the epoch in which so many are over; None: no limit.
+
+    Attributes:
+        before: seconds of training work before the first epoch: features that are computed once, a
+            head that is fitted to them.
     """
 
     def __init__(self, path: str | Path, max_minutes: float | None = None) -> None:
         self.path = Path(path)
         self.max_minutes = max_minutes
         self.rows: list[Row] = []
+        self.before = 0.0
         self._images = 0
         self._started = self._trained = time.perf_counter()
 
     @property
     def seconds(self) -> float:
-        """Time spent in finished epochs, those before a resume included."""
-        return sum(row["seconds"] for row in self.rows)
+        """Time spent in finished epochs and before them, that of earlier starts included."""
+        return self.before + sum(row["seconds"] for row in self.rows)
 
     @property
     def time_is_over(self) -> bool:
@@ -104,10 +109,11 @@ class History(pl.Callback):
             logger.log_metrics(values, step=trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": [dict(row) for row in self.rows]}
+        return {"rows": [dict(row) for row in self.rows], "before": self.before}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = [dict(row) for row in state_dict["rows"]]
+        self.before = float(state_dict.get("before", 0.0))  # checkpoints of before have none
 
     def _write(self) -> None:
         columns = list(dict.fromkeys(key for row in self.rows for key in row))

@@ -9,7 +9,12 @@ from dataclasses import dataclass, field
 from cvtrain.cli import habits
 from cvtrain.errors import UsageError
 
-VERBS = ("train", "eval", "predict", "export", "check", "show", "proposals", "list")
+VERBS = (
+    *("train", "eval", "predict", "export", "compare"),
+    *("check", "show", "proposals", "list"),
+)
+TAKE_WORDS = ("compare", "list")
+"""Verbs that what follows them, other than ``key=value``, belongs to."""
 
 
 @dataclass
@@ -19,7 +24,7 @@ class Command:
     Attributes:
         verb: one of VERBS.
         overrides: the ``key=value`` words, as typed and in order.
-        words: what follows ``list``.
+        words: what follows ``list`` and ``compare``.
         config_dirs: folders given with ``--config-dir``.
         cfg: ``job`` with ``--cfg job``: print the composed configuration and stop.
         completion: the argument of ``-sc``, e.g. ``install=bash``.
@@ -86,7 +91,7 @@ def parse(argv: Sequence[str]) -> Command:
             command.config_dirs += _search_path(value)
         elif equals or word.startswith("~"):
             command.overrides.append(word)
-        elif word in VERBS and "list" not in verbs:
+        elif word in VERBS and not {*verbs} & {*TAKE_WORDS}:
             verbs.append(word)
         else:
             words.append(word)
@@ -96,7 +101,7 @@ def parse(argv: Sequence[str]) -> Command:
     command.verb = verbs[0] if verbs else "train"
     if command.help:
         return command
-    if command.verb == "list":
+    if command.verb in TAKE_WORDS:
         command.words = words
     elif words:
         raise UsageError(_unknown_words(words, command.overrides, bool(verbs)))

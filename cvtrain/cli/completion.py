@@ -104,6 +104,8 @@ def candidates(line: str, conf: ConfDirs) -> list[str]:
         found = _FLAGS
     elif verb == "list":
         found = GROUPS
+    elif verb == "compare" and "=" not in word:
+        found = [*_paths(word), *_keys(word, words, verb, conf)]
     elif "=" in word:
         key, _, value = word.partition("=")
         found = [f"{key}={v}" for v in _values(key, value, words, conf)]

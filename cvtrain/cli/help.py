@@ -14,6 +14,7 @@ _VERBS = {
     "eval": "score a checkpoint on its own data or on other data: ckpt= [split=] [data=]",
     "predict": "run a checkpoint on images: ckpt= source=FILE_FOLDER_OR_GLOB [score_threshold=]",
     "export": "write a trained backbone as weights that timm loads: ckpt= what=backbone [out=FILE]",
+    "compare": "accuracy, speed and size of runs on one split: RUN... (or a sweep) [latency_runs=]",
     "check": "look for everything wrong in a data set, without training: data= data.root=",
     "show": "draw augmented training samples with their boxes or masks: data= [augment=]",
     "proposals": "boxes that may hold objects, and their recall: data= [proposals.mode=] [split=]",

@@ -22,6 +22,7 @@ JOBS = {
     "eval": "cvtrain.engine.evaluate:evaluate",
     "predict": "cvtrain.engine.predict:predict",
     "export": "cvtrain.export.backbone:export",
+    "compare": "cvtrain.cli.compare:compare",
     "check": "cvtrain.cli.check:check",
     "show": "cvtrain.cli.show:show",
     "proposals": "cvtrain.cli.proposals:proposals",
@@ -97,7 +98,7 @@ def _print_config(command: Command, conf: ConfDirs) -> int:
     from cvtrain.cli.compose import compose_command, hydra_session, plain
     from cvtrain.errors import UsageError
 
-    if command.verb in ("eval", "predict", "export"):
+    if command.verb in ("eval", "predict", "export", "compare"):
         raise UsageError(f"--cfg job: the configuration of {command.verb} is the checkpoint's own")
     with hydra_session(conf):
         config = compose_command(command, conf).config
@@ -122,6 +123,10 @@ def configuration(command: Command, conf: ConfDirs) -> dict[str, Any]:
         from cvtrain.cli.exporting import export_config
 
         config = export_config(command)
+    elif command.verb == "compare":
+        from cvtrain.cli.compare import compare_config
+
+        config = compare_config(command)
     elif any(o.partition("=")[0] == "resume" for o in command.overrides):
         config = runs.resume_config(command)
     else:

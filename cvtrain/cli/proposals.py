@@ -6,12 +6,11 @@ No torch here, but for the pictures at the end.
 from __future__ import annotations
 
 import csv
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cvtrain.errors import UsageError
+from cvtrain.cli.runs import own_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,7 +50,7 @@ def proposals(cfg: Mapping[str, Any]) -> int:
     from cvtrain.proposals.recall import Recall
 
     data, trust, seed = cfg["data"], cfg.get("trust") or (), cfg["seed"]
-    folder = _run_dir(cfg)
+    folder = own_folder(cfg, "proposals")
     source: Proposals = instantiate(cfg["proposals"], trust=trust)
     reader = make_reader(data, trust)
     console = Console(highlight=False, emoji=False)
@@ -87,19 +86,6 @@ def _splits(cfg: Mapping[str, Any]) -> list[str] | None:
     """The split that was typed; None: all there are."""
     typed = any(text.startswith("split=") for text in cfg.get("overrides") or ())
     return [cfg["split"]] if typed else None
-
-
-def _run_dir(cfg: Mapping[str, Any]) -> Path:
-    if not cfg.get("run_dir"):
-        from cvtrain.cli.runs import unused
-
-        return unused(Path("runs", "proposals", time.strftime("%Y-%m-%d_%H-%M-%S")))
-    folder = Path(cfg["run_dir"])
-    if folder.is_file():
-        raise UsageError(f"run_dir={folder} is a file; give a folder")
-    if (folder / "config.yaml").exists() or (folder / "checkpoints").exists():
-        raise UsageError(f"run_dir={folder} holds a training run; choose another folder")
-    return folder
 
 
 def _print(console: Console, results: Mapping[str, Any], prepared: Prepared) -> None:

@@ -23,6 +23,8 @@ _TRAINER_ALWAYS = frozenset(
     }
 )
 _TRAIN_ONLY = frozenset({"data.sampler"})
+COMPARE = ("data.root", "data.batch_size", "trainer.accelerator", "trainer.precision")
+"""What compare reads of the groups, the same for all runs."""
 _CHECK_SKIPS = frozenset(
     {"data.batch_size", "data.image_size", "data.resize", "data.cache", "data.scene_size"}
 )
@@ -37,7 +39,7 @@ OF_TASKS = {"data.object": ("localization",)}
 
 _ROOT = {
     "seed": ("train", "eval", "check", "show", "proposals"),
-    "run_dir": ("train", "eval", "predict", "check", "show", "proposals"),
+    "run_dir": ("train", "eval", "predict", "compare", "check", "show", "proposals"),
     "sweep_dir": (),
     "resume": ("train",),
     "ckpt": ("eval", "predict", "export"),
@@ -46,7 +48,8 @@ _ROOT = {
     "split": ("eval", "proposals"),
     "source": ("predict",),
     "score_threshold": ("predict",),
-    "trust": ("train", "eval", "predict", "export", "check", "show", "proposals"),
+    "latency_runs": ("compare",),
+    "trust": ("train", "eval", "predict", "export", "compare", "check", "show", "proposals"),
     "filter": ("list",),
 }
 _INSTEAD = {
@@ -69,7 +72,7 @@ def complaint(verb: str, key: str, *, group_choice: bool = False, multirun: bool
     """Why ``verb`` does not read ``key``; empty if it does.
 
     Args:
-        verb: train, eval, predict, export, check, show or proposals.
+        verb: train, eval, predict, export, compare, check, show or proposals.
         key: dotted; for a group choice (``model=yolo``) the group.
         group_choice: whether the whole group is chosen, not one of its keys.
         multirun: whether ``-m`` was given.
@@ -92,6 +95,8 @@ def complaint(verb: str, key: str, *, group_choice: bool = False, multirun: bool
         return ""
     if verb == "export":
         return f"{key}= is not read by export: it comes from the checkpoint (ckpt=)"
+    if verb == "compare":
+        return "" if key in COMPARE else f"{key}= is not read by compare: it comes from each run"
     if verb in ("eval", "predict"):
         return _after_training(verb, key, group)
     return _data_only(verb, key, group, group_choice)

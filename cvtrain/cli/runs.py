@@ -82,6 +82,22 @@ def unused(path: Path) -> Path:
     return free
 
 
+def own_folder(config: Mapping[str, Any], verb: str) -> Path:
+    """Where a verb that trains nothing writes: ``run_dir``, or ``runs/<verb>/<timestamp>``.
+
+    Raises:
+        UsageError: a file, or the folder of a training run.
+    """
+    if not config.get("run_dir"):
+        return unused(Path("runs", verb, time.strftime("%Y-%m-%d_%H-%M-%S")))
+    folder = Path(config["run_dir"])
+    if folder.is_file():
+        raise UsageError(f"run_dir={folder} is a file; give a folder")
+    if (folder / "config.yaml").exists() or (folder / "checkpoints").exists():
+        raise UsageError(f"run_dir={folder} holds a training run; choose another folder")
+    return folder
+
+
 def task_of_data(config: Mapping[str, Any], typed: Sequence[Typed]) -> str | None:
     """The task to show a data set for, where none was typed and it does not serve the default one.
 

@@ -145,6 +145,7 @@ RULES: dict[str, Rule] = {
     ),
     "score_threshold": _between(0, 1),
     "trust": _TEXTS,
+    "latency_runs": _int(1),
     "data.batch_size": _int(1),
     "data.image_size": _SIZE,
     "data.scene_size": _SIZE,

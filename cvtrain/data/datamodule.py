@@ -334,6 +334,7 @@ def build_datamodule(
     seed: int = 0,
     trust: Sequence[str] = (),
     splits: Sequence[str] | None = None,
+    images: int | None = None,
     progress: bool = True,
 ) -> tuple[DataModule, GateReport]:
     """Reads the data set, passes it through the gate, and makes the loaders.
@@ -344,6 +345,7 @@ def build_datamodule(
         seed: of the run.
         trust: packages that targets may come from.
         splits: None: all there are.
+        images: at most so many of each split, evenly spaced; None: all.
         progress: shows bars, and what ``data=auto`` found.
 
     Raises:
@@ -370,6 +372,10 @@ def build_datamodule(
         object_choice=data.get("object"),
     )
     report.select(data, seed)
+    if images is not None:
+        for name, table in report.tables.items():
+            rows = np.linspace(0, len(table) - 1, min(images, len(table)))
+            report.tables[name] = table.take(rows.astype(np.int64))
     made = None
     if source is not None:
         wanted = splits or ("train", "val")  # training never looks at test

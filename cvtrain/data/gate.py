@@ -398,6 +398,8 @@ def _collect(states: Sequence[SplitState], report: GateReport) -> None:
     """Tables without what is left out, and the counts."""
     said: set[tuple[str, ...] | None] = set()
     for state in states:
+        if state.files is not None:
+            state.set_table(digests=state.files.records["digest"])
         kept = np.flatnonzero(state.images)
         whole = len(kept) == len(state.images) and bool(state.annotations.all())
         table = state.table if whole else state.table.take(kept, state.annotations)

@@ -110,6 +110,7 @@ class Table:
         relative: boxes and segments are fractions of the image size; the gate makes them pixels.
         mask_values: int64 ``(K,)`` pixel value of each class in the masks, or None: value = class.
             (Binary masks of {0, 255}: ``[0, 255]``.)
+        digests: uint64 ``(N, 2)`` of the upright pixels, of files that the gate opened; or None.
         generator: for data made on the fly (``shapes``): draws image i; None where files are read.
     """
 
@@ -133,6 +134,7 @@ class Table:
     annotation_files: Strings | None = None
     relative: bool = False
     mask_values: np.ndarray | None = None
+    digests: np.ndarray | None = None
     generator: object | None = None
 
     def __len__(self) -> int:
@@ -184,6 +186,7 @@ class Table:
             else np.cumsum([0, *(len(t) for t in tags)], dtype=np.int64),
             image_lines=None if self.image_lines is None else self.image_lines[images],
             masks=None if self.masks is None else self.masks.take(images),
+            digests=None if self.digests is None else self.digests[images],
             annotation_files=None
             if self.annotation_files is None
             else self.annotation_files.take(images),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -41,6 +42,13 @@ class Device:
         if self.accelerator == "gpu":
             return torch.device("cuda", local_rank)
         return torch.device(self.accelerator)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """What a forward pass outside Lightning runs in, for the device's precision."""
+        kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.precision)
+        if kind is None:
+            return nullcontext()
+        return cast("AbstractContextManager[None]", torch.autocast(self.torch_device().type, kind))
 
     def __str__(self) -> str:
         name = self.accelerator

@@ -107,6 +107,7 @@ def _evaluate(
             task,
             run_config,
             callbacks,
+            data.table(split),
             split,
             seconds,
             f"{run_config['data']['name']}, {split}, {len(task.metrics):,} images:",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -95,7 +94,7 @@ class _Predicting:
         self.task, self.images, self.run = task, images, run
         self.settings, self.threshold = settings, float(threshold)
         self.device = device.torch_device()
-        self.precision = device.precision
+        self.autocast = device.autocast
         self.pictures = run.path / "images"
         self.rows: list[tuple[str, str]] = []
 
@@ -128,7 +127,7 @@ class _Predicting:
         few = len(self.images) <= 4 * batch_size
         workers = 0 if few else (min(os.cpu_count() or 1, 8) if workers is None else workers)
         for batch in self.images.batches(batch_size, workers):
-            with self._autocast():
+            with self.autocast():
                 boxes = batch.proposals
                 given = None if boxes is None else [b.to(self.device) for b in boxes]
                 predictions = model.predict(batch.images.to(self.device), given)
@@ -137,12 +136,6 @@ class _Predicting:
                 self._draw(original, info)
                 self.rows.append((info.file_name, self._say(original)))
                 yield from self.task.metrics.prediction_entries(original, info)
-
-    def _autocast(self) -> Any:
-        kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.precision)
-        if kind is None:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, kind)
 
     def _cut(self, prediction: Prediction) -> Prediction:
         """Without the detections below the threshold; of guesses at one object the best stays."""

@@ -94,7 +94,7 @@ def new_run_dir(task: str, model: str, suffix: str = "") -> RunDir:
 def stored_config(config: Mapping[str, Any], run: RunDir) -> dict[str, Any]:
     """What config.yaml and checkpoints hold: no trust, nothing that belongs to one command."""
     once = {"command", "overrides", "resume", "trust", "ckpt", "source", "split", "sweep_dir"}
-    once |= {"score_threshold", "what", "out"}
+    once |= {"score_threshold", "what", "out", "latency_runs"}
     return {**{k: v for k, v in config.items() if k not in once}, "run_dir": str(run.path)}
 
 

@@ -14,12 +14,14 @@ from torch.utils.data import DataLoader
 
 from cvtrain.callbacks.console import LOG, console
 from cvtrain.callbacks.pictures import Pictures
+from cvtrain.data.table import Table
 from cvtrain.engine.device import Device
 from cvtrain.engine.logs import log_quietly
 from cvtrain.engine.rundir import RunDir
 from cvtrain.engine.signals import KeepSignals
 from cvtrain.engine.trainer import build_trainer
 from cvtrain.report.results import write_predictions, write_results
+from cvtrain.report.scored import fingerprint
 from cvtrain.tasks.base import Task
 
 
@@ -58,6 +60,7 @@ def write_scores(
     task: Task,
     config: Mapping[str, Any],
     callbacks: Mapping[str, Any],
+    table: Table,
     split: str,
     seconds: float,
     title: str,
@@ -65,7 +68,7 @@ def write_scores(
 ) -> None:
     """Write results.json, predictions.json, ground_truth.json and plots, and print the table.
 
-    On rank 0 alone, after ``score``.
+    On rank 0 alone, after ``score``. ``table`` holds the images that were scored.
 
     Raises:
         RunError: a file cannot be written.
@@ -78,7 +81,8 @@ def write_scores(
     if isinstance(pictures, Pictures):
         pictures.draw(task)
     plot_details(details, run.plots)
-    write_predictions(run.path, task.metrics)
+    truth = task.metrics.ground_truth_json()
+    write_predictions(run.path, task.metrics, truth)
     write_results(
         run.path,
         task.name,
@@ -88,6 +92,7 @@ def write_scores(
         task.scores,
         seconds,
         images=len(task.metrics),
+        scored=fingerprint(truth, _pixels(task, table)),
         losses={k: v for k, v in task.results.items() if k not in task.scores},
         per_class=details["per_class"],
         notes=details["notes"],
@@ -95,8 +100,15 @@ def write_scores(
         **extra,
     )
     LOG.info(title)
-    table = results_table(task.scores, details)
-    console().print(table)
+    shown = results_table(task.scores, details)
+    console().print(shown)
     plain = Console(file=io.StringIO(), width=120)
-    plain.print(table)
+    plain.print(shown)
     log_quietly(plain.file.getvalue())  # type: ignore[attr-defined]
+
+
+def _pixels(task: Task, table: Table) -> dict[str, bytes] | None:
+    """Digests of the pixels of the images scored, by name; None where no files were opened."""
+    if table.digests is None:
+        return None
+    return {info.file_name: table.digests[info.index].tobytes() for info in task.metrics.infos()}

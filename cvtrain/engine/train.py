@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -280,11 +281,13 @@ class _Training:
             LOG.info("no epoch of this run was finished: it starts again")
         if self._is_done():
             return
+        begun = time.perf_counter()
         if wanted(self.config):
             self.train_loader, self.val_loader = feature_loaders(
                 self.config, self.task, self.trainer, self.train_loader, self.val_loader
             )
         fit_head(self.task.model, self.train_loader)
+        self.history.before += time.perf_counter() - begun
         # Lightning makes the first epoch's iterator before it tells the sampler which epoch it is.
         sampler = self.train_loader.sampler
         if hasattr(sampler, "set_epoch"):
@@ -335,6 +338,7 @@ class _Training:
             self.task,
             self.config,
             self.callbacks,
+            self.data.tables["overfit" if "overfit" in self.data.tables else "val"],
             split,
             seconds,
             f"{name} (epoch {epoch + 1}) on {split}, {len(self.task.metrics):,} images:",

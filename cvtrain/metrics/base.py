@@ -89,6 +89,10 @@ class Metrics(ABC):
         """
         return self._results()[1]
 
+    def infos(self) -> list[ImageInfo]:
+        """The images seen, in the order of the split."""
+        return [record.info for record in self._sorted()]
+
     def state(self) -> list[Record]:
         """Picklable: what this process has seen, for the others."""
         return self._sorted()

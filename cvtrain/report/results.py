@@ -137,8 +137,12 @@ def write_results(
     return write_json_atomic(Path(run_dir) / "results.json", results)
 
 
-def write_predictions(run_dir: str | Path, metrics: Metrics) -> tuple[Path, Path]:
+def write_predictions(
+    run_dir: str | Path, metrics: Metrics, truth: Mapping[str, Any] | None = None
+) -> tuple[Path, Path]:
     """Write ``predictions.json`` and ``ground_truth.json`` of everything ``metrics`` has seen.
+
+    ``truth`` is ``metrics.ground_truth_json()``, where it is known already.
 
     ``pycocotools.coco.COCO(ground_truth)`` and its ``loadRes(predictions)`` take them as they are.
 
@@ -146,7 +150,7 @@ def write_predictions(run_dir: str | Path, metrics: Metrics) -> tuple[Path, Path
         RunError: a file cannot be written.
     """
     folder = Path(run_dir)
-    truth = metrics.ground_truth_json()
+    truth = metrics.ground_truth_json() if truth is None else truth
 
     def write(file: IO[str]) -> None:
         file.write("{\n")
