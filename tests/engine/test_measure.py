@@ -98,7 +98,7 @@ def test_a_slow_model_gets_smaller_batches(job: Job, monkeypatch: pytest.MonkeyP
 
 
 def test_data_that_is_gone_and_checkpoints_that_are_none(job: Job, tmp_path: Path) -> None:
-    data = {**job.config["data"], "reader": {"_target_": "cvtrain.data.formats.coco.Reader"}}
+    data = {**job.config["data"], "reader": {"_target_": "cvtrain.data.formats.coco.COCOReader"}}
     data["reader"]["root"] = str(tmp_path / "gone")
     with pytest.raises(DataError, match="gone"):
         measure(replace(job, config={**job.config, "data": data}))
