@@ -137,13 +137,13 @@ def run_settings(loaded: LoadedRun, config: Mapping[str, Any]) -> dict[str, Any]
     if overrides.get("proposals"):
         settings["proposals"] = overrides["proposals"]
     for key, value in (overrides.get("set") or {}).items():
-        _set(settings, key, value)
+        set_key(settings, key, value)
     if config.get("seed") is not None:
         settings["seed"] = config["seed"]
     return settings
 
 
-def _set(settings: dict[str, Any], key: str, value: Any) -> None:
+def set_key(settings: dict[str, Any], key: str, value: Any) -> None:
     """Set a dotted key; ``data.root`` and the like also where the reader took them over."""
     *path, last = key.split(".")
     node: Any = settings

@@ -28,6 +28,7 @@ from cvtrain.data.collate import collate
 from cvtrain.data.datamodule import build_datamodule
 from cvtrain.engine.checkpoint import load_model
 from cvtrain.engine.device import Device, choose_device
+from cvtrain.engine.evaluate import set_key
 from cvtrain.engine.failures import translate
 from cvtrain.errors import CvtrainError, DataError, RunError
 from cvtrain.models.base import Model
@@ -53,6 +54,7 @@ class Job:
         config: of the run folder: whose data the images are of.
         split: that the images are of.
         runs: timed images at batch 1.
+        data_root: where the data set is now; None: where it was.
         batch_size: of a full batch; None: the run's own.
         accelerator, precision: as in ``config["trainer"]``.
         trust: packages that the config may name.
@@ -62,6 +64,7 @@ class Job:
     config: Mapping[str, Any]
     split: str
     runs: int
+    data_root: str | None = None
     batch_size: int | None = None
     accelerator: str = "auto"
     precision: str = "auto"
@@ -183,6 +186,8 @@ def _measure(job: Job, device: Device) -> Cost:
 def _images(job: Job) -> tuple[list[Any], float]:
     """Samples of the split, evenly spaced, and the mean seconds that their proposals took."""
     config = copy.deepcopy(dict(job.config)) | {"augment": None}
+    if job.data_root is not None:
+        set_key(config, "data.root", job.data_root)
     data, _ = build_datamodule(
         config,
         config["task"]["name"],
@@ -213,11 +218,10 @@ class _Predict:
     def __call__(self, batch: Batch) -> float:
         """Seconds of one batch, once it is on the device."""
         batch = batch.to(self.place)
-        given = () if batch.proposals is None else (batch.proposals,)
         self.wait()
         begun = time.perf_counter()
         with self.autocast():
-            self.model.predict(batch.images, *given)
+            self.model.predict(batch.images, batch.proposals)
         self.wait()
         return time.perf_counter() - begun
 

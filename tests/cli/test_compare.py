@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from cvtrain.cli.compare import blocks, compare, find, labels, moved, refuse
+from cvtrain.cli.compare import blocks, compare
+from cvtrain.cli.compared import find, labels, refuse
 from cvtrain.errors import UsageError
 
 Cli = Callable[..., Any]
@@ -219,16 +220,6 @@ def test_names_tell_runs_apart(make: Make) -> None:
     runs = find(["a", "b", "c", "s", "t"])[0]
     size = runs[1].size
     assert labels(runs) == ["yolo", f"ssd {size}", "ssd 64x96", "fcos s/0", "fcos t/0"]
-
-
-def test_moved_data() -> None:
-    data = {"root": "/old", "name": "coco", "reader": {"root": "/old", "x": 1}}
-    assert moved(data, "/new") == {
-        "root": "/new",
-        "name": "coco",
-        "reader": {"root": "/new", "x": 1},
-    }
-    assert moved({"root": "/old"}, "/new") == {"root": "/new"}
 
 
 def test_columns_that_do_not_fit_go_into_another_block() -> None:

@@ -92,13 +92,13 @@ def test_another_evaluation_is_not_written_over(trained, command, run) -> None:
 
 
 def test_a_root_that_the_reader_took_over_moves_with_the_key() -> None:
-    from cvtrain.engine.evaluate import _set
+    from cvtrain.engine.evaluate import set_key
 
     settings = {"data": {"root": "/a", "reader": {"root": "/a", "split_file": "x"}}}
-    _set(settings, "data.root", "/b")
+    set_key(settings, "data.root", "/b")
     assert settings["data"] == {"root": "/b", "reader": {"root": "/b", "split_file": "x"}}
     with pytest.raises(UsageError, match="no such key"):
-        _set(settings, "data.deep.key", 1)
+        set_key(settings, "data.deep.key", 1)
 
 
 def test_a_part_of_the_classes_stays_the_same_part(compose, run, tmp_path) -> None:

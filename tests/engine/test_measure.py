@@ -24,7 +24,9 @@ from cvtrain.types import Prediction
 @pytest.fixture
 def job(trained: Path) -> Job:
     config = yaml.safe_load((trained / "config.yaml").read_text())
-    return Job(str(trained / "checkpoints/best.ckpt"), config, "val", 4, None, "cpu", "32-true")
+    return Job(
+        str(trained / "checkpoints/best.ckpt"), config, "val", 4, None, None, "cpu", "32-true"
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -98,10 +100,10 @@ def test_a_slow_model_gets_smaller_batches(job: Job, monkeypatch: pytest.MonkeyP
 
 
 def test_data_that_is_gone_and_checkpoints_that_are_none(job: Job, tmp_path: Path) -> None:
-    data = {**job.config["data"], "reader": {"_target_": "cvtrain.data.formats.coco.COCOReader"}}
-    data["reader"]["root"] = str(tmp_path / "gone")
+    reader = {"_target_": "cvtrain.data.formats.coco.COCOReader", "root": "/before"}
+    data = {**job.config["data"], "root": "/before", "reader": reader}
     with pytest.raises(DataError, match="gone"):
-        measure(replace(job, config={**job.config, "data": data}))
+        measure(replace(job, config={**job.config, "data": data}, data_root=str(tmp_path / "gone")))
     (tmp_path / "x.ckpt").write_bytes(b"x")
     with pytest.raises(CheckpointError, match="not a checkpoint"):
         measure(replace(job, checkpoint=str(tmp_path / "x.ckpt")))
