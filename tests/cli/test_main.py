@@ -188,7 +188,7 @@ def test_list_says_a_line_of_each_option(cli: Cli, group: str) -> None:
 
 
 def test_list_models_gives_year_and_tasks(cli: Cli) -> None:
-    (line,) = [x for x in cli("list models").out.splitlines() if x.startswith("yolo")]
+    (line,) = [x for x in cli("list models").out.splitlines() if x.startswith("yolo ")]
     assert line.split()[1:3] == ["2015", "detection"]
 
 
