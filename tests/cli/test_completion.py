@@ -55,7 +55,7 @@ def test_options_keys_and_values(offered: Callable[[str], list[str]]) -> None:
 
 def test_only_what_the_verb_reads(offered: Callable[[str], list[str]]) -> None:
     assert offered("cvtrain eval c") == ["ckpt="]
-    assert offered("cvtrain c") == ["callbacks.", "callbacks=", "check"]
+    assert offered("cvtrain c") == ["callbacks.", "callbacks=", "check", "compare"]
     assert offered("cvtrain -m sw") == ["sweep_dir="]
     assert offered("cvtrain sw") == []
     assert offered("cvtrain predict so") == ["source="]
@@ -132,3 +132,13 @@ def test_bash_completes(here: Path) -> None:
         "classification |",
         "task=classification |",
     ]
+
+
+def test_compare_offers_folders_and_its_keys(
+    offered: Callable[[str], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    assert offered("cvtrain compare ru") == ["run_dir=", "runs/"]
+    assert offered("cvtrain compare lat") == ["latency_runs="]
+    assert offered("cvtrain compare mo") == []
