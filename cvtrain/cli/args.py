@@ -11,7 +11,7 @@ from cvtrain.errors import UsageError
 
 VERBS = (
     *("train", "eval", "predict", "export", "compare"),
-    *("check", "show", "proposals", "list"),
+    *("check", "show", "proposals", "anchors", "list"),
 )
 TAKE_WORDS = ("compare", "list")
 """Verbs that what follows them, other than ``key=value``, belongs to."""

@@ -1,4 +1,4 @@
-"""Which commands have proposals: those of the verb, and models that are given their boxes."""
+"""The verbs that look at boxes alone, proposals and anchors; and models that are given boxes."""
 
 from __future__ import annotations
 
@@ -15,29 +15,33 @@ if TYPE_CHECKING:
 WITH_BOXES = ("detection", "localization", "instance_segmentation")
 """Tasks whose objects have boxes: recall can be told."""
 
-_DEFAULTS = {"task": "detection", "proposals": "selective_search"}
+_DEFAULTS = {
+    "proposals": {"task": "detection", "proposals": "selective_search"},
+    "anchors": {"task": "detection", "model": "yolov2"},
+}
 
 
 def implied(verb: str, typed: Sequence[Typed], conf: ConfDirs) -> list[str]:
-    """What ``cvtrain proposals`` chooses where neither the user nor an experiment does."""
-    if verb != "proposals":
-        return []
+    """What such a verb chooses where neither the user nor an experiment does."""
     given = by_key(typed)
     experiment = given.get("experiment")
     name = "" if experiment is None else str(experiment.value)
     return [
         f"{group}={option}"
-        for group, option in _DEFAULTS.items()
+        for group, option in _DEFAULTS.get(verb, {}).items()
         if group not in given and not (name and conf.override_of("experiment", name, group))
     ]
 
 
 def unread(t: Typed, flat: dict[str, Any], verb: str) -> str:
-    """Why ``cvtrain proposals`` does not read a word; empty if it does."""
-    if verb != "proposals":
+    """Why such a verb does not read a word; empty if it does."""
+    if verb not in _DEFAULTS:
         return ""
     if t.key == "task" and t.value not in WITH_BOXES:
-        return f"{t.text}: proposals are held against boxes; leave it out: {' | '.join(WITH_BOXES)}"
+        why = "held against" if verb == "proposals" else "made from"
+        return f"{t.text}: {verb} are {why} boxes; leave it out: {' | '.join(WITH_BOXES)}"
+    if verb == "anchors":
+        return ""
     # A generator draws its scenes at the network's size; files have one of their own.
     drawn = "${data.image_size}" in str(pick(flat, "data.scene_size"))
     if t.key == "data.image_size" and not drawn:

@@ -171,7 +171,7 @@ def _composed(words: Sequence[str], conf: ConfDirs) -> dict[str, Any]:
     from cvtrain.cli.args import Command
     from cvtrain.cli.compose import compose_command, hydra_session, plain
 
-    verb = "proposals" if "proposals" in words else "train"
+    verb = next((w for w in words if w in ("proposals", "anchors")), "train")
     choices = [w for w in words if w.partition("=")[0] in GROUPS and "=" in w]
     with hydra_session(conf):
         for overrides in (choices, []):

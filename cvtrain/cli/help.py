@@ -18,6 +18,7 @@ _VERBS = {
     "check": "look for everything wrong in a data set, without training: data= data.root=",
     "show": "draw augmented training samples with their boxes or masks: data= [augment=]",
     "proposals": "boxes that may hold objects, and their recall: data= [proposals.mode=] [split=]",
+    "anchors": "anchors from the boxes of a data set, and what they are worth: data= [k=1..15]",
     "list": "what there is to choose: list models, list backbones filter=convnext*, ...",
 }
 

@@ -26,6 +26,7 @@ JOBS = {
     "check": "cvtrain.cli.check:check",
     "show": "cvtrain.cli.show:show",
     "proposals": "cvtrain.cli.proposals:proposals",
+    "anchors": "cvtrain.cli.anchors:anchors",
 }
 """What runs a verb: a function of the plain configuration that returns an exit code."""
 

@@ -29,6 +29,9 @@ _CHECK_SKIPS = frozenset(
     {"data.batch_size", "data.image_size", "data.resize", "data.cache", "data.scene_size"}
 )
 _BOXES_SKIP = frozenset({"data.batch_size", "data.resize", "data.cache", "data.train_per_class"})
+_ANCHORS_SKIP = frozenset(
+    {"data.batch_size", "data.cache", "data.train_per_class", "data.num_workers"}
+)
 VOID = {
     ("data", "shapes", "data.val_fraction"): "shapes draws its own validation scenes: data.num_val"
 }
@@ -38,8 +41,8 @@ OF_TASKS = {"data.object": ("localization",)}
 """Key -> the tasks that read it; for the others it is null."""
 
 _ROOT = {
-    "seed": ("train", "eval", "check", "show", "proposals"),
-    "run_dir": ("train", "eval", "predict", "compare", "check", "show", "proposals"),
+    "seed": ("train", "eval", "check", "show", "proposals", "anchors"),
+    "run_dir": ("train", "eval", "predict", "compare", "check", "show", "proposals", "anchors"),
     "sweep_dir": (),
     "resume": ("train",),
     "ckpt": ("eval", "predict", "export"),
@@ -48,8 +51,12 @@ _ROOT = {
     "split": ("eval", "proposals"),
     "source": ("predict",),
     "score_threshold": ("predict",),
+    "k": ("anchors",),
     "latency_runs": ("compare",),
-    "trust": ("train", "eval", "predict", "export", "compare", "check", "show", "proposals"),
+    "trust": (
+        *("train", "eval", "predict", "export", "compare"),
+        *("check", "show", "proposals", "anchors"),
+    ),
     "filter": ("list",),
 }
 _INSTEAD = {
@@ -72,7 +79,7 @@ def complaint(verb: str, key: str, *, group_choice: bool = False, multirun: bool
     """Why ``verb`` does not read ``key``; empty if it does.
 
     Args:
-        verb: train, eval, predict, export, compare, check, show or proposals.
+        verb: train, eval, predict, export, compare, check, show, proposals or anchors.
         key: dotted; for a group choice (``model=yolo``) the group.
         group_choice: whether the whole group is chosen, not one of its keys.
         multirun: whether ``-m`` was given.
@@ -134,6 +141,8 @@ def _data_only(verb: str, key: str, group: str, group_choice: bool) -> str:
             return f"{key}= is not read by check, which looks at the files alone"
         if verb == "proposals" and key in _BOXES_SKIP:
             return f"{key}= is not read by proposals, which makes boxes on the original images"
+        if verb == "anchors" and key in _ANCHORS_SKIP:
+            return f"{key}= is not read by anchors, which looks at the boxes alone"
         return ""
     if verb == "proposals" and group in ("proposals", "model"):
         return f"{key}= is not read by proposals: no model is run" if group == "model" else ""

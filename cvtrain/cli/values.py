@@ -130,6 +130,24 @@ _THRESHOLDS = Rule(
 )
 
 
+def span(value: Any) -> tuple[int, int] | None:
+    """``5`` -> (5, 5), ``1..15`` -> (1, 15); None: neither a number from 1 nor two in order."""
+    first, dots, last = str(value).partition("..")
+    if not (first.isdecimal() and (last.isdecimal() if dots else not last)):
+        return None
+    low, high = int(first), int(last or first)
+    return (low, high) if 1 <= low <= high else None
+
+
+def _is_anchors(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        pairs = [v for v in value if isinstance(v, (list, tuple)) and len(v) == 2]
+        return 0 < len(pairs) == len(value) and all(
+            _is_number(x) and x > 0 for pair in pairs for x in pair
+        )
+    return _is_int(value) and value > 0
+
+
 def _is_sum(value: Any) -> bool:
     """Letters of CTSF, each once."""
     return isinstance(value, str) and 0 < len(value) == len(set(value) & set("CTSF"))
@@ -138,6 +156,7 @@ def _is_sum(value: Any) -> bool:
 RULES: dict[str, Rule] = {
     "seed": _int(0),
     "split": _choice("train", "val", "test"),
+    "k": Rule("a number of anchors from 1, or several: 1..15", lambda v: bool(span(v))),
     "what": Rule(
         "backbone, the one thing that export writes",
         lambda v: v in (None, "backbone"),
@@ -166,6 +185,11 @@ RULES: dict[str, Rule] = {
     "data.num_test": _int(1),
     "data.min_objects": _int(0),
     "data.max_objects": _or_null(_int(1)),
+    "model.anchors": Rule(
+        "[width, height] of each in shares of the image, [[0.1, 0.2], [0.4, 0.3]], or how many to "
+        "make from the training set, an integer from 1",
+        _is_anchors,
+    ),
     "proposals.mode": _choice(*MODES),
     "proposals.colours": _or_null(_COLOURS),
     "proposals.similarities": _or_null(_SUMS),

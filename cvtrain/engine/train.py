@@ -33,6 +33,7 @@ from cvtrain.engine.launch import launch, started_elsewhere
 from cvtrain.engine.rundir import RunDir, new_run_dir, stored_config
 from cvtrain.engine.scoring import score, write_scores
 from cvtrain.engine.session import session
+from cvtrain.engine.settle import settle_model
 from cvtrain.engine.signals import KeepSignals
 from cvtrain.engine.trainer import Reseed, build_trainer, seed_all
 from cvtrain.engine.world import join_world
@@ -132,9 +133,9 @@ class _Training:
 
     def prepare(self, log: Any) -> None:
         """Data, model, loaders; then the run folder, once nothing can be wrong any more."""
-        config = self.config
+        self.data, report = load_data(self.config, trust=self.trust)
+        config = self.config = settle_model(self.config, self.data)
         stored = stored_config(config, self.run)
-        self.data, report = load_data(config, trust=self.trust)
         seed_all(int(config.get("seed") or 0))
         model = self._model(len(self.data.classes))
         self._weigh_classes(model)

@@ -89,7 +89,7 @@ class YOLOv2(Model):
         loss: nn.Module,
         num_classes: int,
         image_size: int | Sequence[int],
-        anchors: Sequence[Sequence[float]] | str,
+        anchors: Sequence[Sequence[float]],
         passthrough: int | None = 64,
         channels: int | None = None,
         multi_scale: Sequence[float] | None = (0.77, 1.46),
@@ -233,14 +233,14 @@ def fine_map(backbone: Backbone) -> int | None:
     return half[-1] if half else None
 
 
-def checked_anchors(anchors: Sequence[Sequence[float]] | str) -> list[list[float]]:
+def checked_anchors(anchors: Sequence[Sequence[float]]) -> list[list[float]]:
     """(width, height) of each anchor.
 
     Raises:
         ValueError: anything else, or a side that is not above 0.
     """
-    if isinstance(anchors, str):
-        raise ValueError(f"anchors={anchors}: a run computes them (auto) before it builds a model")
+    if not isinstance(anchors, Sequence):
+        raise ValueError(f"anchors={anchors}: a run makes so many before it builds the model")
     pairs = [list(pair) if isinstance(pair, Sequence) else [pair] for pair in anchors]
     good = all(len(p) == 2 and all(isinstance(v, (int, float)) and v > 0 for v in p) for p in pairs)
     if not pairs or not good:
