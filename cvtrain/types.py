@@ -23,6 +23,9 @@ from torch import Tensor
 IGNORE_INDEX = 255
 """The value of void pixels in semantic masks."""
 
+_STRIPE = 1 << 23
+"""Numbers of a stripe of logits that is resized at once: 32 MiB."""
+
 TASKS = (
     "classification",
     "multilabel_classification",
@@ -93,6 +96,8 @@ class Prediction(_TensorFields):
             they add up to 1; multilabel_classification: each class by itself). Beside it, boxes are
             guesses at the image's one object (localization).
         mask: int64 ``(H, W)``, the semantic class of each pixel.
+        logits: float32 ``(K, H, W)``, what ``mask`` is the largest of: of an image in network
+            pixels, so that it is these that are resized to the original's.
         masks: bool ``(N, H, W)``, one a box.
     """
 
@@ -101,6 +106,7 @@ class Prediction(_TensorFields):
     labels: Tensor | None = None
     probs: Tensor | None = None
     mask: Tensor | None = None
+    logits: Tensor | None = None
     masks: Tensor | None = None
 
     def best(self) -> tuple[int, float]:
@@ -144,6 +150,52 @@ class Placement:
         scale, shift = self._vectors(boxes)
         limit = boxes.new_tensor([self.width, self.height, self.width, self.height])
         return ((boxes - shift) / scale).clamp(min=0).minimum(limit)
+
+    def logits_to_original(self, logits: Tensor) -> Tensor:
+        """``(K, H_net, W_net)`` -> int64 ``(height, width)``: the largest at each original pixel.
+
+        The logits are interpolated (bilinear, pixel centres, what lies beyond the placed image
+        never mixed in), then compared: outlines follow what the network says between its pixels.
+        A few rows at a time, so that all classes of a large image need not fit into memory.
+        """
+        placed = self._placed(logits)  # (K, h, w)
+        count, rows = placed.shape[0], placed.shape[-2:]
+        low, high, down = self._between(self.height, rows[0], placed)
+        left, right, along = self._between(self.width, rows[1], placed)
+        out = torch.empty((self.height, self.width), dtype=torch.int64, device=logits.device)
+        step = max(1, _STRIPE // (count * max(self.width, rows[1])))
+        for start in range(0, self.height, step):
+            part = slice(start, start + step)
+            share = down[part, None]
+            stripe = placed[:, low[part]] * (1 - share) + placed[:, high[part]] * share
+            stripe = stripe[..., left] * (1 - along) + stripe[..., right] * along  # (K, r, width)
+            out[part] = stripe.argmax(dim=0)
+        return out
+
+    def mask_to_original(self, mask: Tensor) -> Tensor:
+        """``(H_net, W_net)`` of whole numbers -> ``(height, width)``, each from the nearest."""
+        placed = self._placed(mask)
+        rows, columns = (
+            ((torch.arange(n, device=mask.device) + 0.5) * (size / n)).long().clamp(max=size - 1)
+            for n, size in zip((self.height, self.width), placed.shape, strict=True)
+        )
+        return placed[rows[:, None], columns]
+
+    def _placed(self, x: Tensor) -> Tensor:
+        """The part of ``(..., H_net, W_net)`` where the original lies."""
+        top, left = round(self.shift_y), round(self.shift_x)
+        height = max(1, round(self.height * self.scale_y))
+        width = max(1, round(self.width * self.scale_x))
+        return x[..., top : top + height, left : left + width]
+
+    @staticmethod
+    def _between(count: int, size: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """For ``count`` pixels of ``size`` others the two they lie between, and how far along."""
+        at = (torch.arange(count, dtype=torch.float64) + 0.5) * (size / count) - 0.5
+        at = at.clamp(0, size - 1)
+        low = at.long()
+        high, share = (low + 1).clamp(max=size - 1), (at - low).to(like.dtype)
+        return low.to(like.device), high.to(like.device), share.to(like.device)
 
     def _vectors(self, like: Tensor) -> tuple[Tensor, Tensor]:
         scale = like.new_tensor([self.scale_x, self.scale_y, self.scale_x, self.scale_y])

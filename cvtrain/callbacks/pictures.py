@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ class Pictures(pl.Callback):
             return
         images = displayable(batch.pictures(places))
         for image, k in zip(images, places, strict=True):
-            prediction, target = outputs["predictions"][k].cpu(), batch.targets[k].cpu()
+            prediction = replace(outputs["predictions"][k], logits=None).cpu()  # large, not drawn
+            target = batch.targets[k].cpu()
             self._samples.append((image, prediction, target, batch.infos[k]))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

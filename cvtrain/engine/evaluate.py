@@ -111,6 +111,7 @@ def _evaluate(
             split,
             seconds,
             f"{run_config['data']['name']}, {split}, {len(task.metrics):,} images:",
+            data.dataset(split),
             checkpoint=str(loaded.path),
             epoch=loaded.epoch,
         )

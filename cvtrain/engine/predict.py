@@ -28,7 +28,12 @@ from cvtrain.engine.rundir import RunDir, new_run_dir, shown, stored_config
 from cvtrain.engine.session import session
 from cvtrain.errors import DataError
 from cvtrain.instantiate import instantiate
-from cvtrain.report.draw import draw
+from cvtrain.metrics.semantic_segmentation import (
+    SemanticSegmentationMetrics,
+    mask_file,
+    must_keep_suffix,
+)
+from cvtrain.report.draw import draw, save_mask
 from cvtrain.report.results import replacing, write_json_list_atomic
 from cvtrain.tasks.base import Task
 from cvtrain.types import ImageInfo, Prediction
@@ -97,6 +102,9 @@ class _Predicting:
         self.autocast = device.autocast
         self.pictures = run.path / "images"
         self.rows: list[tuple[str, str]] = []
+        self.keep_suffix = must_keep_suffix(images.files)
+        if isinstance(task.metrics, SemanticSegmentationMetrics):
+            task.metrics.keep_suffix = self.keep_suffix
 
     def go(self) -> None:
         """Predict, write, draw and print.
@@ -116,7 +124,9 @@ class _Predicting:
         said = f"{count} image{'s' if count != 1 else ''} in {seconds:.1f} s"
         if self.images.unreadable:
             said += f", {len(self.images.unreadable)} left out"
-        LOG.info(f"{said}; {shown(path)} and the images drawn in {shown(self.pictures)}")
+        folder = self.run.path / "masks"
+        masks = f", their class maps in {shown(folder)}" if folder.exists() else ""
+        LOG.info(f"{said}; {shown(path)} and the images drawn in {shown(self.pictures)}{masks}")
 
     def _entries(self) -> Iterator[dict[str, Any]]:
         data = self.settings["data"]
@@ -131,8 +141,12 @@ class _Predicting:
                 boxes = batch.proposals
                 given = None if boxes is None else [b.to(self.device) for b in boxes]
                 predictions = model.predict(batch.images.to(self.device), given)
-            for prediction, info in zip(predictions, batch.infos, strict=True):
-                original = self._cut(self.task.to_original(prediction.cpu(), info))
+            originals = self.task.originals(predictions, batch.infos)
+            for prediction, info in zip(originals, batch.infos, strict=True):
+                original = self._cut(prediction)
+                if original.mask is not None:
+                    name = mask_file(info.file_name, self.keep_suffix)
+                    save_mask(self.run.path / name, original.mask, self.task.classes.names)
                 self._draw(original, info)
                 self.rows.append((info.file_name, self._say(original)))
                 yield from self.task.metrics.prediction_entries(original, info)
@@ -189,10 +203,19 @@ class _Predicting:
             best, score = prediction.best()
             bare = prediction.boxes is not None and not len(prediction.boxes)
             return f"{names[best]} {score:.2f}{', no box' if bare else ''}"
+        if prediction.mask is not None:
+            return self._say_shares(prediction.mask)
         if prediction.labels is None:
             return ""
         counts = torch.bincount(prediction.labels, minlength=len(names)).tolist()
         return ", ".join(f"{n} {names[k]}" for k, n in enumerate(counts) if n) or "nothing"
+
+    def _say_shares(self, mask: Tensor) -> str:
+        """How much of the image each class has, the largest first."""
+        names = self.task.classes.names
+        shares = torch.bincount(mask.reshape(-1), minlength=len(names)) / mask.numel()
+        order = shares.argsort(descending=True, stable=True).tolist()
+        return ", ".join(f"{names[k]} {float(shares[k]):.1%}" for k in order if shares[k] > 0)
 
     def _print(self) -> None:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)

@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
+import torch
 from lightning_fabric.plugins.environments import ClusterEnvironment
+from PIL import Image
 from rich.console import Console
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from cvtrain.callbacks.console import LOG, console
-from cvtrain.callbacks.pictures import Pictures
+from cvtrain.callbacks.masks import MaskFiles
+from cvtrain.callbacks.pictures import Pictures, displayable
+from cvtrain.data.dataset import VisionDataset
 from cvtrain.data.table import Table
 from cvtrain.engine.device import Device
 from cvtrain.engine.logs import log_quietly
 from cvtrain.engine.rundir import RunDir
 from cvtrain.engine.signals import KeepSignals
 from cvtrain.engine.trainer import build_trainer
+from cvtrain.metrics.semantic_segmentation import mask_file
 from cvtrain.report.results import write_predictions, write_results
 from cvtrain.report.scored import fingerprint
 from cvtrain.tasks.base import Task
+from cvtrain.types import ImageInfo, Prediction, Target
+
+WORST_DRAWN = 8
+"""Images of semantic segmentation that are drawn as the worst."""
 
 
 def score(
@@ -50,6 +60,7 @@ def score(
             callback.path = run.plots / "predictions.png"
         if callback is not None:
             parts.append(callback)
+    parts.append(MaskFiles(run.path))
     trainer = build_trainer(config, device, environment, run.path, parts, [])
     trainer.validate(task, loader(trainer), verbose=False)
     return time.perf_counter() - started
@@ -64,11 +75,13 @@ def write_scores(
     split: str,
     seconds: float,
     title: str,
+    dataset: Dataset[Any],
     **extra: Any,
 ) -> None:
     """Write results.json, predictions.json, ground_truth.json and plots, and print the table.
 
-    On rank 0 alone, after ``score``. ``table`` holds the images that were scored.
+    On rank 0 alone, after ``score``; ``table`` holds the images that were scored, ``dataset`` their
+    samples.
 
     Raises:
         RunError: a file cannot be written.
@@ -81,6 +94,9 @@ def write_scores(
     if isinstance(pictures, Pictures):
         pictures.draw(task)
     plot_details(details, run.plots)
+    if task.name == "semantic_segmentation":
+        assert isinstance(dataset, VisionDataset)
+        _draw_worst(run, task, details["worst"], dataset)
     truth = task.metrics.ground_truth_json()
     write_predictions(run.path, task.metrics, truth)
     write_results(
@@ -112,3 +128,29 @@ def _pixels(task: Task, table: Table) -> dict[str, bytes] | None:
     if table.digests is None:
         return None
     return {info.file_name: table.digests[info.index].tobytes() for info in task.metrics.infos()}
+
+
+def _draw_worst(
+    run: RunDir, task: Task, worst: Sequence[Mapping[str, Any]], dataset: VisionDataset
+) -> None:
+    """The images with the least IoU, truth and prediction side by side, as worst.png."""
+    from cvtrain.report.plots import plot_predictions
+
+    keep = getattr(task.metrics, "keep_suffix", False)
+    images, predictions, truths, infos, said = [], [], [], [], []
+    for entry in worst[:WORST_DRAWN]:
+        scene = dataset.scene(entry["index"])
+        assert scene.mask is not None
+        with Image.open(run.path / mask_file(entry["file_name"], keep)) as file:
+            predictions.append(Prediction(mask=torch.from_numpy(np.array(file))))
+        pixels = torch.from_numpy(np.array(scene.image)).permute(2, 0, 1)[None]  # (1, C, H, W)
+        images.append(displayable(pixels)[0])
+        truths.append(Target(mask=torch.from_numpy(scene.mask)))
+        height, width = scene.mask.shape
+        name = entry["file_name"]
+        infos.append(ImageInfo(entry["index"], name, name, height, width))
+        said.append(f"IoU {entry['mean_iou']:.2f}, {entry['pixel_accuracy']:.0%} of pixels right")
+    if images:
+        path = run.plots / "worst.png"
+        names = task.classes.names
+        plot_predictions(images, predictions, truths, names, path, infos=infos, said=said)

@@ -343,6 +343,7 @@ class _Training:
             split,
             seconds,
             f"{name} (epoch {epoch + 1}) on {split}, {len(self.task.metrics):,} images:",
+            self.val_loader.dataset,
             checkpoint=f"checkpoints/{name}",
             epoch=epoch,
             epochs=len(self.history.rows),

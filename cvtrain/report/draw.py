@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from cvtrain.report.results import replacing
 from cvtrain.types import IGNORE_INDEX
 
 PALETTE = np.array(
@@ -186,6 +187,34 @@ def save(path: str | Path, image: np.ndarray) -> Path:
     Image.fromarray(image).save(beside, format="PNG", compress_level=4)
     beside.replace(path)
     return path
+
+
+def save_mask(path: Path, mask: Any, names: Sequence[str]) -> None:
+    """Writes a class map as PNG: a pixel holds the index of its class, 255 void.
+
+    It has a palette of the colours that pictures have (a class named background: black), so that
+    any viewer shows it and any reader finds the indices.
+
+    Args:
+        path: the PNG to write; its folder is made.
+        mask: ``(H, W)`` class indices.
+        names: of the classes.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    image = Image.fromarray(np.asarray(mask).astype(np.uint8))
+    image.putpalette([v for k in range(256) for v in _palette(k, names)])
+    with replacing(path) as partial:
+        image.save(partial, format="PNG")
+
+
+def _palette(label: int, names: Sequence[str]) -> tuple[int, int, int]:
+    if label == IGNORE_INDEX:
+        return 255, 255, 255
+    if label < len(names) and names[label] == BACKGROUND:
+        return 0, 0, 0
+    return colour(label)
 
 
 def _scale(image: np.ndarray, size: tuple[int, int], smooth: bool) -> np.ndarray:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cvtrain.metrics.boxes import box_ious
 from cvtrain.metrics.localization import IOU_THRESHOLD
+from cvtrain.report.class_iou import plot_class_iou
 from cvtrain.report.curves import plot_curves
 from cvtrain.report.figure import COLOURS, DPI, GRID, INK, MUTED, new_figure, safe
 from cvtrain.report.iou_curve import plot_iou_curve
@@ -25,6 +26,7 @@ from cvtrain.report.labels import plot_labels
 from cvtrain.types import ImageInfo, Prediction, Target
 
 __all__ = [
+    "plot_class_iou",
     "plot_confusion",
     "plot_curves",
     "plot_details",
@@ -46,7 +48,7 @@ def plot_details(details: Mapping[str, Any], folder: str | Path) -> list[Path]:
     """Draw whatever ``Metrics.details()`` holds that has a plot; returns the files.
 
     ``pr_curves`` -> pr.png, ``confusion`` -> confusion.png, ``reliability`` -> reliability.png,
-    ``iou_curve`` -> iou.png.
+    ``iou_curve`` -> iou.png, ``class_iou`` -> class_iou.png.
 
     Raises:
         RunError: a file cannot be written.
@@ -56,6 +58,7 @@ def plot_details(details: Mapping[str, Any], folder: str | Path) -> list[Path]:
         "confusion": ("confusion.png", plot_confusion),
         "reliability": ("reliability.png", plot_reliability),
         "iou_curve": ("iou.png", plot_iou_curve),
+        "class_iou": ("class_iou.png", plot_class_iou),
     }
     folder = Path(folder)
     return [draw(details, folder / name) for key, (name, draw) in plots.items() if key in details]
@@ -206,6 +209,7 @@ def plot_predictions(
     path: str | Path,
     *,
     infos: Sequence[ImageInfo] | None = None,
+    said: Sequence[str] | None = None,
     score_threshold: float = 0.25,
 ) -> Path:
     """Ground truth and prediction side by side, a pair an image; for a bare class, one picture.
@@ -217,6 +221,7 @@ def plot_predictions(
         names: K class names.
         path: the PNG to write.
         infos: for captions with the file names.
+        said: what is written above each prediction, behind "prediction: ".
         score_threshold: predicted boxes below it are not drawn.
 
     Raises:
@@ -245,6 +250,8 @@ def plot_predictions(
             if drawn:
                 _show_truth(axes[n, 0], image, truth, names, title)
                 _show_prediction(axes[n, 1], image, prediction, truth, names, score_threshold)
+                if said is not None:
+                    _caption(axes[n, 1], f"\nprediction: {said[n]}")
             else:
                 answer, colour = _answer(prediction, truth, names)
                 axes[n, 0].imshow(image)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -93,6 +93,13 @@ class Task(pl.LightningModule, ABC):
     def to_original(self, prediction: Prediction, info: ImageInfo) -> Prediction:
         """A prediction in network pixels -> one in original pixels; both on the CPU."""
 
+    def originals(
+        self, predictions: Sequence[Prediction], infos: Sequence[ImageInfo]
+    ) -> list[Prediction]:
+        """A batch's predictions in original pixels, on the CPU."""
+        pairs = zip(predictions, infos, strict=True)
+        return [self.to_original(p.cpu(), info) for p, info in pairs]
+
     # The order of a run, fixed -----------------------------------------------------------------
 
     def forward(self, images: Tensor) -> Any:
@@ -142,17 +149,20 @@ class Task(pl.LightningModule, ABC):
         self.val_sums.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Prediction]]:
-        """Loss and metric from one forward; returns the predictions in network pixels."""
+        """Loss and metric from one forward.
+
+        Returns:
+            ``predictions`` in network pixels and ``originals`` in those of the image.
+        """
         terms, predictions = self.model.loss_and_predict(
             batch.images, batch.targets, batch.proposals
         )
         self.val_sums.add(terms, len(batch), batch_idx)
         if batch.truths is None:
             raise ValueError("a validation batch carries no truths")
-        pairs = zip(predictions, batch.infos, strict=True)
-        originals = [self.to_original(p.cpu(), info) for p, info in pairs]
+        originals = self.originals(predictions, batch.infos)
         self.metrics.update(originals, batch.truths, batch.infos)
-        return {"predictions": predictions}
+        return {"predictions": predictions, "originals": originals}
 
     def on_validation_epoch_end(self) -> None:
         """Every process's images meet on rank 0, which computes once over the whole set."""

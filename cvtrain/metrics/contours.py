@@ -1,0 +1,80 @@
+"""How well the outlines of classes agree: counts of boundary pixels that have a counterpart.
+
+Papers: Csurka, Larlus, Perronnin, "What is a good evaluation measure for semantic segmentation?",
+BMVC 2013, section 3 (the measure, and its tolerance of 0.75 % of the image's diagonal); Perazzi et
+al., "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation", CVPR 2016
+(DAVIS; whole pixels, rounded up). Written from the papers.
+"""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+
+from cvtrain.types import IGNORE_INDEX
+
+TOLERANCE = 0.0075
+"""Share of the image's diagonal, in pixels rounded up."""
+
+
+def boundary_tolerance(height: int, width: int) -> int:
+    """Pixels that a boundary may be off in an image of that size."""
+    return math.ceil(TOLERANCE * math.hypot(height, width))
+
+
+def boundary(mask: np.ndarray, label: int) -> np.ndarray:
+    """A bool ``(H, W)``: pixels of a class with one of another class above, below or beside them.
+
+    Void is no other class, and neither is what lies outside the image.
+    """
+    own = mask == label
+    other = ~own & (mask != IGNORE_INDEX)
+    touched = np.zeros_like(own)
+    touched[1:] |= other[:-1]
+    touched[:-1] |= other[1:]
+    touched[:, 1:] |= other[:, :-1]
+    touched[:, :-1] |= other[:, 1:]
+    edge: np.ndarray = own & touched
+    return edge
+
+
+def boundary_counts(predicted: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Boundary pixels of one image, and those within the tolerance of the other mask's.
+
+    Distances are Euclidean, from pixel centre to pixel centre. The prediction counts nothing where
+    the truth is void.
+
+    Args:
+        predicted: uint8 ``(H, W)`` classes.
+        truth: uint8 ``(H, W)`` classes, 255 void.
+
+    Returns:
+        int64 ``(n,)`` classes with a boundary in either, and int64 ``(n, 4)``: predicted boundary
+        pixels, those with a true one near, true boundary pixels, those with a predicted one near.
+    """
+    reach = boundary_tolerance(*truth.shape)
+    predicted = np.where(truth == IGNORE_INDEX, np.uint8(IGNORE_INDEX), predicted)
+    found = np.flatnonzero(
+        np.bincount(predicted.ravel(), minlength=256) + np.bincount(truth.ravel(), minlength=256)
+    )
+    classes, counts = [], []
+    for label in found[found != IGNORE_INDEX].tolist():
+        said, true = boundary(predicted, label), boundary(truth, label)
+        if said.any() or true.any():
+            near_said, near_true = _near(true, reach), _near(said, reach)
+            classes.append(label)
+            counts.append(
+                [said.sum(), (said & near_said).sum(), true.sum(), (true & near_true).sum()]
+            )
+    return np.array(classes, np.int64), np.array(counts, np.int64).reshape(-1, 4)
+
+
+def _near(edge: np.ndarray, reach: int) -> np.ndarray:
+    """A bool ``(H, W)``: pixels at most ``reach`` away from a pixel of ``edge``."""
+    if not edge.any():
+        return np.zeros_like(edge)
+    away = cv2.distanceTransform((~edge).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    near: np.ndarray = away <= reach + 1e-3  # float32; squares of distances are whole numbers
+    return near
