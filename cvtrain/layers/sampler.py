@@ -1,6 +1,8 @@
 """Which of many boxes a loss counts: balanced samples, hard negatives, hard examples.
 
-Random draws come from torch's global generator, which training seeds anew for each epoch.
+Random draws come from torch's global generator, which training seeds anew for each epoch; those of
+a validation from one of their own (``fixed_draws``), so that it says the same every time, image by
+image, and takes no draw from the training.
 """
 
 from __future__ import annotations
@@ -9,9 +11,23 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
+SEED = 0
+"""Of the draws in validation."""
+
+
+def fixed_draws(training: bool) -> torch.Generator | None:
+    """Where the draws of one image come from: in training None (the global generator), else a
+    generator that is the same for every image.
+    """
+    return None if training else torch.Generator().manual_seed(SEED)
+
 
 def sample_balanced(
-    positive: Tensor, negative: Tensor, count: int, positive_share: float
+    positive: Tensor,
+    negative: Tensor,
+    count: int,
+    positive_share: float,
+    draws: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
     """A random sample of one image's boxes (Girshick 2015, arXiv 1504.08083, section 2.3).
 
@@ -20,6 +36,7 @@ def sample_balanced(
         negative: bool ``(A,)``; boxes that are neither are never drawn.
         count: boxes to draw; negatives fill up where positives are few, never the other way.
         positive_share: of positives at most, 0..1.
+        draws: a generator on the CPU; None: the global one.
 
     Returns:
         Indices int64 ``(P,)`` and ``(N,)`` of the positives and the negatives drawn, each in the
@@ -27,15 +44,15 @@ def sample_balanced(
     """
     p = positive.nonzero().flatten()
     n = negative.nonzero().flatten()
-    p = _draw(p, int(count * positive_share))
-    return p, _draw(n, count - len(p))
+    p = _draw(p, int(count * positive_share), draws)
+    return p, _draw(n, count - len(p), draws)
 
 
-def _draw(index: Tensor, count: int) -> Tensor:
+def _draw(index: Tensor, count: int, draws: torch.Generator | None) -> Tensor:
     if len(index) <= count:
         return index
     # On the CPU whatever the device: the same draws everywhere.
-    chosen = torch.randperm(len(index))[:count].to(index.device)
+    chosen = torch.randperm(len(index), generator=draws)[:count].to(index.device)
     return index[chosen].sort().values
 
 

@@ -66,6 +66,30 @@ class Backbone(nn.Module, ABC):
     def use(self, output: Output) -> None:
         """Drop what only the other output needs, so that every parameter left gets a gradient."""
 
+    def split(self, stride: int) -> tuple[int, int]:
+        """End the maps at ``stride``: the layers after it are run by ``later`` alone, on regions.
+
+        Instead of ``use``, and once.
+
+        Returns:
+            Channels of what ``later`` gives, and the side of the regions' maps that it takes.
+
+        Raises:
+            ValueError: a network whose last layers do not run on a region's map.
+        """
+        raise ValueError(
+            f"the last layers of {self.architecture} cannot be run on regions, those of a ResNet "
+            "and of VGG can: choose such a backbone, or model.top=fc"
+        )
+
+    def later(self, x: Tensor) -> Tensor:
+        """The layers that ``split`` cut off, on maps ``(R, C, side, side)`` of its stride.
+
+        Raises:
+            ValueError: ``split`` was not called.
+        """
+        raise ValueError(f"{self.architecture} was not split")
+
     def input_layers(self) -> list[str]:
         """Names of the weights that see the image itself: the first convolution's."""
         for name, module in self.named_modules():

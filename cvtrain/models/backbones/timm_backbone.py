@@ -18,6 +18,8 @@ from typing import Any
 import timm
 import torch
 from timm.models._manipulate import group_with_matcher
+from timm.models.resnet import ResNet
+from timm.models.vgg import VGG
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,6 +30,8 @@ from cvtrain.models.backbones.options import refused_option
 from cvtrain.models.backbones.translate import translations
 from cvtrain.models.backbones.weights import load_weights, say_adapted
 
+RESNET_SIDE, FC_SIDE = 14, 7
+"""Of a region's map before a ResNet's last stage (of stride 2), and before VGG's fc6."""
 SMALL = 32
 """Pixels; images with a side below it are tried out before training begins."""
 
@@ -58,6 +62,7 @@ class TimmBackbone(Backbone):
     """
 
     body: Any  # a timm model: each architecture a class of its own
+    _cut: str = ""  # the part that ``split`` left to ``later``
 
     def __init__(
         self,
@@ -129,6 +134,24 @@ class TimmBackbone(Backbone):
         if output == "maps":
             self.body.prune_intermediate_layers(self.indices, prune_norm=False, prune_head=True)
 
+    def split(self, stride: int) -> tuple[int, int]:
+        """Of a ResNet the last stage is cut off (He et al. 2015, arXiv 1512.03385, appendix A), of
+        VGG the connected layers fc6 and fc7, which its last pooling precedes.
+        """
+        resnet, vgg = isinstance(self.body, ResNet), isinstance(self.body, VGG)
+        if not (resnet or vgg) or self.strides[-2:] != [stride, 2 * stride]:
+            return super().split(stride)
+        channels, side = (
+            (self.channels[-1], RESNET_SIDE) if resnet else (self.num_features, FC_SIDE)
+        )
+        for values in (self.strides, self.channels, self.indices):
+            values.pop()
+        self._cut = "layer4" if resnet else "pre_logits"
+        return channels, side
+
+    def later(self, x: Tensor) -> Tensor:
+        return self.body.get_submodule(self._cut)(x) if self._cut else super().later(x)
+
     def stages(self) -> list[list[str]]:
         """The groups timm has for the architecture: the stem, then stage by stage (ViT: blocks)."""
         state = self.body.state_dict()
@@ -147,7 +170,11 @@ class TimmBackbone(Backbone):
     def forward(self, x: Tensor) -> list[Tensor]:
         x = _padded(x, _patch(self.body))
         return self.body.forward_intermediates(
-            x, indices=self.indices, norm=True, intermediates_only=True
+            x,
+            indices=self.indices,
+            norm=True,
+            stop_early=bool(self._cut),
+            intermediates_only=True,
         )
 
     def pooled(self, x: Tensor) -> Tensor:

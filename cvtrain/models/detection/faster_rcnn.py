@@ -1,0 +1,135 @@
+"""Faster R-CNN (2015): a network proposes regions, another on the same maps classifies them.
+
+Papers: Ren, He, Girshick, Sun, "Faster R-CNN: Towards Real-Time Object Detection with Region
+Proposal Networks", arXiv 1506.01497; the pyramid: Lin, Dollar, Girshick, He, Hariharan, Belongie,
+"Feature Pyramid Networks for Object Detection", arXiv 1612.03144. Written from the papers; with
+copied weights outputs and losses are those of torchvision's fasterrcnn_resnet50_fpn.
+
+``model.neck=fpn`` (the default): levels P2 to P6 of 256 channels, anchors of one size and three
+ratios a level (32 to 512 pixels), regions read by RoIAlign from P2 to P5, two connected layers of
+1024. ``model.neck=c4``: the first paper's one map of stride 16, with ``model.rpn.scales=[8,16,32]``
+its 9 anchors a place, 128 to 512 pixels; ``backbone=vgg16 model.neck=c4 model.top=backbone
+model.roi=pool`` is its network, fc6 and fc7 included: 137.0 M parameters for VOC.
+
+Where the papers are silent or we deviate:
+
+- Approximate joint training: one network, one step, the sum of four losses; the coordinates of
+  proposals carry no gradient. The first paper's main text trains in four alternating steps; this is
+  its section 3.2 (ii), whose results it calls close.
+- The proposing network deviates as layers/rpn.py says.
+- 128 regions an image, a quarter of them foreground (the first paper's; the second: 512), and 300
+  proposals outside of training (the first paper's; the second: 1,000): what a CPU bears.
+- Codes for the K classes; the papers' and torchvision's background has four more, never used.
+- Batch norms train, those of a ResNet's last stage on regions too (the papers: fixed); no dropout
+  between VGG's connected layers.
+- ``min_score`` 0.01 in place of 0.05: average precision wants the tail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from torch import Tensor
+
+from cvtrain.layers.nms import Method as NMS
+from cvtrain.layers.roi import Method
+from cvtrain.layers.roi_head import RandomRoIs, RoISampling, RoIStage
+from cvtrain.layers.rpn import RPN, RPNOutputs
+from cvtrain.models.backbones.base import Backbone
+from cvtrain.models.detection.regions import Neck, RegionModel, Top
+from cvtrain.types import Prediction, Target
+
+
+class Outputs(NamedTuple):
+    """What the network says of a batch, before regions are classified.
+
+    Attributes:
+        maps: one a stride.
+        anchors: objectness and codes of every anchor.
+        proposals: for each image ``(P, 4)`` xyxy pixels, best first.
+        image_size: height, width in pixels.
+    """
+
+    maps: list[Tensor]
+    anchors: RPNOutputs
+    proposals: list[Tensor]
+    image_size: tuple[int, int]
+
+
+class FasterRCNN(RegionModel):
+    """Backbone, neck, a network that proposes, and one that classifies what is proposed.
+
+    Args:
+        backbone: its maps are used.
+        num_classes: K.
+        neck, top, channels, hidden, roi, roi_size: see ``RegionModel``.
+        rpn: makes the proposing network of ``in_channels`` and ``strides``.
+        sampling: which regions are learnt from; None: 128, a quarter of them foreground.
+        foreground_iou: regions of this IoU with an object and more are foreground, 0..1.
+        background_iou: regions below this IoU with every object are not learnt from, 0..1.
+        beta: where the regions' box loss turns from parabola to line.
+        nms_iou: a box that overlaps a better one of its class by more is removed, 0..1.
+        nms: variant of the suppression, see layers/nms.py.
+        min_score: predictions score more than this.
+        max_detections: predictions an image, the best first.
+
+    Raises:
+        ValueError: a value out of range, a backbone without the maps or layers it needs.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        neck: Neck = "fpn",
+        top: Top = "fc",
+        channels: int = 256,
+        hidden: Sequence[int] = (1024, 1024),
+        roi: Method = "align",
+        roi_size: int | None = None,
+        rpn: Callable[..., RPN] = RPN,
+        sampling: RoISampling | None = None,
+        foreground_iou: float = 0.5,
+        background_iou: float = 0.0,
+        beta: float = 1 / 9,
+        nms_iou: float = 0.5,
+        nms: NMS = "hard",
+        min_score: float = 0.01,
+        max_detections: int = 100,
+    ) -> None:
+        super().__init__(backbone, num_classes, neck, top, channels, hidden, roi, roi_size)
+        self.rpn = rpn(in_channels=self.map_channels, strides=self.strides)
+        self.stage = RoIStage(
+            sampling or RandomRoIs(128),
+            foreground_iou=foreground_iou,
+            background_iou=background_iou,
+            beta=beta,
+            nms_iou=nms_iou,
+            nms=nms,
+            min_score=min_score,
+            max_detections=max_detections,
+        )
+
+    def forward(self, images: Tensor) -> Outputs:
+        """``(B, C, H, W)`` of any size -> maps, and boxes proposed on them."""
+        maps = self.maps(images)
+        anchors = self.rpn(maps)
+        size = (images.shape[-2], images.shape[-1])
+        return Outputs(maps, anchors, self.rpn.propose(anchors, size), size)
+
+    def compute_loss(self, outputs: Outputs, targets: list[Target]) -> dict[str, Tensor]:
+        """Terms ``objectness``, ``proposals``, ``classes`` and ``boxes``; counts ``num_objects``
+        and ``num_positives`` (foreground regions).
+        """
+        return {
+            **self.rpn.loss(outputs.anchors, targets),
+            **self.stage.loss(
+                partial(self.classify, outputs.maps), outputs.proposals, targets, self.training
+            ),
+        }
+
+    def decode(self, outputs: Outputs) -> list[Prediction]:
+        classify = partial(self.classify, outputs.maps)
+        return self.stage.decode(classify, outputs.proposals, outputs.image_size)
