@@ -79,7 +79,7 @@ def test_a_pyramid_is_read_as_torchvision_does() -> None:
     generator = torch.Generator().manual_seed(1)
     maps = [torch.randn(2, 4, 512 // s, 512 // s, generator=generator) for s in (4, 8, 16, 32)]
     corner = torch.rand(40, 2, generator=generator) * 200
-    side = 2 ** (torch.rand(40, 1, generator=generator) * 9) * torch.tensor([1.0, 0.8])
+    side = torch.linspace(2, 560, 40)[:, None] * torch.tensor([1.0, 0.8])
     boxes = [torch.cat([corner, corner + side], dim=1)[i::2] for i in range(2)]
     theirs = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)
     expected = theirs({str(i): m for i, m in enumerate(maps)}, boxes, [(512, 512)] * 2)

@@ -1,0 +1,232 @@
+"""Faster R-CNN: equal to torchvision's on copied weights, the papers' numbers, odd images."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
+from torchvision.models.detection import fasterrcnn_resnet50_fpn
+
+from cvtrain.layers.roi_head import RandomRoIs
+from cvtrain.layers.rpn import RPN
+from cvtrain.models.backbones.timm_backbone import TimmBackbone
+from cvtrain.models.base import total_loss
+from cvtrain.models.detection.faster_rcnn import FasterRCNN
+from cvtrain.models.detection.pretrained import translated
+from cvtrain.types import Target
+
+MANY = 1_000_000
+SIZE = (128, 192)
+
+
+@pytest.fixture(scope="module")
+def theirs() -> TorchvisionFasterRCNN:
+    """torchvision's for 3 classes, which counts every box and leaves the size of images alone."""
+    torch.manual_seed(0)
+    other = fasterrcnn_resnet50_fpn(
+        weights=None,
+        weights_backbone=None,
+        num_classes=4,
+        min_size=min(SIZE),
+        max_size=max(SIZE),
+        rpn_pre_nms_top_n_train=1000,
+        rpn_post_nms_top_n_train=1000,
+        rpn_batch_size_per_image=MANY,
+        rpn_positive_fraction=1.0,
+        box_batch_size_per_image=MANY,
+        box_positive_fraction=1.0,
+    )
+    with torch.no_grad():
+        for name, p in other.rpn.head.named_parameters():
+            p.add_(torch.randn_like(p) * (0.0 if "conv" in name else 0.004))
+        for p in other.roi_heads.box_predictor.parameters():
+            p.add_(torch.randn_like(p) * 0.01)
+    return other.eval()
+
+
+@pytest.fixture
+def mine(theirs: TorchvisionFasterRCNN) -> FasterRCNN:
+    model = FasterRCNN(
+        TimmBackbone("resnet50"),
+        3,
+        rpn=partial(RPN, sample=MANY, positive_share=1.0, candidates=(1000, 1000)),
+        sampling=RandomRoIs(MANY, 1.0),
+        min_score=0.05,
+    )
+    state = translated(theirs.state_dict())
+    state["head.codes.weight"] = state["head.codes.weight"][4:]  # not the background's
+    state["head.codes.bias"] = state["head.codes.bias"][4:]
+    model.load_state_dict(state, strict=False)
+    assert model.state_dict().keys() - state.keys() == {"normalize.mean", "normalize.std"}
+    return model.eval()
+
+
+def scene() -> tuple[Tensor, list[Target]]:
+    images = torch.rand(2, 3, *SIZE, generator=torch.Generator().manual_seed(3))
+    boxes = torch.tensor([[10.0, 20.0, 90.0, 70.0], [60.0, 50.0, 84.0, 100.0], [5, 5, 12, 11]])
+    return images, [
+        Target(boxes=boxes, labels=torch.tensor([0, 2, 1])),
+        Target(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64)),
+    ]
+
+
+def test_equal_to_torchvision_on_copied_weights(
+    theirs: TorchvisionFasterRCNN, mine: FasterRCNN
+) -> None:
+    images, targets = scene()
+    given = [{"boxes": t.boxes, "labels": t.labels + 1} for t in targets]  # type: ignore[operator]
+    with torch.no_grad():
+        outputs = mine(images)
+        terms, found = mine.compute_loss(outputs, targets), mine.decode(outputs)
+        detections = theirs(list(images))
+        for part in (theirs, theirs.rpn, theirs.roi_heads):  # batch norms as in eval
+            part.training = True
+        losses = theirs(list(images), given)
+        for part in (theirs, theirs.rpn, theirs.roi_heads):
+            part.training = False
+    assert all(len(p) > 100 for p in outputs.proposals), [len(p) for p in outputs.proposals]
+    for name, other in (
+        ("objectness", "loss_objectness"),
+        ("proposals", "loss_rpn_box_reg"),
+        ("classes", "loss_classifier"),
+        ("boxes", "loss_box_reg"),
+    ):
+        torch.testing.assert_close(terms[name], losses[other], rtol=1e-4, atol=1e-4)
+    assert terms["boxes"] > 1e-3
+    for a, b in zip(found, detections, strict=True):
+        alive = (a.boxes[:, 2:] - a.boxes[:, :2] >= 1e-2).all(dim=1)  # type: ignore[index]
+        count = int(alive.sum())  # theirs drops what is thinner, ours what has no area
+        assert count > 10
+        torch.testing.assert_close(a.boxes[alive], b["boxes"][:count], rtol=1e-4, atol=1e-3)  # type: ignore[index]
+        torch.testing.assert_close(a.scores[alive], b["scores"][:count], rtol=1e-4, atol=1e-4)  # type: ignore[index]
+        assert torch.equal(a.labels[alive], b["labels"][:count] - 1)  # type: ignore[index]
+
+
+def test_the_papers_vgg_network(build_model: Any) -> None:
+    words = ["backbone=vgg16", "model.neck=c4", "model.top=backbone", "model.roi=pool"]
+    with torch.device("meta"):
+        model = build_model(
+            *("task=detection", "model=faster_rcnn", "data=shapes", *words),
+            "model.rpn.scales=[8,16,32]",
+            num_classes=20,
+        )
+    # VGG-16 without its classifier, the proposing network, the two last layers: 137 M, as the
+    # paper's Caffe model (which has 9 + 21 outputs more).
+    rpn = 512 * (512 * 9 + 1) + (512 + 1) * 9 * 5
+    top = (4096 + 1) * (21 + 80)
+    assert sum(p.numel() for p in model.parameters()) == 134_260_544 + rpn + top == 137_057_234
+    assert sum(p.numel() for p in model.rpn.parameters()) == rpn
+    assert model.rpn.anchors.per_place == [9]
+    assert model.pool.strides == [16]
+    assert (model.pool.size, model.pool.method) == (7, "pool")
+
+
+def test_a_vgg_map_of_a_600_by_1000_image_has_about_20000_anchors() -> None:
+    """Section 3.1.1: W H k of a map of about 2,400 places; sides of table 1."""
+    rpn = RPN(4, [16], scales=(8, 16, 32))
+    out = rpn([torch.zeros(1, 4, 608 // 16, 1024 // 16)])
+    assert out.counts == [38 * 64 * 9]
+    sides = (out.anchors[:9, 2:] - out.anchors[:9, :2]).view(3, 3, 2)  # (ratios, scales, 2)
+    assert sides[1].tolist() == [[128, 128], [256, 256], [512, 512]]
+    assert sides[0, 2].tolist() == [724, 362]  # 736 x 384 in the paper, which rounds otherwise
+    assert sides[2, 0].tolist() == [90, 182]
+
+
+def test_the_parameters_of_resnet50_fpn(build_model: Any) -> None:
+    with torch.device("meta"):
+        model = build_model(
+            "task=detection", "model=faster_rcnn", "backbone=resnet50", num_classes=90
+        )
+    # torchvision's for 91 classes has 41,755,286; its batch norms are frozen, and its background
+    # has a box.
+    count = sum(p.numel() for p in model.parameters())
+    norms = sum(
+        2 * m.weight.numel() for m in model.backbone.modules() if hasattr(m, "running_mean")
+    )
+    assert count - norms + 4 * 1025 == 41_755_286
+    assert model.strides == [4, 8, 16, 32, 64]
+    assert model.pool.strides == [4, 8, 16, 32]
+    assert model.rpn.anchors.per_place == [3] * 5
+
+
+@pytest.fixture
+def small() -> FasterRCNN:
+    torch.manual_seed(0)
+    return FasterRCNN(
+        TimmBackbone("resnet18"),
+        3,
+        channels=32,
+        hidden=(64,),
+        rpn=partial(RPN, candidates=(200, 200), proposals=(100, 50)),
+        sampling=RandomRoIs(32),
+    )
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "vgg11"])
+def test_the_backbones_last_layers_run_on_regions(backbone: str) -> None:
+    torch.manual_seed(0)
+    model = FasterRCNN(TimmBackbone(backbone), 3, neck="c4", top="backbone")
+    images, targets = scene()
+    terms = model.train().loss(images, targets)
+    total_loss(terms).backward()
+    assert not [n for n, p in model.named_parameters() if p.grad is None]
+    outputs = model.eval()(images)
+    assert outputs.maps[0].shape == (2, model.map_channels, 8, 12)
+    logits, codes = model.classify(outputs.maps, [b[:3] for b in outputs.proposals])
+    assert logits.shape == (6, 4)
+    assert codes.shape == (6, 3, 4)
+    whole = TimmBackbone(backbone)
+    whole.load_state_dict(model.backbone.state_dict())  # the same names
+    pieces = torch.rand(2, 512 if backbone == "vgg11" else 256, 14, 14)
+    later = model.backbone.later(pieces)
+    assert later.shape == ((2, 4096, 8, 8) if backbone == "vgg11" else (2, 512, 7, 7))
+
+
+def test_a_thousand_objects_and_other_bad_scenes(small: FasterRCNN) -> None:
+    corner = torch.rand(1000, 2, generator=torch.Generator().manual_seed(0)) * 120
+    crowd = Target(
+        boxes=torch.cat([corner, corner + 3], dim=1), labels=torch.zeros(1000, dtype=torch.int64)
+    )
+    for images, target in (
+        (torch.zeros(1, 3, 128, 128, dtype=torch.uint8), crowd),
+        (torch.zeros(1, 3, 1, 500, dtype=torch.uint8), Target()),
+    ):
+        terms, found = small.loss_and_predict(images, [target])
+        assert all(torch.isfinite(v) for v in terms.values())
+        assert (found[0].boxes[:, 3] <= images.shape[-2]).all()  # type: ignore[index]
+        total_loss(small.train().loss(images, [target])).backward()
+
+
+def test_validation_repeats_itself_and_leaves_the_training_its_draws(small: FasterRCNN) -> None:
+    images, targets = scene()
+    state = torch.get_rng_state()
+    first, _ = small.train().loss_and_predict(images, targets)
+    second, _ = small.loss_and_predict(images, targets)
+    assert first == second
+    assert torch.equal(state, torch.get_rng_state())
+    assert small.loss(images, targets) != small.loss(images, targets)
+
+
+def test_proposals_carry_no_gradient(small: FasterRCNN) -> None:
+    images, targets = scene()
+    outputs = small.train()(images)
+    assert not any(p.requires_grad for p in outputs.proposals)
+    terms = small.compute_loss(outputs, targets)
+    (terms["classes"] + terms["boxes"]).backward()
+    assert small.rpn.codes.weight.grad is None
+
+
+def test_bad_forms_are_refused() -> None:
+    for backbone, keywords, text in (
+        ("resnet18", {"neck": "p4"}, "neck=p4: expected c4 | fpn"),
+        ("resnet18", {"top": "fc6"}, "top=fc6: expected fc | backbone"),
+        ("resnet18", {"top": "backbone"}, "top=backbone needs neck=c4"),
+        ("convnext_atto", {"top": "backbone", "neck": "c4"}, "the last layers of convnext_atto"),
+        ("resnet18", {"roi": "max"}, "roi method max"),
+    ):
+        with pytest.raises(ValueError, match=text.replace("|", r"\|")):
+            FasterRCNN(TimmBackbone(backbone), 3, **keywords)  # type: ignore[arg-type]
