@@ -27,7 +27,6 @@ from cvtrain.layers.coder import BoxCoder
 from cvtrain.layers.matcher import NEGATIVE, Matcher
 from cvtrain.layers.nms import Method, select
 from cvtrain.layers.sampler import fixed_draws, hard_examples, sample_balanced
-from cvtrain.losses.boxes import smooth_l1
 from cvtrain.types import Prediction, Target
 
 CODE_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
@@ -191,7 +190,8 @@ class RoIStage:
         positive = labels.nonzero().flatten()
         which = labels[positive] - 1 if codes.shape[1] > 1 else torch.zeros_like(positive)
         wanted = self.coder.encode(torch.cat([d.objects for d in drawn])[positive], boxes[positive])
-        distance = smooth_l1(codes[positive, which], wanted, self.beta)  # (positives,)
+        codes = codes[positive, which]  # (positives, 4)
+        distance = F.smooth_l1_loss(codes, wanted, reduction="none", beta=self.beta).sum(dim=1)
         regressed = torch.zeros_like(entropy).index_add(0, positive, distance)
         counted = self._counted(drawn, (entropy + regressed).detach())
         share = counted.sum().clamp(min=1)

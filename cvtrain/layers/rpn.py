@@ -32,7 +32,6 @@ from cvtrain.layers.boxes import clip, objects_of
 from cvtrain.layers.coder import BoxCoder
 from cvtrain.layers.matcher import NEGATIVE, Matcher
 from cvtrain.layers.sampler import fixed_draws, sample_balanced
-from cvtrain.losses.boxes import smooth_l1
 from cvtrain.types import Target
 
 SMALLEST = 1e-3
@@ -195,7 +194,9 @@ class RPN(nn.Module):
                 F.binary_cross_entropy_with_logits(logits[drawn], truth, reduction="sum")
             )
             wanted = self.coder.encode(boxes[index[positive]], anchors[positive])
-            regressed.append(smooth_l1(codes[positive], wanted, self.beta).sum())
+            regressed.append(
+                F.smooth_l1_loss(codes[positive], wanted, reduction="sum", beta=self.beta)
+            )
             count += len(drawn)
         return {
             "objectness": torch.stack(entropies).sum() / max(1, count),

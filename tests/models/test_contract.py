@@ -38,6 +38,11 @@ pair = pytest.mark.parametrize(("name", "task"), PAIRS)
 
 SMALLER = {
     "yolox": ["model.size=tiny"],
+    "faster_rcnn": [
+        "model.channels=64",
+        "model.hidden=[128,128]",
+        "model.rpn.candidates=[200,100]",
+    ],
     "overfeat": ["model.scales=[1,1.5]", "model.hidden=[64,64]", "model.regressor_hidden=[64,64]"],
 }
 """What makes a model small enough for many short tests, where its defaults do not."""
