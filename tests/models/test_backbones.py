@@ -19,7 +19,8 @@ from cvtrain.models.backbones.yolov1 import YOLOv1Backbone
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 NAMES = sorted(p.stem for p in (CONF / "backbone").glob("*.yaml"))
-UNPADDED = {"alexnet", "overfeat_fast", "overfeat_accurate"}  # their maps: test_backbone_papers.py
+# Their maps: test_backbone_papers.py, test_sliding_window.py.
+UNPADDED = {"alexnet", "overfeat_fast", "overfeat_accurate", "window_net"}
 FAST = ["darknet_tiny", "resnet18", "yolov1_20"]
 named = pytest.mark.parametrize(
     "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]

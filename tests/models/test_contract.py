@@ -43,6 +43,7 @@ SMALLER = {
         "model.hidden=[128,128]",
         "model.rpn.candidates=[200,100]",
     ],
+    "sliding_window": ["model.sides=[0.35,0.6]", "model.ratios=[0.6,1.6]"],
     "overfeat": ["model.scales=[1,1.5]", "model.hidden=[64,64]", "model.regressor_hidden=[64,64]"],
 }
 """What makes a model small enough for many short tests, where its defaults do not."""

@@ -6,6 +6,9 @@ leaky ReLU (0.1), channels doubled wherever the resolution halves. A strided con
 instead of max pooling: that spares the convolutions at full resolution, most of such a network's
 time on a CPU. A last 1 x 1 convolution narrows the map, as the bottlenecks of YOLO's 24 layers do,
 so that connected layers on it stay small.
+
+``padded=False`` leaves the padding out: what the network says of a window that is cut out of an
+image is then what it says of that place in the whole image (backbone=window_net; layers/dense.py).
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ class DarknetTiny(Backbone):
         widths: channels of each stage.
         blocks: convolutions in each stage, at least 1.
         narrow: channels of the 1 x 1 convolution at the end of the last stage; None: no such.
+        padded: zeros around every map, so that none is smaller than the image over its stride.
         in_channels: channels of the images.
         weights: a file to start from.
 
@@ -44,6 +48,7 @@ class DarknetTiny(Backbone):
         widths: Sequence[int] = (16, 32, 64, 128),
         blocks: Sequence[int] = (1, 1, 1, 2),
         narrow: int | None = 32,
+        padded: bool = True,
         in_channels: int = 3,
         weights: str | Path | None = None,
     ) -> None:
@@ -57,8 +62,9 @@ class DarknetTiny(Backbone):
         self.blocks = nn.ModuleList()
         previous = in_channels
         for width, count in zip(widths, blocks, strict=True):
-            convs = [ConvBlock(previous, width, stride=2)]
-            convs += [ConvBlock(width, width) for _ in range(count - 1)]
+            padding = None if padded else 0
+            convs = [ConvBlock(previous, width, stride=2, padding=padding)]
+            convs += [ConvBlock(width, width, padding=padding) for _ in range(count - 1)]
             if narrow is not None and len(self.blocks) == len(widths) - 1:
                 convs.append(ConvBlock(width, narrow, kernel=1))
                 self.channels[-1] = narrow
@@ -66,10 +72,13 @@ class DarknetTiny(Backbone):
             previous = width
         self.strides = [2 ** (i + 1) for i in range(len(widths))]
         self.num_features = self.channels[-1]
+        for count in reversed(blocks) if not padded else ():
+            self.minimum_size = 2 * (self.minimum_size + 2 * (count - 1)) + 1
         if weights is not None:
             load_weights(self, weights)
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        self.check_size(x.shape[-2:])
         maps = []
         for stage in self.blocks:
             x = stage(x)
