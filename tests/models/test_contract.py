@@ -44,6 +44,7 @@ SMALLER = {
         "model.rpn.candidates=[200,100]",
     ],
     "sliding_window": ["model.sides=[0.35,0.6]", "model.ratios=[0.6,1.6]"],
+    "fast_rcnn": ["model.hidden=[128,128]"],
     "overfeat": ["model.scales=[1,1.5]", "model.hidden=[64,64]", "model.regressor_hidden=[64,64]"],
 }
 """What makes a model small enough for many short tests, where its defaults do not."""
@@ -52,6 +53,19 @@ SMALLER = {
 def overrides(name: str, task: str) -> list[str]:
     words = [f"task={task}", f"model={name}", "data=shapes", f"data.image_size={SIZE}"]
     return [*words, *SMALLER.get(name, [])]
+
+
+def given(name: str, images: Tensor) -> list[list[Tensor]]:
+    """What a model is told beside the images: nothing, or boxes to look at, the same for each."""
+    if not MODELS[name].get("proposals"):
+        return []
+    height, width = images.shape[-2:]
+    boxes = [torch.tensor([[0.0, 0.0, width, height]])]
+    for side in (height // 4, height // 3, height // 2):
+        y, x = torch.arange(0, height - side + 1, 4), torch.arange(0, width - side + 1, 4)
+        corner = torch.cartesian_prod(x, y)  # (windows, 2)
+        boxes.append(torch.cat([corner, corner + side], dim=1).float())
+    return [[torch.cat(boxes)] * len(images)]
 
 
 def test_there_are_models_for_every_part_of_the_contract() -> None:
@@ -80,7 +94,7 @@ def test_loss_is_finite_whatever_the_targets(
 ) -> None:
     model = build_model(*overrides(name, task))
     images, targets = make_batch(task, OBJECTS[objects], SIZE)
-    terms = model.train().loss(images, targets)
+    terms = model.train().loss(images, targets, *given(name, images))
     assert all(v.ndim == 0 and torch.isfinite(v) for v in terms.values())
     assert total_loss(terms).requires_grad
     assert not any(v.requires_grad for k, v in terms.items() if k.startswith("num_"))
@@ -102,7 +116,7 @@ def test_every_trainable_parameter_gets_a_gradient(
         with torch.no_grad():  # some start at 0 on purpose, and hide those before them
             for p in model.parameters():
                 p.add_(torch.randn_like(p) * 0.01)
-        total_loss(model.train().loss(images, targets)).backward()
+        total_loss(model.train().loss(images, targets, *given(name, images))).backward()
         without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
         assert not without
         zero = [n for n, p in model.named_parameters() if p.grad is not None and not p.grad.any()]
@@ -122,8 +136,8 @@ def test_predict_restores_the_mode_and_changes_nothing(
     modes = [m.training for m in model.modules()]
     before = {k: v.clone() for k, v in model.state_dict().items()}
     images, targets = make_batch(task, OBJECTS["full"], SIZE)
-    first = model.predict(images)
-    _, second = model.loss_and_predict(images, targets)
+    first = model.predict(images, *given(name, images))
+    _, second = model.loss_and_predict(images, targets, *given(name, images))
     assert [m.training for m in model.modules()] == modes
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     for a, b in zip(first, second, strict=True):
@@ -143,7 +157,7 @@ def test_predictions_are_inside_the_image_and_finite(
         torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8),
         torch.full((2, 3, SIZE, SIZE), 255, dtype=torch.uint8),
     ):
-        predictions = model.predict(images)
+        predictions = model.predict(images, *given(name, images))
         assert len(predictions) == len(images)
         for p in predictions:
             assert_well_formed(p, task, SIZE, SIZE)
@@ -155,8 +169,8 @@ def test_training_and_validation_loss_have_the_same_terms(
 ) -> None:
     model = build_model(*overrides(name, task))
     images, targets = make_batch(task, OBJECTS["half_empty"], SIZE)
-    training = model.train().loss(images, targets)
-    validation, _ = model.loss_and_predict(images, targets)
+    training = model.train().loss(images, targets, *given(name, images))
+    validation, _ = model.loss_and_predict(images, targets, *given(name, images))
     assert training.keys() == validation.keys()
     assert not any(v.requires_grad for v in validation.values())
 
@@ -172,7 +186,8 @@ def test_the_config_round_trips_through_a_checkpoint(
     again = instantiate(content["config"], num_classes=3)
     again.load_state_dict(content["state_dict"])
     images, _ = make_batch(task, OBJECTS["full"], SIZE)
-    for a, b in zip(model.predict(images), again.predict(images), strict=True):
+    more = given(name, images)
+    for a, b in zip(model.predict(images, *more), again.predict(images, *more), strict=True):
         assert_equal(a, b)
 
 
@@ -216,7 +231,8 @@ def test_every_loss_a_model_names_works_with_it(
     if "loss" not in config["model"] or loss not in MODELS[name].get("losses", LOSSES):
         return
     model = instantiate(config["model"], num_classes=3)
-    terms = model.loss(*make_batch(task, OBJECTS["half_empty"], SIZE))
+    images, targets = make_batch(task, OBJECTS["half_empty"], SIZE)
+    terms = model.loss(images, targets, *given(name, images))
     assert torch.isfinite(total_loss(terms))
 
 
@@ -233,7 +249,7 @@ def test_one_batch_can_be_learnt_by_heart(
     value = 0.0
     for step in range(1, 401):
         model.begin_epoch((step - 1) // 40, 10)  # some learn one thing after the other
-        loss = total_loss(model.loss(images, targets))
+        loss = total_loss(model.loss(images, targets, *given(name, images)))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
@@ -241,7 +257,7 @@ def test_one_batch_can_be_learnt_by_heart(
         if step % 40 == 0:
             metrics.reset()
             infos = [ImageInfo(i, f"{i}", f"{i}", SIZE, SIZE) for i in range(len(images))]
-            metrics.update(model.predict(images), targets, infos)
+            metrics.update(model.predict(images, *given(name, images)), targets, infos)
             value = metrics.compute()[monitor]
             if value >= 0.95:
                 break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,11 @@ from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
 from cvtrain.layers.roi_head import RandomRoIs
 from cvtrain.layers.rpn import RPN
+from cvtrain.models.backbones.base import Backbone
+from cvtrain.models.backbones.darknet import DarknetTiny
+from cvtrain.models.backbones.darknet19 import Darknet19
 from cvtrain.models.backbones.timm_backbone import TimmBackbone
+from cvtrain.models.backbones.yolov1 import YOLOv1Backbone
 from cvtrain.models.base import total_loss
 from cvtrain.models.detection.faster_rcnn import FasterRCNN
 from cvtrain.models.detection.pretrained import translated
@@ -166,24 +171,51 @@ def small() -> FasterRCNN:
     )
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "vgg11"])
-def test_the_backbones_last_layers_run_on_regions(backbone: str) -> None:
+def test_the_backbones_last_layers_run_on_regions() -> None:
     torch.manual_seed(0)
-    model = FasterRCNN(TimmBackbone(backbone), 3, neck="c4", top="backbone")
+    model = FasterRCNN(
+        TimmBackbone("resnet18"), 3, neck="c4", top="backbone", sampling=RandomRoIs(8)
+    )
     images, targets = scene()
-    terms = model.train().loss(images, targets)
-    total_loss(terms).backward()
+    total_loss(model.train().loss(images[..., :64, :64], targets)).backward()
     assert not [n for n, p in model.named_parameters() if p.grad is None]
-    outputs = model.eval()(images)
-    assert outputs.maps[0].shape == (2, model.map_channels, 8, 12)
-    logits, codes = model.classify(outputs.maps, [b[:3] for b in outputs.proposals])
+    assert model.pool.size == 14
+    whole = TimmBackbone("resnet18")
+    whole.load_state_dict(model.backbone.state_dict())  # the same names
+    with torch.no_grad():
+        x = torch.rand(2, 3, 224, 224)
+        *_, fine, coarse = whole.eval()(x)
+        torch.testing.assert_close(model.eval().backbone(x)[-1], fine)
+        torch.testing.assert_close(model.backbone.later(fine), coarse)  # of 14 x 14
+
+
+def test_vggs_connected_layers_run_on_regions() -> None:
+    with torch.device("meta"):
+        model = FasterRCNN(TimmBackbone("vgg11"), 3, neck="c4", top="backbone")
+        maps = model.maps(torch.zeros(2, 3, 96, 128))
+        logits, codes = model.classify(maps, [torch.zeros(3, 4)] * 2)
+    assert maps[0].shape == (2, 512, 6, 8)
     assert logits.shape == (6, 4)
     assert codes.shape == (6, 3, 4)
-    whole = TimmBackbone(backbone)
-    whole.load_state_dict(model.backbone.state_dict())  # the same names
-    pieces = torch.rand(2, 512 if backbone == "vgg11" else 256, 14, 14)
-    later = model.backbone.later(pieces)
-    assert later.shape == ((2, 4096, 8, 8) if backbone == "vgg11" else (2, 512, 7, 7))
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "convnext_atto", "vit_tiny_patch16_224", "darknet", "darknet19", "yolov1"]
+)
+def test_what_comes_after_the_one_map_does_not_learn(name: str) -> None:
+    own: dict[str, Callable[[], Backbone]] = {
+        "darknet": lambda: DarknetTiny((4, 8, 16, 16, 32), (1,) * 5),
+        "darknet19": Darknet19,
+        "yolov1": lambda: YOLOv1Backbone(20),
+    }
+    with torch.device("meta"):
+        backbone = own[name]() if name in own else TimmBackbone(name)
+        model = FasterRCNN(backbone, 3, neck="c4", channels=32, hidden=(8,))
+        maps = model.maps(torch.zeros(1, 3, 64, 64))
+    assert maps[0].shape == (1, model.map_channels, 4, 4)
+    learn = [p for p in backbone.parameters() if p.requires_grad]
+    found = torch.autograd.grad(maps[0].sum(), learn, allow_unused=True)
+    assert all(g is not None for g in found)
 
 
 def test_a_thousand_objects_and_other_bad_scenes(small: FasterRCNN) -> None:

@@ -6,11 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
+import torch
 from torch import Tensor, nn
 
 from cvtrain.layers.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
 
 Output = Literal["maps", "pooled"]
+
+PROBE = 64
+"""Side of the image on which it is tried out what a map depends on, pixels."""
 
 
 class Backbone(nn.Module, ABC):
@@ -65,6 +69,28 @@ class Backbone(nn.Module, ABC):
 
     def use(self, output: Output) -> None:
         """Drop what only the other output needs, so that every parameter left gets a gradient."""
+
+    def end(self, index: int) -> None:
+        """Let the maps end with ``self.channels[index]``: every parameter that learns has a part
+        in one of them. To be called once, after ``use("maps")``.
+
+        Here, layers that come after are fixed and run for nothing; a backbone that can drop them
+        overrides this.
+        """
+        names, parameters = zip(*self.named_parameters(), strict=True)
+        side = max(PROBE, self.minimum_size)
+        modes = [(m, m.training) for m in self.modules()]
+        self.eval()  # no statistics of a batch norm move
+        x = torch.zeros(1, self.in_channels, side, side, device=parameters[0].device)
+        with torch.enable_grad():
+            last = self(x)[index].sum()
+        found = torch.autograd.grad(last, parameters, allow_unused=True)
+        for module, mode in modes:
+            module.training = mode
+        for name, gradient in zip(names, found, strict=True):
+            if gradient is None:
+                self.get_parameter(name).requires_grad_(False)
+        self.channels, self.strides = self.channels[: index + 1], self.strides[: index + 1]
 
     def split(self, stride: int) -> tuple[int, int]:
         """End the maps at ``stride``: the layers after it are run by ``later`` alone, on regions.

@@ -77,6 +77,10 @@ class DarknetTiny(Backbone):
         if weights is not None:
             load_weights(self, weights)
 
+    def end(self, index: int) -> None:
+        for values in (self.channels, self.strides, self.blocks):
+            del values[index + 1 :]
+
     def forward(self, x: Tensor) -> list[Tensor]:
         self.check_size(x.shape[-2:])
         maps = []

@@ -63,6 +63,7 @@ class TimmBackbone(Backbone):
 
     body: Any  # a timm model: each architecture a class of its own
     _cut: str = ""  # the part that ``split`` left to ``later``
+    _ended: bool = False  # whether layers after the last map are not to be run
 
     def __init__(
         self,
@@ -134,6 +135,12 @@ class TimmBackbone(Backbone):
         if output == "maps":
             self.body.prune_intermediate_layers(self.indices, prune_norm=False, prune_head=True)
 
+    def end(self, index: int) -> None:
+        for values in (self.strides, self.channels, self.indices):
+            del values[index + 1 :]
+        self._ended = True
+        self.use("maps")
+
     def split(self, stride: int) -> tuple[int, int]:
         """Of a ResNet the last stage is cut off (He et al. 2015, arXiv 1512.03385, appendix A), of
         VGG the connected layers fc6 and fc7, which its last pooling precedes.
@@ -146,7 +153,7 @@ class TimmBackbone(Backbone):
         )
         for values in (self.strides, self.channels, self.indices):
             values.pop()
-        self._cut = "layer4" if resnet else "pre_logits"
+        self._cut, self._ended = "layer4" if resnet else "pre_logits", True
         return channels, side
 
     def later(self, x: Tensor) -> Tensor:
@@ -173,7 +180,7 @@ class TimmBackbone(Backbone):
             x,
             indices=self.indices,
             norm=True,
-            stop_early=bool(self._cut),
+            stop_early=self._ended,
             intermediates_only=True,
         )
 

@@ -92,6 +92,8 @@ class RegionModel(Model):
         else:
             [self.source] = nearest_maps(backbone.strides, [STRIDE])
             self.strides, self.map_channels = [STRIDE], backbone.channels[self.source]
+            if top == "fc":
+                backbone.end(self.source)
         # The coarsest level of a pyramid is the network's that proposes (FPN paper, footnote 2).
         self.pool = RoIPool(self.strides[:4], roi_size or side, roi)
         if top == "backbone":
