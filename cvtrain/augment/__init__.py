@@ -12,6 +12,7 @@ from typing import Any
 
 _OURS = {
     "transforms": ("Affine", "ResizedCrop", "Resize", "HSV"),
+    "patch": ("SampledPatch",),
     "pixels": ("Tone", "WhiteBalance", "Gray", "Noise", "Blur"),
     "occlusion": ("CutOut", "GridDropout"),
     "weather": ("Fog", "Rain", "Snow", "SunFlare", "Shadow"),
@@ -31,6 +32,7 @@ __all__ = [
     "RandAugment",
     "Resize",
     "ResizedCrop",
+    "SampledPatch",
     "Shadow",
     "Snow",
     "SunFlare",

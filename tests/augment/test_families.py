@@ -60,7 +60,8 @@ def scene(channels=3, dtype=np.uint8):
 
 
 def compiled(node, **options):
-    settings = {"height": HEIGHT, "width": WIDTH, "resize": "letterbox", **options}
+    settings = {"height": HEIGHT, "width": WIDTH, "resize": "letterbox", "epochs": 10, **options}
+    node = {**node, "mixup": 0.0}  # blends whole images: not for this task
     return compile_augment(node, "instance_segmentation", **settings).pipeline
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from cvtrain.augment import HSV, Affine, Resize
-from cvtrain.augment.config import settled, title
+from cvtrain.augment.config import MIXING, SERVES, settled, title
 from cvtrain.augment.pipeline import Pipeline, build_transforms
 from cvtrain.augment.scene import Scene
 from cvtrain.data.datamodule import compile_augment
@@ -232,7 +232,13 @@ def test_a_wrong_augment_node_is_an_error(node, named):
 def test_every_augment_yaml_runs_for_every_task(name, task):
     node = yaml.safe_load((CONF / f"{name}.yaml").read_text(encoding="utf-8"))
     assert title(node) == name
-    ready = compile_augment(node, task, height=64, width=96, resize="letterbox")
+    size = {"height": 64, "width": 96, "resize": "letterbox", "epochs": 10}
+    wrong = [key for key in MIXING if node.get(key) and task not in SERVES[key]]
+    if wrong:
+        with pytest.raises(UsageError, match=f"augment.{wrong[0]}.* it serves task="):
+            compile_augment(node, task, **size)
+        return
+    ready = compile_augment(node, task, **size)
     data = scene(mask=task.startswith("semantic"), masks=task.startswith("instance"))
     assert ready.pipeline(data, rng()).image.shape == (64, 96, 3)
 
