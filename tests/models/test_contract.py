@@ -45,14 +45,16 @@ SMALLER = {
     ],
     "sliding_window": ["model.sides=[0.35,0.6]", "model.ratios=[0.6,1.6]"],
     "fast_rcnn": ["model.hidden=[128,128]"],
-    "overfeat": ["model.scales=[1,1.5]", "model.hidden=[64,64]", "model.regressor_hidden=[64,64]"],
+    "overfeat localization": ["model.scales=[1,1.5]"],
+    "overfeat detection": ["model.scales=[1.5,3]"],
+    "overfeat": ["model.hidden=[64,64]", "model.regressor_hidden=[64,64]"],
 }
 """What makes a model small enough for many short tests, where its defaults do not."""
 
 
 def overrides(name: str, task: str) -> list[str]:
     words = [f"task={task}", f"model={name}", "data=shapes", f"data.image_size={SIZE}"]
-    return [*words, *SMALLER.get(name, [])]
+    return [*words, *SMALLER.get(name, []), *SMALLER.get(f"{name} {task}", [])]
 
 
 def given(name: str, images: Tensor) -> list[list[Tensor]]:

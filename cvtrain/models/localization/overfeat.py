@@ -39,6 +39,8 @@ Deviations:
 - The hidden layers have 1024 units and fewer by default; the paper's have 3072 and 4096 (fast), and
   4096 and 1024 of the regressor.
 - AdamW and one schedule over both phases, in place of SGD with a schedule for each.
+
+As a detector (section 5): models/detection/overfeat.py.
 """
 
 from __future__ import annotations
@@ -110,17 +112,19 @@ class OverFeat(Model):
         classifier_epochs: the first epochs, in which the classifier is trained: a share of the run
             below 1, or their number. A run of one epoch trains both at once.
         scales: sizes the image is looked at, in units of ``image_size``, each at least 1; those
-            that come to the same pixels count once.
+            that come to the same pixels count once; None: the paper's six.
         flips: mirror images take part in the class vector.
         merge: ``greedy`` or ``nms``.
         merge_threshold: greedy: the worst match score merged; nms: the largest IoU kept.
-        max_windows: windows that vote at a scale for a class, the surest.
+        max_windows: windows that vote at a scale for a class, the surest; None: 25.
 
     Raises:
         UsageError: a value that cannot be used, or images too small for ``pool``.
     """
 
     phased = True
+    default_scales: Sequence[float] = SCALES
+    default_windows = 25
     stage: Tensor
 
     def __init__(
@@ -136,11 +140,11 @@ class OverFeat(Model):
         background: bool | None = None,
         negatives: int = 4,
         classifier_epochs: float = 0.5,
-        scales: Sequence[float] = SCALES,
+        scales: Sequence[float] | None = None,
         flips: bool = False,
         merge: str = "greedy",
         merge_threshold: float | None = None,
-        max_windows: int = 25,
+        max_windows: int | None = None,
     ) -> None:
         super().__init__()
         self.normalize = backbone.normalizer()
@@ -153,15 +157,12 @@ class OverFeat(Model):
         stride = backbone.strides[-1]
         left = [c - g * self.pool for c, g in zip(cells, grid, strict=True)]  # cells left over
         self.grid = WindowGrid(stride, size[0] - left[0] * stride, size[1] - left[1] * stride)
-        if num_classes == 1 and background is False:
-            raise UsageError(
-                "model.background=false: the data have one class alone, and a classifier that "
-                "knows nothing else says it everywhere; leave it null"
-            )
+        scales = self.default_scales if scales is None else scales
+        max_windows = self.default_windows if max_windows is None else max_windows
         _check_values(classifier_epochs, scales, merge, merge_threshold)
         _check_counts(hidden, regressor_hidden, negatives, max_windows)
         self.num_classes, self.per_class = num_classes, per_class
-        self.background = num_classes == 1 if background is None else background
+        self.background = self._with_background(num_classes, background)
         self.negatives, self.classifier_epochs = negatives, classifier_epochs
         sizes = {self._size(size[0], size[1], float(s)): float(s) for s in scales}
         self.scales, self.flips = list(sizes.values()), flips
@@ -174,6 +175,15 @@ class OverFeat(Model):
         self.regressor = DenseHead(channels, regressor_hidden, boxes, grid, self.pool)
         self._start()
         self.register_buffer("stage", torch.tensor(BOTH))
+
+    def _with_background(self, num_classes: int, background: bool | None) -> bool:
+        """Whether the classifier has a background class."""
+        if num_classes == 1 and background is False:
+            raise UsageError(
+                "model.background=false: the data have one class alone, and a classifier that "
+                "knows nothing else says it everywhere; leave it null"
+            )
+        return num_classes == 1 if background is None else background
 
     def _cells(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the last map of images of that size."""
@@ -310,17 +320,22 @@ class OverFeat(Model):
         x, stage = self.normalize(images), int(self.stage)
         terms = {}
         if stage != REGRESSOR:
-            maps, _ = self.maps(x, 1.0)
-            logits = self.classifier(maps).float().flatten(2)  # (B, K', V): views of all the image
-            terms["classes"] = self._class_loss(logits, targets)
-            if self.background:
-                maps, windows = self.maps(x, scale)
-                logits = self.classifier(maps).float().flatten(2)
-                terms["windows"] = self._window_loss(logits, windows, targets)
+            terms.update(self._class_terms(x, targets, scale))
         if stage != CLASSIFIER:
             with evaluating(self.backbone):
                 maps, windows = self.maps(x, scale)
             terms["boxes"] = self._box_loss(self._edges(maps), windows, targets)
+        return terms
+
+    def _class_terms(self, x: Tensor, targets: list[Target], scale: float) -> dict[str, Tensor]:
+        """Of normalised images: ``classes``, and ``windows`` where there is a background."""
+        maps, _ = self.maps(x, 1.0)
+        logits = self.classifier(maps).float().flatten(2)  # (B, K', V): views of all the image
+        terms = {"classes": self._class_loss(logits, targets)}
+        if self.background:
+            maps, windows = self.maps(x, scale)
+            logits = self.classifier(maps).float().flatten(2)
+            terms["windows"] = self._window_loss(logits, windows, targets)
         return terms
 
     def _class_loss(self, logits: Tensor, targets: list[Target]) -> Tensor:
@@ -413,13 +428,19 @@ class OverFeat(Model):
         self, boxes: np.ndarray, scores: np.ndarray, limit: np.ndarray
     ) -> tuple[np.ndarray, float, float]:
         """The best box of one class, its score, and the scores of all its boxes together."""
+        merged, sums = self._all_merged(boxes, scores, limit)
+        return merged[0], float(sums[0]), float(sums.sum())
+
+    def _all_merged(
+        self, boxes: np.ndarray, scores: np.ndarray, limit: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What boxes ``(N, 4)`` of one class are merged into, the highest score first."""
         low, high = np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])
         boxes = np.clip(np.concatenate([low, high], axis=1), 0, limit)
         if self.merge == "greedy":
-            merged, sums = greedy_merge(boxes, scores, self.merge_threshold)
-            return merged[0], float(sums[0]), float(sums.sum())
+            return greedy_merge(boxes, scores, self.merge_threshold)
         kept = nms(torch.tensor(boxes), torch.tensor(scores), self.merge_threshold).numpy()
-        return boxes[kept[0]], float(scores[kept[0]]), float(scores[kept].sum())
+        return boxes[kept], scores[kept]
 
 
 def _check_values(
