@@ -143,6 +143,6 @@ def test_windows_vote_class_by_class_and_are_merged(make: Make, merge: str) -> N
 
 def test_a_detector_without_a_background_is_refused(make: Make) -> None:
     assert make().classifier.last.out_channels == 4
-    with pytest.raises(UsageError, match="model.background=false"):
+    with pytest.raises(UsageError, match=r"model\.background=false"):
         make(background=False)
     assert make(scales=None).scales == [1.0, 1.41, 2.0, 2.83, 4.0]
