@@ -37,6 +37,7 @@ META_KEYS = frozenset(
         "losses",
         "heads",
         "proposals",
+        "joint",
         "default_image_size",
         "default_resize",
     }

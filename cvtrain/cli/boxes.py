@@ -67,3 +67,24 @@ def check(config: DictConfig, typed: Sequence[Typed]) -> None:
     if mine:
         raise UsageError(f"{mine[0].text} would not be read: model={model} makes its own boxes")
     config.proposals = None
+
+
+def check_joint(config: DictConfig) -> None:
+    """Images with a class alone are for models whose yaml says ``joint: true``.
+
+    Raises:
+        UsageError: given to another model, or to be mixed with others.
+    """
+    root = config.data.get("classification_root")
+    if root is None:
+        return
+    if not config.model.get("joint"):
+        raise UsageError(
+            f"data.classification_root={root} would not be read: model={config.model.get('name')} "
+            "trains on one kind of images; model=yolo9000 takes both"
+        )
+    if config.augment.get("mixup"):
+        raise UsageError(
+            f"augment.mixup={config.augment.mixup} does not go with data.classification_root: "
+            "images with boxes and images without cannot be blended"
+        )

@@ -126,6 +126,7 @@ def compose_command(command: Command, conf: ConfDirs) -> Composed:
         if command.verb == "train":
             _drop_void(config, typed, conf)
             boxes.check(config, typed)
+            boxes.check_joint(config)
             void = settle(config, typed)
             augments.check(config, typed)
         _fix_paths(config)
@@ -406,6 +407,7 @@ def finish(composed: Composed) -> dict[str, Any]:
         check_sampler("balanced", str(pick(flat, "task.name")))
     check_paths(flat, composed.typed)
     if flat["command"] == "train":
+        check_tree(flat)
         check_weights(flat)
     return flat
 
@@ -446,6 +448,15 @@ def check_subset(flat: dict[str, Any]) -> None:
         )
 
 
+def check_tree(flat: dict[str, Any]) -> None:
+    """Refuse a file that is no tree of classes, before any data are read."""
+    path = pick(flat, "model.tree")
+    if isinstance(path, str):
+        from cvtrain.data.tree_file import read_tree
+
+        read_tree(path)
+
+
 def check_paths(flat: dict[str, Any], typed: Sequence[Typed]) -> None:
     """Refuse paths that are not there: the data set, weights to start from, a file of boxes."""
     given = by_key(typed)
@@ -462,7 +473,7 @@ def check_paths(flat: dict[str, Any], typed: Sequence[Typed]) -> None:
             raise UsageError(f"data.root={shown} is a file; give its folder")
         if download is None:
             raise UsageError(suggest.missing_path("data.root", shown, Path(root)))
-    for key in ("backbone.weights", "proposals.path"):
+    for key in ("backbone.weights", "proposals.path", "model.tree", "data.classification_root"):
         path = pick(flat, key)
         if isinstance(path, str) and not Path(path).exists():
             raise UsageError(suggest.missing_path(key, _shown(given, key, path), Path(path)))

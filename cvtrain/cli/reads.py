@@ -7,6 +7,7 @@ from cvtrain.cli.conf import GROUPS
 PATHS = (
     *("data.root", "ckpt", "source", "run_dir", "sweep_dir", "resume", "out"),
     *("backbone.weights", "study.weights", "proposals.path"),
+    *("model.tree", "data.classification_root"),
 )
 """Keys that hold paths: taken literally (no quotes needed), relative ones from here."""
 
@@ -22,7 +23,7 @@ _TRAINER_ALWAYS = frozenset(
         "trainer.deterministic",
     }
 )
-_TRAIN_ONLY = frozenset({"data.sampler"})
+_TRAIN_ONLY = frozenset({"data.sampler", "data.classification_root"})
 COMPARE = ("data.root", "data.batch_size", "trainer.accelerator", "trainer.precision")
 """What compare reads of the groups, the same for all runs."""
 _CHECK_SKIPS = frozenset(

@@ -17,6 +17,7 @@ from cvtrain.augment.policy import Augmentation
 from cvtrain.data.cache import RamCache
 from cvtrain.data.collate import Sample, collate
 from cvtrain.data.dataset import VisionDataset, input_size
+from cvtrain.data.joint import Joint, join_labelled
 from cvtrain.data.process import prepare_process
 from cvtrain.data.proposed import BoxSource
 from cvtrain.data.sampler import EpochSampler
@@ -71,8 +72,10 @@ class DataModule(pl.LightningDataModule):
         epochs: of the whole run, for an ``augment.close_epoch`` that is a part of it.
         views: train on so many fixed views of each image in place of new ones every epoch.
         proposals: boxes for every image, for models that are given them; ready to be asked.
+        labelled: further training images, which have a class and no boxes.
 
     Attributes:
+        notes: lines on the ``labelled`` images, for the log.
         prepared: what making the proposals took, for a line in the log; None where there are none.
 
     Raises:
@@ -98,6 +101,7 @@ class DataModule(pl.LightningDataModule):
         epochs: int | None = None,
         views: int | None = None,
         proposals: BoxSource | None = None,
+        labelled: Sequence[Table] = (),
     ) -> None:
         super().__init__()
         if task not in TASKS:
@@ -118,6 +122,7 @@ class DataModule(pl.LightningDataModule):
         self.seed, self.progress, self.views = seed, progress, views
         self.proposals = proposals
         self.prepared: Any = None
+        self.notes: list[str] = []
         self.augmentation = compile_augment(
             augment,
             task,
@@ -127,6 +132,7 @@ class DataModule(pl.LightningDataModule):
             trust=trust,
             epochs=epochs,
         )
+        self.labelled = [self._labelled(table, augment, trust, epochs) for table in labelled]
         self._datasets: dict[tuple[str, bool], VisionDataset] = {}
         self._caches: dict[str, RamCache] = {}
 
@@ -172,6 +178,30 @@ class DataModule(pl.LightningDataModule):
             self._datasets[key] = dataset
         return self._datasets[key]
 
+    def _labelled(
+        self, table: Table, augment: Mapping[str, Any] | None, trust: Sequence[str], epochs: Any
+    ) -> VisionDataset:
+        """Augmented samples of images with a class alone, never mixed with others."""
+        alone = None if augment is None else {**augment, "mosaic": 0.0, "copy_paste": 0.0}
+        return VisionDataset(
+            table,
+            "classification",
+            height=self.height,
+            width=self.width,
+            resize=self.resize,
+            channels=self.channels,
+            augmentation=compile_augment(
+                alone,
+                "classification",
+                height=self.height,
+                width=self.width,
+                resize=self.resize,
+                trust=trust,
+                epochs=epochs,
+            ),
+            seed=self.seed,
+        )
+
     def present(self, split: str, classes: Sequence[int]) -> list[int]:
         """Which of these classes the samples of a split name, where nothing augments them.
 
@@ -204,7 +234,9 @@ class DataModule(pl.LightningDataModule):
         """Batches of a split, for this rank of the trainer this module belongs to (or alone)."""
         samples = self.dataset(split, train=train)
         fixed = train and self.views is not None
-        dataset = Views(samples, self.views or 1) if fixed else samples
+        dataset: Any = Views(samples, self.views or 1) if fixed else samples
+        if train and self.labelled:
+            dataset = Joint([samples, *self.labelled])
         groups = None
         if train and self.sampler == "balanced":
             groups = np.resize(strata(samples.table), len(dataset))  # views follow in turn
@@ -385,8 +417,9 @@ def build_datamodule(
             workers=data["num_workers"],
             progress=progress,
         )
+    tables, labelled, said = join_labelled(report.tables, data, seed=seed, progress=progress)
     module = DataModule(
-        report.tables,
+        tables,
         task,
         cfg.get("augment"),
         batch_size=data["batch_size"],
@@ -402,6 +435,7 @@ def build_datamodule(
         epochs=(cfg.get("trainer") or {}).get("max_epochs"),
         views=(cfg.get("transfer") or {}).get("views"),
         proposals=source,
+        labelled=labelled,
     )
-    module.prepared = made
+    module.prepared, module.notes = made, said
     return module, report

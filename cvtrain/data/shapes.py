@@ -21,6 +21,16 @@ from cvtrain.data.table import Blobs, Classes, Split, Strings, Table
 from cvtrain.errors import UsageError
 
 NAMES = ("circle", "square", "triangle", "star")
+TREE = """
+shape
+  round
+    circle
+  polygon
+    square
+    triangle
+    star
+"""
+"""What is one of what: a small example for ``model=yolo9000``, see data/tree_file.py."""
 SPLITS = ("train", "val", "test")
 MANY_OBJECTS = 3
 """Default ``max_objects`` of the tasks that can tell objects apart; the others get one."""

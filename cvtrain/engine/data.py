@@ -38,7 +38,7 @@ def load_data(
 
     if rank() == 0:
         data, report = build(True)
-        for line in report.summary_lines():
+        for line in [*report.summary_lines(), *data.notes]:
             LOG.info(line)
         if data.prepared is not None:
             LOG.info(f"proposals: {data.prepared.summary()}")

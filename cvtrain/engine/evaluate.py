@@ -35,7 +35,7 @@ _HERE = {
     "compile": False,
 }
 
-MODEL_INPUT = ("image_size", "resize", "channels", "classes")
+MODEL_INPUT = ("image_size", "resize", "channels", "classes", "classification_root")
 """Keys of ``data`` that a trained model fixes; other data is brought to them."""
 
 

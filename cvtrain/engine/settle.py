@@ -6,7 +6,7 @@ loaded model need neither the data set nor a file beside it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ import torch
 from cvtrain.callbacks.console import LOG
 from cvtrain.data.box_sizes import box_sizes
 from cvtrain.data.datamodule import DataModule
+from cvtrain.data.shapes import TREE
+from cvtrain.data.tree_file import flat_tree, parse_tree, read_tree, with_classes
 from cvtrain.errors import DataError
 from cvtrain.layers.anchors import kmeans_sizes
 
@@ -21,14 +23,18 @@ from cvtrain.layers.anchors import kmeans_sizes
 def settle_model(config: Mapping[str, Any], data: DataModule) -> dict[str, Any]:
     """The config with what ``model`` asks of the data filled in.
 
-    ``model.anchors=5``: five, by k-means on the boxes of the training set.
+    ``model.anchors=5``: five, by k-means on the boxes of the training set. ``model.tree=FILE``, or
+    null: a tree of the data's classes.
 
     Raises:
         DataError: the data cannot give what is asked for.
+        UsageError: a file that is no tree.
     """
     model = dict(config.get("model") or {})
     if isinstance(model.get("anchors"), int):
         model["anchors"] = _anchors(config, data, model["anchors"])
+    if "tree" in model and not isinstance(model["tree"], Mapping):
+        model["tree"] = _tree(model["tree"], data.classes.names)
     return {**config, "model": model} if model else dict(config)
 
 
@@ -44,3 +50,18 @@ def _anchors(config: Mapping[str, Any], data: DataModule, count: int) -> list[li
     said = ", ".join(f"{w:.2f} x {h:.2f}" for w, h in pairs)
     LOG.info(f"{count} anchors of {len(sizes):,} boxes: {said}; average IoU {iou:.3f}")
     return pairs
+
+
+def _tree(path: str | None, classes: Sequence[str]) -> dict[str, list[Any]]:
+    """The tree of a file; without one ``shapes``' own for its classes, or a flat one."""
+    if path is not None:
+        found, where = with_classes(read_tree(path), classes, f"model.tree={path}"), path
+    else:
+        own = parse_tree(TREE)
+        if set(classes) <= set(own["names"]):
+            found, where = with_classes(own, classes), "that of shapes"
+        else:
+            found, where = flat_tree(classes), "none, all classes beside each other"
+    inner = len(set(found["parents"]) - {-1})
+    LOG.info(f"tree: {where}; {len(found['names']):,} nodes, {inner:,} of them with others below")
+    return found

@@ -10,7 +10,9 @@ import torch
 from cvtrain.models.base import total_loss
 
 
-@pytest.mark.parametrize("name", ["ssd", "ssd_mobilenet", "retinanet", "fcos", "yolox", "yolov2"])
+@pytest.mark.parametrize(
+    "name", ["ssd", "ssd_mobilenet", "retinanet", "fcos", "yolox", "yolov2", "yolo9000"]
+)
 def test_bfloat16_gives_finite_gradients_and_float32_results(
     name: str, build_model: Any, make_batch: Any
 ) -> None:

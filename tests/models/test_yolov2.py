@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -305,3 +306,9 @@ def test_a_backbone_of_one_map_has_no_pass_through(build_model: Any) -> None:
     model = build_model(*words, "backbone=vit_small")
     assert model.fine is None
     assert model.predict(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))[0].boxes is not None
+
+
+@pytest.mark.slow
+def test_16_photographs_can_be_learnt_by_heart(real_data: Path, learn_photographs: Any) -> None:
+    """The shipped configuration on real images, from scratch."""
+    assert learn_photographs(real_data / "raccoon", "model=yolov2") >= 0.9

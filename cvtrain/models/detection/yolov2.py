@@ -75,6 +75,7 @@ class YOLOv2(Model):
         min_score: predictions score more than this.
         candidates: the best so many go on to the suppression.
         max_detections: predictions an image, the best first.
+        class_numbers: numbers that say the class of a box, for what is built on this; None: K.
 
     Raises:
         ValueError: a value out of range.
@@ -100,6 +101,7 @@ class YOLOv2(Model):
         min_score: float = 0.005,
         candidates: int = 1000,
         max_detections: int = 100,
+        class_numbers: int | None = None,
     ) -> None:
         super().__init__()
         for name, number in {"passthrough": passthrough, "channels": channels}.items():
@@ -130,7 +132,7 @@ class YOLOv2(Model):
                 self.narrow = ConvBlock(stacked, passthrough, kernel=1)
                 stacked = passthrough
         self.join = ConvBlock(4 * stacked + channels, channels)
-        self.depth = 5 + self.class_numbers()
+        self.depth = 5 + (num_classes if class_numbers is None else class_numbers)
         self.out = nn.Conv2d(channels, len(shares) * self.depth, 1)
         self._start()
 
@@ -141,10 +143,6 @@ class YOLOv2(Model):
         if multi_scale is not None:
             self.scales = MultiScale(multi_scale, resize_every, self.stride, seed)
         self.batch: tuple[int, int] | None = None  # epoch and batch that is trained
-
-    def class_numbers(self) -> int:
-        """Numbers that say the class of a box."""
-        return self.num_classes
 
     @torch.no_grad()
     def _start(self) -> None:
