@@ -18,6 +18,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.ops import ps_roi_align, ps_roi_pool, roi_align, roi_pool
 
 from cvtrain.layers.boxes import area
@@ -130,7 +131,9 @@ class PSRoIPool(nn.Module):
         """A map ``(B, C n n, H, W)`` and boxes ``(N_b, 4)`` of each image -> ``(R, C, n, n)``."""
         rois = with_image(boxes)  # (R, 5)
         if self.method == "pool":
-            return ps_roi_pool(x.float(), rois, self.size, 1 / self.stride)
+            # torchvision's kernel stops before the last row and column: here they are zeros.
+            x = F.pad(x.float(), (0, 1, 0, 1))
+            return ps_roi_pool(x, rois, self.size, 1 / self.stride)
         return ps_roi_align(x.float(), rois, self.size, 1 / self.stride, self.points)
 
 

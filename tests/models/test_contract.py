@@ -44,6 +44,12 @@ SMALLER = {
         "model.rpn.candidates=[200,100]",
     ],
     "sliding_window": ["model.sides=[0.35,0.6]", "model.ratios=[0.6,1.6]"],
+    "rfcn": ["model.channels=64", "model.rpn.candidates=[200,100]"],
+    "light_head_rcnn": [
+        "model.middle=16",
+        "model.hidden=128",
+        "model.rpn.candidates=[200,100]",
+    ],
     "fast_rcnn": ["model.hidden=[128,128]"],
     "overfeat localization": ["model.scales=[1,1.5]"],
     "overfeat detection": ["model.scales=[1.5,3]"],

@@ -92,6 +92,15 @@ class Backbone(nn.Module, ABC):
                 self.get_parameter(name).requires_grad_(False)
         self.channels, self.strides = self.channels[: index + 1], self.strides[: index + 1]
 
+    def dilate(self, stride: int) -> bool:
+        """Run the last stage at ``stride``, half its own, with dilated convolutions in place of a
+        strided one, so that a place still sees as much (a trous; weights stay what they are).
+
+        Returns:
+            Whether this network can; nothing has changed where it cannot.
+        """
+        return False
+
     def split(self, stride: int) -> tuple[int, int]:
         """End the maps at ``stride``: the layers after it are run by ``later`` alone, on regions.
 

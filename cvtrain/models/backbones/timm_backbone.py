@@ -18,9 +18,9 @@ from typing import Any
 import timm
 import torch
 from timm.models._manipulate import group_with_matcher
-from timm.models.resnet import ResNet
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from timm.models.vgg import VGG
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cvtrain.errors import UsageError
@@ -140,6 +140,23 @@ class TimmBackbone(Backbone):
             del values[index + 1 :]
         self._ended = True
         self.use("maps")
+
+    def dilate(self, stride: int) -> bool:
+        """Of ResNets whose last stage has one stride, in convolutions: as timm's output_stride."""
+        if not isinstance(self.body, ResNet) or self.strides[-2:] != [stride, 2 * stride]:
+            return False
+        modules = list(self.body.layer4.modules())
+        strided = [m for m in modules if getattr(m, "stride", 1) in (2, (2, 2))]
+        convs = [m for m in modules if isinstance(m, nn.Conv2d)]
+        if any(not isinstance(m, (nn.Conv2d, BasicBlock, Bottleneck)) for m in strided):
+            return False  # pooling beside the convolutions
+        for conv in convs:
+            if conv.stride == (2, 2):
+                conv.stride = (1, 1)
+            elif conv.kernel_size == (3, 3):
+                conv.dilation = conv.padding = (2, 2)
+        self.strides[-1] = stride
+        return True
 
     def split(self, stride: int) -> tuple[int, int]:
         """Of a ResNet the last stage is cut off (He et al. 2015, arXiv 1512.03385, appendix A), of

@@ -28,37 +28,17 @@ Where the papers are silent or we deviate:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import NamedTuple
-
-from torch import Tensor
 
 from cvtrain.layers.nms import Method as NMS
 from cvtrain.layers.roi import Method
 from cvtrain.layers.roi_head import RandomRoIs, RoISampling, RoIStage
-from cvtrain.layers.rpn import RPN, RPNOutputs
+from cvtrain.layers.rpn import RPN
 from cvtrain.models.backbones.base import Backbone
 from cvtrain.models.detection.regions import Neck, RegionModel, Top
-from cvtrain.types import Prediction, Target
+from cvtrain.models.detection.two_stage import TwoStage
 
 
-class Outputs(NamedTuple):
-    """What the network says of a batch, before regions are classified.
-
-    Attributes:
-        maps: one a stride.
-        anchors: objectness and codes of every anchor.
-        proposals: for each image ``(P, 4)`` xyxy pixels, best first.
-        image_size: height, width in pixels.
-    """
-
-    maps: list[Tensor]
-    anchors: RPNOutputs
-    proposals: list[Tensor]
-    image_size: tuple[int, int]
-
-
-class FasterRCNN(RegionModel):
+class FasterRCNN(TwoStage, RegionModel):
     """Backbone, neck, a network that proposes, and one that classifies what is proposed.
 
     Args:
@@ -111,25 +91,3 @@ class FasterRCNN(RegionModel):
             min_score=min_score,
             max_detections=max_detections,
         )
-
-    def forward(self, images: Tensor) -> Outputs:
-        """``(B, C, H, W)`` of any size -> maps, and boxes proposed on them."""
-        maps = self.maps(images)
-        anchors = self.rpn(maps)
-        size = (images.shape[-2], images.shape[-1])
-        return Outputs(maps, anchors, self.rpn.propose(anchors, size), size)
-
-    def compute_loss(self, outputs: Outputs, targets: list[Target]) -> dict[str, Tensor]:
-        """Terms ``objectness``, ``proposals``, ``classes`` and ``boxes``; counts ``num_objects``
-        and ``num_positives`` (foreground regions).
-        """
-        return {
-            **self.rpn.loss(outputs.anchors, targets),
-            **self.stage.loss(
-                partial(self.classify, outputs.maps), outputs.proposals, targets, self.training
-            ),
-        }
-
-    def decode(self, outputs: Outputs) -> list[Prediction]:
-        classify = partial(self.classify, outputs.maps)
-        return self.stage.decode(classify, outputs.proposals, outputs.image_size)
