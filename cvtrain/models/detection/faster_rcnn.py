@@ -38,7 +38,7 @@ from cvtrain.models.detection.regions import Neck, RegionModel, Top
 from cvtrain.models.detection.two_stage import TwoStage
 
 
-class FasterRCNN(TwoStage, RegionModel):
+class FasterRCNN(RegionModel, TwoStage):
     """Backbone, neck, a network that proposes, and one that classifies what is proposed.
 
     Args:
