@@ -227,6 +227,23 @@ def test_objects_too_many_and_images_too_thin(shape: tuple[int, int], count: int
         assert (found.boxes[:, 2:] <= torch.tensor([width, height])).all()
 
 
+def test_a_backbone_that_goes_on_beyond_stride_32_ends_there() -> None:
+    backbone = DarknetTiny(widths=(4, 8, 8, 8, 8, 8), blocks=(1,) * 6, narrow=None)
+    model = YOLOX(backbone, IoULoss("iou"), 3, size="nano")
+    images, targets = scene()
+    total_loss(model.loss(images, targets)).backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    assert backbone.strides[-1] == 32
+
+
+def test_a_backbone_can_end_earlier() -> None:
+    backbone = CSPDarknet("nano")
+    backbone.end(2)
+    maps = backbone(torch.zeros(1, 3, 64, 64))
+    assert [m.shape[1] for m in maps] == backbone.channels == [16, 32, 64]
+    assert backbone.strides == [2, 4, 8]
+
+
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [

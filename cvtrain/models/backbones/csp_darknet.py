@@ -76,6 +76,10 @@ class CSPDarknet(Backbone):
         if weights is not None:
             load_weights(self, weights)
 
+    def end(self, index: int) -> None:
+        del self.blocks[index:]
+        self.channels, self.strides = self.channels[: index + 1], self.strides[: index + 1]
+
     def forward(self, x: Tensor) -> list[Tensor]:
         x = self.stem(pad_to_multiple(x, 2))
         maps = [x]

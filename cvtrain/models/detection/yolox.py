@@ -144,6 +144,8 @@ class YOLOX(Model):
         self.backbone.use("maps")
         widths = [scale.channels(w) for w in WIDTHS]
         self.neck = PAFPN(backbone.channels, backbone.strides, widths, scale)
+        if max(self.neck.sources) < len(backbone.strides) - 1:  # a map beyond stride 32
+            self.backbone.end(max(self.neck.sources))
         self.heads = nn.ModuleList(Head(w, num_classes, scale, prior) for w in widths)
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
