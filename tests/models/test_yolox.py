@@ -156,6 +156,22 @@ def test_when_the_l1_loss_begins(close: float | None, epochs: int, first: int | 
     assert torch.equal(again.with_l1, model.with_l1)  # eval reports the same loss
 
 
+@torch.no_grad()
+def test_batches_are_trained_at_several_sizes() -> None:
+    """Boxes go with the images: the loss is that of the resized images, the sizes follow a draw."""
+    model = build(multi_scale=[0.5, 1.5], resize_every=1).eval()
+    images, targets = scene()
+    plain, losses = model.loss(images, targets), set()
+    for batch in range(20):
+        model.begin_batch(0, batch)
+        terms = model.loss(images, targets)
+        losses.add(round(float(terms["objectness"]), 4))
+        assert int(terms["num_objects"]) == 4
+    assert len(losses) == 3  # 1, 2 and 3 strides of height
+    assert round(float(plain["objectness"]), 4) in losses
+    assert float(model.compute_loss(model(images), targets)["boxes"]) == float(plain["boxes"])
+
+
 def test_codes_and_boxes_are_inverses() -> None:
     places = torch.tensor([[0.0, 8.0], [32.0, 64.0]])
     strides = torch.tensor([8.0, 32.0])
@@ -249,6 +265,8 @@ def test_a_backbone_can_end_earlier() -> None:
     [
         ({"size": "xl"}, r"size=xl: expected nano \| tiny \| s \| m \| l"),
         ({"centre_radius": 0.5}, "centre_radius=0.5 must be above 0.5"),
+        ({"multi_scale": [1.5, 0.5]}, "smallest and the largest share"),
+        ({"multi_scale": [0.5, 1.5], "resize_every": 0}, "resize_every=0"),
         ({"box_weight": -1}, "box_weight=-1"),
         ({"close_epoch": -1}, "close_epoch=-1"),
         ({"prior": 0}, "prior=0 must be above 0"),

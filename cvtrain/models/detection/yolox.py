@@ -12,6 +12,7 @@ prediction) and objectness, 5 x IoU loss, and an L1 loss of the four numbers onc
 images has stopped; each divided by the positives of the batch. A score is class probability x
 objectness.
 
+Trained at sizes from 0.7 to 1.3 times the input (448 to 832 at 640), another every 10 batches.
 Sizes nano, tiny, s, m, l: 0.91, 5.06, 9.0, 25.3, 54.2 million parameters at 80 classes (table 3 to
 5), nano with depthwise separable convolutions.
 
@@ -27,6 +28,7 @@ Where the paper is silent or we deviate:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -36,6 +38,7 @@ from torch.nn import functional as F
 from cvtrain.layers.anchors import flatten_map, points
 from cvtrain.layers.boxes import centre_size, corners, covered, elementwise, objects_of
 from cvtrain.layers.csp import Scale, Size, conv, conv3, scale_of
+from cvtrain.layers.multi_scale import MultiScale, resize_batch
 from cvtrain.layers.nms import Method, best_candidates, select
 from cvtrain.layers.pad import pad_to_multiple
 from cvtrain.layers.pafpn import PAFPN
@@ -89,6 +92,9 @@ class YOLOX(Model):
         size: nano, tiny, s, m or l: widths and depths of neck and head.
         box_weight: of the box loss.
         close_epoch: first epoch with the L1 loss, or part of the run below 1; None: never.
+        multi_scale: smallest and largest size trained at, in shares of the images'; None: one.
+        resize_every: batches in a row of one size.
+        seed: the sizes are drawn from it.
         centre_radius: places so many strides from an object's centre may be positive, above 0.5.
         prior: class probability and objectness at the start, 0..1.
         nms_iou: a box that overlaps a better one of its class by more is removed, 0..1.
@@ -112,6 +118,9 @@ class YOLOX(Model):
         size: Size = "s",
         box_weight: float = 5.0,
         close_epoch: float | None = None,
+        multi_scale: Sequence[float] | None = None,
+        resize_every: int = 10,
+        seed: int = 0,
         centre_radius: float = 2.5,
         prior: float = 0.01,
         nms_iou: float = 0.65,
@@ -136,6 +145,10 @@ class YOLOX(Model):
         self.nms_iou, self.nms, self.min_score = nms_iou, nms, min_score
         self.candidates, self.max_detections = candidates, max_detections
         self.criterion = loss
+        self.scales = None
+        if multi_scale is not None:
+            self.scales = MultiScale(multi_scale, resize_every, MULTIPLE, seed)
+        self.batch: tuple[int, int] | None = None  # epoch and batch that is trained
         # In the checkpoint: `eval` reports the loss that the run did.
         self.register_buffer("with_l1", torch.zeros((), dtype=torch.int64))
 
@@ -148,6 +161,9 @@ class YOLOX(Model):
             self.backbone.end(max(self.neck.sources))
         self.heads = nn.ModuleList(Head(w, num_classes, scale, prior) for w in widths)
 
+    def begin_batch(self, epoch: int, batch: int) -> None:
+        self.batch = (epoch, batch)
+
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """The L1 loss begins with ``close_epoch``."""
         if self.close_epoch is None:
@@ -158,7 +174,22 @@ class YOLOX(Model):
 
     def forward(self, images: Tensor) -> Outputs:
         """``(B, C, H, W)`` of any size -> logits, objectness and box of every place."""
-        x = pad_to_multiple(self.normalize(images), MULTIPLE)
+        return self._places(self.normalize(images))
+
+    def loss(
+        self, images: Tensor, targets: list[Target], proposals: list[Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Loss terms at the size of the batch (``begin_batch``)."""
+        x = self.normalize(images)
+        if self.scales is not None and self.batch is not None:
+            size = self.scales.size(*self.batch, x.shape[-2], x.shape[-1])
+            x, targets = resize_batch(x, targets, size)
+        return self.compute_loss(self._places(x), targets)
+
+    def _places(self, x: Tensor) -> Outputs:
+        """Normalised images ``(B, C, H, W)`` -> logits, objectness and box of every place."""
+        image_size = (x.shape[-2], x.shape[-1])
+        x = pad_to_multiple(x, MULTIPLE)
         levels = self.neck(self.backbone(x), (x.shape[-2], x.shape[-1]))
         logits, objectness, codes = [], [], []
         for level, head in zip(levels, self.heads, strict=True):
@@ -178,7 +209,7 @@ class YOLOX(Model):
             corners=torch.cat(points(grid.sizes, grid.strides, x.device, offset=0.0)),
             strides=torch.cat(strides),
             grid=grid,
-            image_size=(images.shape[-2], images.shape[-1]),
+            image_size=image_size,
         )
 
     def compute_loss(self, outputs: Outputs, targets: list[Target]) -> dict[str, Tensor]:
