@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pytorch_lightning as pl
@@ -27,8 +28,10 @@ from cvtrain.tasks.base import Task
 from cvtrain.tasks.distributed import broadcast, rank
 from cvtrain.transfer.features import Features, on_features
 from cvtrain.transfer.store import Key, Store
+from cvtrain.types import Batch
 
 Loader = DataLoader[Any]
+T = TypeVar("T")
 
 
 def wanted(config: Mapping[str, Any]) -> bool:
@@ -128,8 +131,18 @@ def _counted(samples: Any, name: str) -> str:
 
 def _batches(task: Task, trainer: pl.Trainer, loader: Loader, name: str) -> Iterator[np.ndarray]:
     """Features float32 ``(B, F)`` of every sample, in the data set's own order."""
-    samples: Any = loader.dataset
-    images = DataLoader(
+    images, model = in_order(loader, loader.dataset), cast(Any, task.model)
+
+    def features(batch: Batch) -> Tensor:
+        return model.features(batch.images)
+
+    for found in one_pass(task, trainer, images, f"features ({name})", features):
+        yield found.float().cpu().numpy()
+
+
+def in_order(loader: Loader, samples: Any) -> Loader:
+    """Batches of all samples in the data set's own order, made as ``loader`` makes its own."""
+    return DataLoader(
         samples,
         batch_size=loader.batch_size,
         num_workers=loader.num_workers,
@@ -139,21 +152,35 @@ def _batches(task: Task, trainer: pl.Trainer, loader: Loader, name: str) -> Iter
         multiprocessing_context=loader.multiprocessing_context,
         generator=torch.Generator(),  # nothing is drawn from the run's own
     )
+
+
+def one_pass(
+    task: Task,
+    trainer: pl.Trainer,
+    loader: Loader,
+    title: str,
+    function: Callable[[Batch], T],
+) -> Iterator[T]:
+    """What ``function`` makes of each batch of a loader.
+
+    It is called with the batch and the model on the run's device, in the run's precision, the model
+    in eval mode, without gradient. ``title`` names the bar that is shown in a terminal.
+    """
     device = trainer.strategy.root_device
-    model: Any = task.model.to(device)
+    model = task.model.to(device)
     model.eval()
-    batches: Iterable[Any] = images
+    batches: Iterable[Any] = loader
     if console().is_terminal and rank() == 0:
-        title = f"features ({name})"
-        batches = track(images, title, len(images), console=console(), transient=True)
+        batches = track(loader, title, len(loader), console=console(), transient=True)
     try:
         for batch in batches:
             with torch.no_grad(), trainer.precision_plugin.forward_context():
-                moved = batch.images.to(device, non_blocking=True)
+                moved = batch.to(device, non_blocking=True)
                 if task.channels_last:
-                    moved = moved.contiguous(memory_format=torch.channels_last)
-                features: Tensor = model.features(moved)
-            yield features.float().cpu().numpy()
+                    images = moved.images.contiguous(memory_format=torch.channels_last)
+                    moved = replace(moved, images=images)
+                made = function(moved)
+            yield made
     finally:
         model.train()
 

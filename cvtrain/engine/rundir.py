@@ -44,6 +44,7 @@ class RunDir:
         self.check = self.path / "check.json"
         self.environment = self.path / "environment.json"
         self.plots = self.path / "plots"
+        self.stages = self.path / "stages"
         self.log = self.path / "train.log"
 
     def __str__(self) -> str:
@@ -75,7 +76,7 @@ class RunDir:
 
     def sweep_partials(self) -> None:
         """Remove halves of files that a killed run left."""
-        for folder in (self.path, self.checkpoints, self.plots):
+        for folder in (self.path, self.checkpoints, self.plots, self.stages):
             for partial in folder.glob(".*.partial*"):
                 partial.unlink(missing_ok=True)
 

@@ -23,7 +23,12 @@ from cvtrain.engine.build import (
     build_task,
     build_transfer,
 )
-from cvtrain.engine.checkpoint import MODEL_PREFIX, load_checkpoint, without_downloads
+from cvtrain.engine.checkpoint import (
+    MODEL_PREFIX,
+    AtomicCheckpointIO,
+    load_checkpoint,
+    without_downloads,
+)
 from cvtrain.engine.data import load_data, loaders
 from cvtrain.engine.device import Device, choose_device
 from cvtrain.engine.failures import Interrupted
@@ -35,6 +40,7 @@ from cvtrain.engine.scoring import score, write_scores
 from cvtrain.engine.session import session
 from cvtrain.engine.settle import settle_model
 from cvtrain.engine.signals import KeepSignals
+from cvtrain.engine.stages import Stages, has_stages, with_stages
 from cvtrain.engine.trainer import Reseed, build_trainer, seed_all
 from cvtrain.engine.world import join_world
 from cvtrain.errors import CheckpointError
@@ -117,6 +123,7 @@ class _Training:
         self.history = History(run.metrics_csv, config["trainer"].get("max_minutes"))
         self.loggers: list[Any] = []
         self.status = "failed"
+        self.in_stages = False
 
     # Before the first epoch --------------------------------------------------------------------
 
@@ -311,6 +318,7 @@ class _Training:
         path = self.run.best if self.run.best.exists() else self.run.last
         checkpoint = load_checkpoint(path)
         self.task.load_state_dict(checkpoint["state_dict"])
+        stages = self._fit_stages()
         seconds = score(
             self.task,
             lambda _: self.val_loader,
@@ -321,10 +329,25 @@ class _Training:
             self.callbacks,
         )
         if self.main:
-            self._write(checkpoint["epoch"], path.name, seconds)
+            if stages:
+                AtomicCheckpointIO().save_checkpoint(with_stages(checkpoint, self.task), path)
+            self._write(checkpoint["epoch"], path.name, seconds, stages)
         self.status = "success"
 
-    def _write(self, epoch: int, name: str, seconds: float) -> None:
+    def _fit_stages(self) -> list[dict[str, Any]]:
+        """Fit what is fitted after the last epoch, to the training images; empty: nothing is."""
+        if not has_stages(self.task):
+            return []
+        self.in_stages = True
+        limited = self.config["trainer"].get("overfit_batches")
+        samples = self.data.dataset("overfit" if limited else "train")
+        stages = Stages(
+            self.config, self.task, self.trainer, self.run, self.train_loader, samples
+        ).fit()
+        self.in_stages = False
+        return stages
+
+    def _write(self, epoch: int, name: str, seconds: float, stages: list[dict[str, Any]]) -> None:
         from cvtrain.report.curves import plot_curves
         from cvtrain.report.labels import plot_labels
 
@@ -347,7 +370,8 @@ class _Training:
             checkpoint=f"checkpoints/{name}",
             epoch=epoch,
             epochs=len(self.history.rows),
-            train_seconds=self.history.seconds,
+            train_seconds=self.history.seconds + sum(stage["seconds"] for stage in stages),
+            **({"stages": stages} if stages else {}),
         )
         step = self.trainer.global_step
         for logger in self.loggers:
@@ -368,7 +392,9 @@ class _Training:
 
     def say_how_to_go_on(self) -> None:
         """What Ctrl-C and SIGTERM leave."""
-        if self.run.last.exists():
+        if self.in_stages:
+            LOG.info(f"stopped; to go on with the stages that are left: cvtrain resume={self.run}")
+        elif self.run.last.exists():
             LOG.info(f"stopped; to go on from the last finished epoch: cvtrain resume={self.run}")
         else:
             LOG.info("stopped before the first epoch was finished: there is nothing to go on from")

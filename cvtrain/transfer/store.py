@@ -2,18 +2,22 @@
 
 One folder a data set and network below ``$XDG_CACHE_HOME/cvtrain/features``, named by what its
 features follow from. It is written beside and renamed, so that what a killed run leaves is never
-read; and it may be deleted at any time.
+read; and it may be deleted at any time. ``Store`` holds a row an image, ``Arrays`` several arrays
+with any number of rows.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -28,7 +32,8 @@ from cvtrain.errors import RunError
 VERSION = 1
 """Of the files; another one's are not read."""
 
-_FILE = "features.npy"
+_FILE, _INDEX = "features.npy", "index.json"
+_TRIED = 4  # batches after which the rest is estimated
 _PARTIAL = ".partial"
 _OLD = 24 * 3600.0  # seconds after which a half-written folder is nobody's any more
 
@@ -39,7 +44,50 @@ def cache_folder() -> Path:
     return Path(home) / "cvtrain" / "features"
 
 
-class Store:
+class _Folder:
+    """A folder of the cache: whole, or not there."""
+
+    remedy: str
+    """What a user can do where there is no room, beside setting XDG_CACHE_HOME."""
+
+    def __init__(self, key: str) -> None:
+        self.path = cache_folder() / key
+
+    def _make(self, fill: Callable[[Path], None], there: Callable[[], bool]) -> None:
+        """Let ``fill`` write into a folder beside, and rename it.
+
+        Raises:
+            RunError: the folder cannot be written.
+        """
+        partial = None
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._sweep()
+            prefix = f".{self.path.name}."
+            partial = Path(tempfile.mkdtemp(_PARTIAL, prefix, dir=self.path.parent))
+            fill(partial)
+            if self.path.exists():  # damaged, or made by another run in the meantime
+                if there():
+                    return
+                shutil.rmtree(self.path)
+            partial.rename(self.path)
+        except OSError as error:
+            raise RunError(
+                f"features cannot be kept in {self.path.parent} ({error.strerror or error}): set "
+                f"XDG_CACHE_HOME to a folder with room, or say {self.remedy}"
+            ) from error
+        finally:
+            if partial is not None:
+                shutil.rmtree(partial, ignore_errors=True)
+
+    def _sweep(self) -> None:
+        """Remove halves that were left a day ago or longer."""
+        for left in self.path.parent.glob(f".*{_PARTIAL}"):
+            if left.stat().st_mtime < time.time() - _OLD:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+class Store(_Folder):
     """The features of one data set under one network.
 
     Args:
@@ -47,8 +95,10 @@ class Store:
         count: N, the number of samples.
     """
 
+    remedy = "transfer.cache=false"
+
     def __init__(self, key: str, count: int) -> None:
-        self.path = cache_folder() / key
+        super().__init__(key)
         self.count = count
 
     def read(self) -> np.ndarray | None:
@@ -66,26 +116,9 @@ class Store:
         Raises:
             RunError: the folder cannot be written.
         """
-        partial = None
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._sweep()
-            prefix = f".{self.path.name}."
-            partial = Path(tempfile.mkdtemp(_PARTIAL, prefix, dir=self.path.parent))
-            self._fill(partial / _FILE, batches)
-            if self.path.exists():  # damaged, or made by another run in the meantime
-                if self.read() is not None:
-                    return
-                shutil.rmtree(self.path)
-            partial.rename(self.path)
-        except OSError as error:
-            raise RunError(
-                f"features cannot be kept in {self.path.parent} ({error.strerror or error}): set "
-                "XDG_CACHE_HOME to a folder with room, or say transfer.cache=false"
-            ) from error
-        finally:
-            if partial is not None:
-                shutil.rmtree(partial, ignore_errors=True)
+        self._make(
+            lambda folder: self._fill(folder / _FILE, batches), lambda: self.read() is not None
+        )
 
     def _fill(self, file: Path, batches: Iterator[np.ndarray]) -> None:
         out: np.memmap[Any, Any] | None = None
@@ -100,11 +133,76 @@ class Store:
             raise RunError(f"{at} features of {self.count} images came; start again")
         out.flush()
 
-    def _sweep(self) -> None:
-        """Remove halves that were left a day ago or longer."""
-        for left in self.path.parent.glob(f".*{_PARTIAL}"):
-            if left.stat().st_mtime < time.time() - _OLD:
-                shutil.rmtree(left, ignore_errors=True)
+
+class Arrays(_Folder):
+    """Arrays by name, each with a number of rows that is known only once all have come.
+
+    Args:
+        key: names everything that they follow from.
+        remedy: what a user can do where the disk is too small, beside setting XDG_CACHE_HOME.
+    """
+
+    def __init__(self, key: str, remedy: str) -> None:
+        super().__init__(key)
+        self.remedy = remedy
+
+    def read(self) -> dict[str, np.ndarray] | None:
+        """The arrays, memory-mapped, read-only; None: not there, or damaged."""
+        try:
+            index = json.loads((self.path / _INDEX).read_text())
+            return {name: self._mapped(name, **said) for name, said in index.items()}
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return None
+
+    def _mapped(self, name: str, dtype: str, shape: list[int]) -> np.ndarray:
+        file, kind = self.path / f"{name}.bin", np.dtype(dtype)
+        if file.stat().st_size != kind.itemsize * math.prod(shape):
+            raise ValueError(f"{file} is not whole")
+        if not math.prod(shape):
+            return np.zeros(shape, kind)  # nothing cannot be mapped
+        return np.memmap(file, kind, "r", shape=tuple(shape))
+
+    def write(self, batches: Iterator[Mapping[str, np.ndarray]], count: int) -> None:
+        """Keep arrays that come in batches of the same names, types and shapes but for the rows.
+
+        Args:
+            batches: at least one.
+            count: how many will come, to see in time whether there is room.
+
+        Raises:
+            RunError: there is not, or the folder cannot be written.
+        """
+        self._make(
+            lambda folder: self._fill(folder, batches, count), lambda: self.read() is not None
+        )
+
+    def _fill(self, folder: Path, batches: Iterator[Mapping[str, np.ndarray]], count: int) -> None:
+        index: dict[str, dict[str, Any]] = {}
+        with ExitStack() as stack:
+            files: dict[str, Any] = {}
+            for done, batch in enumerate(batches):
+                for name, rows in batch.items():
+                    if not done:
+                        files[name] = stack.enter_context((folder / f"{name}.bin").open("wb"))
+                        index[name] = {"dtype": rows.dtype.str, "shape": [0, *rows.shape[1:]]}
+                    files[name].write(np.ascontiguousarray(rows).data)
+                    index[name]["shape"][0] += len(rows)
+                if done == min(_TRIED, count) - 1:
+                    self._check_room(folder, files, count / (done + 1))
+        (folder / _INDEX).write_text(json.dumps(index))
+
+    def _check_room(self, folder: Path, files: Mapping[str, Any], times: float) -> None:
+        """Raise OSError where so many times what is written now does not fit."""
+        written = sum(file.tell() for file in files.values())
+        needed, free = written * (times - 1), shutil.disk_usage(folder).free
+        if needed > free:
+            said = f"about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
+            raise OSError(errno.ENOSPC, said)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.stat().st_size for file in self.path.iterdir())
 
 
 class Key:
@@ -123,6 +221,12 @@ class Key:
         self._hash.update(json.dumps(value, sort_keys=True, default=str).encode())
         return self
 
+    def array(self, array: np.ndarray) -> Key:
+        """Take in an array."""
+        self.plain([str(array.dtype), list(array.shape)])
+        self._hash.update(np.ascontiguousarray(array).data)
+        return self
+
     def tensors(self, state: Mapping[str, Tensor]) -> Key:
         """Take in a state dict, values and all."""
         for name, tensor in state.items():
@@ -136,8 +240,7 @@ class Key:
         for field in fields(table):
             value = getattr(table, field.name)
             if isinstance(value, np.ndarray):
-                self.plain([field.name, str(value.dtype), list(value.shape)])
-                self._hash.update(np.ascontiguousarray(value).data)
+                self.plain([field.name]).array(value)
             elif isinstance(value, (Strings, Blobs)):
                 self.plain([field.name, len(value)])
                 self._hash.update(value.offsets.data)

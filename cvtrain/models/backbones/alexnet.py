@@ -118,11 +118,14 @@ class AlexNet(Backbone):
 
     def pooled(self, x: Tensor) -> Tensor:
         """Normalised images ``(B, C, H, W)`` -> ``(B, 4096)``: the output of fc7."""
-        x = self(x)[-1]  # (B, 256, h, w)
+        return self.last_and_pooled(x)[1]
+
+    def last_and_pooled(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        last = x = self(x)[-1]  # (B, 256, h, w)
         if min(x.shape[-2:]) >= 3:
             x = F.max_pool2d(x, 3, 2)
         if x.shape[-2:] != (SIDE, SIDE):
             x = F.adaptive_avg_pool2d(x, SIDE)
         for layer in self.connected.values():
             x = layer(self.dropout(x))  # (B, 4096, 1, 1)
-        return torch.flatten(x, 1)
+        return last, torch.flatten(x, 1)

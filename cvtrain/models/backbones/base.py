@@ -67,6 +67,17 @@ class Backbone(nn.Module, ABC):
         """Normalised images ``(B, C, H, W)`` -> ``(B, num_features)``: the mean of the last map."""
         return self(x)[-1].mean(dim=(2, 3))
 
+    def last_and_pooled(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The last map ``(B, channels[-1], h, w)`` and what ``pooled`` gives, of the same images.
+
+        Not after ``use("maps")``. A backbone whose ``pooled`` is its own overrides this too, or
+        runs twice.
+        """
+        if type(self).pooled is Backbone.pooled:
+            last = self(x)[-1]
+            return last, last.mean(dim=(2, 3))
+        return self(x)[-1], self.pooled(x)
+
     def use(self, output: Output) -> None:
         """Drop what only the other output needs, so that every parameter left gets a gradient."""
 

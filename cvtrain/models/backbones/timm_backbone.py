@@ -206,6 +206,11 @@ class TimmBackbone(Backbone):
         features = self.body.forward_features(x)  # (B, C, H, W), (B, H, W, C) or (B, tokens, C)
         return self.body.forward_head(features, pre_logits=True)  # (B, num_features)
 
+    def last_and_pooled(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = _padded(x, _patch(self.body))
+        features, maps = self.body.forward_intermediates(x, indices=self.indices[-1:], norm=True)
+        return maps[-1], self.body.forward_head(features, pre_logits=True)
+
 
 def _feature_info(body: Any) -> list[dict[str, Any]]:
     info: Any = body.feature_info
