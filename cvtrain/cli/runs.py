@@ -25,7 +25,7 @@ from cvtrain.cli.conf import ConfDirs, load, pick
 from cvtrain.cli.typed import Typed, by_key, parse
 from cvtrain.errors import UsageError
 
-MODEL_INPUT = ("image_size", "resize", "channels", "classes", "classification_root")
+MODEL_INPUT = ("image_size", "resize", "channels", "classes")
 """Keys of ``data`` that a trained model fixes; other data is brought to them."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -140,6 +141,13 @@ class DataModule(pl.LightningDataModule):
     def classes(self) -> Classes:
         """Names and ids, the same in every split."""
         return next(iter(self.tables.values())).classes
+
+    def take_classes(self, classes: Classes) -> None:
+        """The classes of a model that knows these, in this order, and more after them."""
+        own = self.classes.names
+        if classes.names[: len(own)] == own:
+            self.tables = {k: replace(t, classes=classes) for k, t in self.tables.items()}
+            self._datasets.clear()
 
     def table(self, split: str) -> Table:
         """The table of a split.
@@ -417,9 +425,11 @@ def build_datamodule(
             workers=data["num_workers"],
             progress=progress,
         )
-    tables, labelled, said = join_labelled(report.tables, data, seed=seed, progress=progress)
+    joined: tuple[dict[str, Table], list[Table], list[str]] = (report.tables, [], [])
+    if splits is None and data.get("classification_root"):  # training; they are in no other split
+        joined = join_labelled(report.tables, data, seed=seed, progress=progress)
     module = DataModule(
-        tables,
+        joined[0],
         task,
         cfg.get("augment"),
         batch_size=data["batch_size"],
@@ -435,7 +445,7 @@ def build_datamodule(
         epochs=(cfg.get("trainer") or {}).get("max_epochs"),
         views=(cfg.get("transfer") or {}).get("views"),
         proposals=source,
-        labelled=labelled,
+        labelled=joined[1],
     )
-    module.prepared, module.notes = made, said
+    module.prepared, module.notes = made, joined[2]
     return module, report

@@ -42,8 +42,8 @@ class Joint(Dataset[Sample]):
 
 def join_labelled(
     boxed: Mapping[str, Table], data: Mapping[str, Any], *, seed: int = 0, progress: bool = False
-) -> tuple[Mapping[str, Table], list[Table], list[str]]:
-    """The images of ``data["classification_root"]``, if there is one, beside those with boxes.
+) -> tuple[dict[str, Table], list[Table], list[str]]:
+    """The images of ``data["classification_root"]`` beside those with boxes.
 
     Args:
         boxed: split -> table.
@@ -52,17 +52,18 @@ def join_labelled(
         progress: shows a bar.
 
     Returns:
-        The tables with boxes, those without, both with the classes of both; and lines on what was
+        The tables with boxes, those without, both with the classes of both; and a line on what was
         read.
 
     Raises:
         DataError: see ``read_labelled``.
     """
-    if not data.get("classification_root"):
-        return boxed, [], []
     labelled, report = read_labelled(data, seed=seed, progress=progress)
-    lines = [f"{data['classification_root']}: {line}" for line in report.summary_lines()]
-    return (*unite(boxed, labelled), lines)
+    count, classes = sum(map(len, labelled)), len(labelled[0].classes)
+    said = f"{data['classification_root']}: {count:,} images with a class alone, {classes} classes"
+    if report.rejected:
+        said += f", {report.rejected:,} images left out"
+    return (*unite(boxed, labelled), [said])
 
 
 def read_labelled(

@@ -35,7 +35,7 @@ _HERE = {
     "compile": False,
 }
 
-MODEL_INPUT = ("image_size", "resize", "channels", "classes", "classification_root")
+MODEL_INPUT = ("image_size", "resize", "channels", "classes")
 """Keys of ``data`` that a trained model fixes; other data is brought to them."""
 
 
@@ -84,6 +84,8 @@ def _evaluate(
     trust = list(config.get("trust") or [])
     split = str(config.get("split") or "val")
     data, report = load_data(run_config, trust=trust, splits=[split])
+    if loaded.config["data"].get("classification_root"):
+        data.take_classes(loaded.classes)  # those of images without boxes, which are not read here
     _same_classes(loaded, data.classes.names)
     task = build_task(run_config, loaded.model, data.classes, trust=trust)
     callbacks = build_callbacks(run_config, trust)

@@ -78,15 +78,16 @@ def test_both_kinds_of_images_and_an_exact_resume(
     assert [float(row["train/num_labelled_images"]) for row in table] == [12, 12, 12]
     assert [float(row["val/num_labelled_images"]) for row in table] == [0, 0, 0]
 
+    assert "labelled: 12 images with a class alone, 2 classes" in (cut / "train.log").read_text()
+
     # The checkpoint alone: neither the tree's file nor the class folders are needed.
     results = json.loads((cut / "results.json").read_text())["metrics"]
+    moved = shutil.move(files / "labelled" / "oval", tmp_path / "new")
+    shutil.rmtree(files / "labelled")
     trust = "trust=[killer_callback]"
     assert evaluate(command("eval", f"ckpt={cut}", f"run_dir={tmp_path / 'again'}", trust)) == 0
     again = json.loads((tmp_path / "again" / "results.json").read_text())["metrics"]
     assert again == results
-    images = files / "labelled" / "oval"
-    moved = shutil.copytree(images, tmp_path / "new")
-    shutil.rmtree(files / "labelled")
     loaded = load_model(cut)
     assert loaded.model.tree.size == 7
     out = tmp_path / "predicted"

@@ -6,20 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
-from cvtrain.data.formats.voc import VOCReader
 from cvtrain.losses.yolo import YOLOLoss
-from cvtrain.metrics import metrics_for
 from cvtrain.models.backbones.darknet import DarknetTiny
 from cvtrain.models.backbones.yolov1 import YOLOv1Backbone
 from cvtrain.models.base import total_loss
 from cvtrain.models.detection.yolo import YOLO, _overlaps
-from cvtrain.types import ImageInfo, Target
+from cvtrain.types import Target
 
 
 @pytest.fixture
@@ -218,48 +214,7 @@ def test_every_cell_can_learn_from_the_whole_map(make: Callable[..., YOLO]) -> N
         assert layer.weight.grad.ne(0).float().mean() > 0.99
 
 
-def real_batch(folder: Path, count: int, size: int) -> tuple[Tensor, list[Target]]:
-    table = VOCReader(root=str(folder)).read("train").table
-    images, targets = [], []
-    for i in range(count):
-        image = Image.open(folder / table.files[i]).convert("RGB")
-        boxes = table.boxes[table.rows(i)] * ([size / image.width, size / image.height] * 2)
-        array = np.array(image.resize((size, size), Image.Resampling.BILINEAR))
-        images.append(torch.from_numpy(array).permute(2, 0, 1))  # (H, W, 3) -> (3, H, W)
-        targets.append(
-            Target(
-                boxes=torch.from_numpy(boxes).float(),
-                labels=torch.from_numpy(table.labels[table.rows(i)]),
-                ignore=torch.zeros(len(boxes), dtype=torch.bool),
-            )
-        )
-    return torch.stack(images), targets
-
-
 @pytest.mark.slow
-def test_16_photographs_can_be_learnt_by_heart(real_data: Path, build_model: Any) -> None:
+def test_16_photographs_can_be_learnt_by_heart(real_data: Path, learn_photographs: Any) -> None:
     """The shipped configuration on real images, from scratch."""
-    size = 224
-    images, targets = real_batch(real_data / "raccoon", 16, size)
-    model = build_model(
-        "task=detection", "model=yolo", "data=shapes", f"data.image_size={size}", num_classes=1
-    ).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    metrics = metrics_for(
-        "detection", VOCReader(root=str(real_data / "raccoon")).read("train").table.classes
-    )
-    value = 0.0
-    for step in range(1, 301):
-        loss = total_loss(model.loss(images, targets))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-        optimizer.step()
-        if step % 30 == 0:
-            metrics.reset()
-            infos = [ImageInfo(i, f"{i}", f"{i}", size, size) for i in range(len(images))]
-            metrics.update(model.predict(images), targets, infos)
-            value = metrics.compute()["mAP50"]
-            if value >= 0.95:
-                break
-    assert value >= 0.95
+    assert learn_photographs(real_data / "raccoon", "model=yolo") >= 0.95

@@ -105,6 +105,7 @@ def test_an_image_with_a_label_trains_its_best_box_alone(make: Make, label: int)
     raw = grid.raw.clone().requires_grad_()
     terms = model.compute_loss(grid_with(grid, raw), [Target(label=torch.tensor(label))])
     total_loss(terms).backward()
+    terms = {name: value.detach() for name, value in terms.items()}
     flat = raw.detach().flatten(0, 3)
     best, most = 0, 0.0
     for place, numbers in enumerate(flat.tolist()):

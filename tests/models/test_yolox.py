@@ -11,17 +11,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cvtrain.data.formats.voc import VOCReader
 from cvtrain.layers.csp import SPP
 from cvtrain.layers.simota import simota
 from cvtrain.losses.boxes import IoULoss, SmoothL1
-from cvtrain.metrics import metrics_for
 from cvtrain.models.backbones.csp_darknet import CSPDarknet
 from cvtrain.models.backbones.darknet import DarknetTiny
 from cvtrain.models.base import total_loss
 from cvtrain.models.detection.yolox import YOLOX, decode_cells, encode_cells, gathered
-from cvtrain.types import ImageInfo, Target
-from tests.models.test_yolo import real_batch
+from cvtrain.types import Target
 
 # Ge et al. 2021, tables 3 to 5, at 80 classes: million parameters, GFLOPs (two a multiply-add,
 # norms and activations counted too), side of the image
@@ -288,29 +285,8 @@ def test_the_backbones_size_follows_the_models(compose_config: Any) -> None:
 
 
 @pytest.mark.slow
-def test_16_photographs_can_be_learnt_by_heart(real_data: Path, build_model: Any) -> None:
+def test_16_photographs_can_be_learnt_by_heart(real_data: Path, learn_photographs: Any) -> None:
     """The shipped configuration in size tiny on real images, from scratch."""
-    size = 192
-    images, targets = real_batch(real_data / "raccoon", 16, size)
-    model = build_model(
-        *("task=detection", "model=yolox", "model.size=tiny", "data=shapes"), num_classes=1
-    ).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    metrics = metrics_for(
-        "detection", VOCReader(root=str(real_data / "raccoon")).read("train").table.classes
-    )
-    value = 0.0
-    for step in range(1, 151):
-        loss = total_loss(model.loss(images, targets))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-        optimizer.step()
-        if step % 25 == 0:
-            metrics.reset()
-            infos = [ImageInfo(i, f"{i}", f"{i}", size, size) for i in range(len(images))]
-            metrics.update(model.predict(images), targets, infos)
-            value = metrics.compute()["mAP50"]
-            if value >= 0.95:
-                break
-    assert value >= 0.9
+    words = ("model=yolox", "model.size=tiny")
+    folder = real_data / "raccoon"
+    assert learn_photographs(folder, *words, size=192, steps=150, lr=1e-3) >= 0.9
