@@ -473,7 +473,13 @@ def check_paths(flat: dict[str, Any], typed: Sequence[Typed]) -> None:
             raise UsageError(f"data.root={shown} is a file; give its folder")
         if download is None:
             raise UsageError(suggest.missing_path("data.root", shown, Path(root)))
-    for key in ("backbone.weights", "proposals.path", "model.tree", "data.classification_root"):
+    for key in (
+        "backbone.weights",
+        "model.weights",
+        "proposals.path",
+        "model.tree",
+        "data.classification_root",
+    ):
         path = pick(flat, key)
         if isinstance(path, str) and not Path(path).exists():
             raise UsageError(suggest.missing_path(key, _shown(given, key, path), Path(path)))

@@ -6,7 +6,7 @@ from cvtrain.cli.conf import GROUPS
 
 PATHS = (
     *("data.root", "ckpt", "source", "run_dir", "sweep_dir", "resume", "out"),
-    *("backbone.weights", "study.weights", "proposals.path"),
+    *("backbone.weights", "model.weights", "study.weights", "proposals.path"),
     *("model.tree", "data.classification_root"),
 )
 """Keys that hold paths: taken literally (no quotes needed), relative ones from here."""

@@ -217,8 +217,9 @@ def check_weights(flat: dict[str, Any]) -> None:
     if name in (None, "scratch"):
         return
     backbone = flat.get("backbone") or {}
-    if backbone.get("pretrained") or backbone.get("weights") is not None:
-        return
+    for node in (backbone, flat.get("model") or {}):  # a model's weights are its backbone's too
+        if node.get("pretrained") or node.get("weights") is not None:
+            return
     fetch = "backbone.pretrained=true or " if "pretrained" in backbone else ""
     raise UsageError(
         f"transfer={name} starts from trained weights: add {fetch}backbone.weights=FILE_OR_RUN"

@@ -142,11 +142,10 @@ def load_model(path: str | Path, trust: Sequence[str] = ()) -> LoadedRun:
 def without_downloads(config: dict[str, Any]) -> dict[str, Any]:
     """The same config with no weights to start from: a checkpoint brings all of its own."""
     config = copy.deepcopy(config)
-    backbone = config["model"].get("backbone")
-    if isinstance(backbone, dict):
+    for node in (config["model"], config["model"].get("backbone")):
         for key, value in (("pretrained", False), ("weights", None)):
-            if key in backbone:
-                backbone[key] = value
+            if isinstance(node, dict) and key in node:
+                node[key] = value
     return config
 
 

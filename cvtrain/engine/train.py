@@ -202,7 +202,9 @@ class _Training:
     def _model(self, num_classes: int) -> Model:
         """The model; that of a resumed run needs no file of weights, it has its own backbone."""
         if self.resumed is None:
-            return build_model(self.config, num_classes, trust=self.trust)
+            model = build_model(self.config, num_classes, trust=self.trust)
+            model.start(self.data.classes.names)
+            return model
         model = build_model(without_downloads(self.config), num_classes, trust=self.trust)
         prefix = MODEL_PREFIX + "backbone."
         state = self.resumed["state_dict"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -49,6 +49,17 @@ class Model(nn.Module, ABC):
     @abstractmethod
     def decode(self, outputs: Any) -> list[Prediction]:
         """Raw outputs -> one prediction an image, in network pixels."""
+
+    def start(self, class_names: Sequence[str]) -> None:
+        """Called once before a new run trains, not for one that is resumed or a checkpoint's.
+
+        A model that offers weights of a whole system to start from takes them here, where it is
+        known what its K classes are called.
+
+        Raises:
+            RunError: they could not be fetched.
+            CheckpointError: they do not fit.
+        """
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Called before each training epoch: whatever changes with time is decided here.

@@ -59,12 +59,17 @@ def test_shapes_and_the_terms(small: FastRCNN) -> None:
     assert int(terms["num_objects"]) == 2
 
 
-@pytest.mark.parametrize("form", [{"roi": "align"}, {"neck": "fpn"}, {"top": "backbone"}])
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"roi": "align", "hidden": (64,)},
+        {"neck": "fpn", "channels": 32, "hidden": (64,)},
+        {"top": "backbone"},
+    ],
+)
 def test_the_other_forms_learn_all_they_have(form: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    model = FastRCNN(
-        TimmBackbone("resnet18"), 3, channels=32, hidden=(64,), sampling=RandomRoIs(8), **form
-    )
+    model = FastRCNN(TimmBackbone("resnet18"), 3, sampling=RandomRoIs(8), **form)
     images, targets, proposals = scene()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         total_loss(model.train().loss(images, targets, proposals)).backward()

@@ -68,6 +68,41 @@ def fetch(name: str, body: Any, create: Callable[..., Any]) -> Any:
         hub_log.setLevel(level)
 
 
+def fetch_file(url: str, what: str, megabytes: float, instead: str) -> Path:
+    """A file of weights from the net, in torch's cache.
+
+    Args:
+        url: where it lies; its name ends in a hyphen and the first digits of its SHA-256.
+        what: of what the weights are, for messages.
+        megabytes: its size.
+        instead: what to type where there is no network.
+
+    Raises:
+        RunError: it could not be fetched.
+    """
+    path = Path(_cache_folder(False)) / url.rpartition("/")[2]
+    if path.is_file():
+        log.info("%s: %s, fetched before", what, path)
+        return path
+    reason = _unreachable(url)
+    if reason is None:
+        log.warning("fetching %s from %s, about %.0f MB, into %s", what, url, megabytes, path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            prefix = path.stem.rpartition("-")[2]
+            torch.hub.download_url_to_file(url, str(path), prefix, progress=False)
+        except Exception as error:  # whatever the network and the disk come up with
+            reason = " ".join(str(error).split()) or type(error).__name__
+    else:
+        reason = f"{urlsplit(url).hostname} does not answer: {reason}"
+    if reason is not None:
+        raise RunError(
+            f"could not fetch {what} ({reason}); without a network, copy {url} here and say "
+            f"{instead}"
+        )
+    return path
+
+
 def _failed(name: str, why: str) -> RunError:
     return RunError(
         f"could not fetch the weights of {name} ({why}); without a network, copy them here and say "

@@ -53,14 +53,14 @@ class WeightsFile:
     untrained: frozenset[str] = field(default_factory=frozenset)
 
 
-def read_weights(path: str | Path) -> WeightsFile:
-    """The tensors of a file and what it tells of them.
+def read_weights(path: str | Path, key: str = "backbone.weights") -> WeightsFile:
+    """The tensors of a file and what it tells of them; ``key`` is what messages say of the path.
 
     Raises:
         UsageError: there is no such file.
         CheckpointError: it cannot be read safely, or holds no tensors.
     """
-    file = _find(Path(path).expanduser())
+    file = _find(Path(path).expanduser(), key)
     content, metadata = _read(file)
     if isinstance(content, Mapping) and "cvtrain" in content:
         return _checkpoint(file, content)
@@ -94,7 +94,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     return read_weights(path).state
 
 
-def _find(path: Path) -> Path:
+def _find(path: Path, key: str) -> Path:
     """The file itself, or a run folder's best checkpoint, else its last."""
     if path.is_dir():
         for folder in (path / "checkpoints", path):
@@ -102,11 +102,11 @@ def _find(path: Path) -> Path:
                 if (folder / name).is_file():
                     return folder / name
         raise UsageError(
-            f"backbone.weights={path}: the folder holds no checkpoints/best.ckpt; "
+            f"{key}={path}: the folder holds no checkpoints/best.ckpt; "
             "give a weights file or a run's folder"
         )
     if not path.is_file():
-        raise UsageError(f"backbone.weights={path}: there is no such file")
+        raise UsageError(f"{key}={path}: there is no such file")
     return path
 
 

@@ -22,18 +22,22 @@ Where the papers are silent or we deviate:
 - Codes for the K classes; the papers' and torchvision's background has four more, never used.
 - Batch norms train, those of a ResNet's last stage on regions too (the papers: fixed); no dropout
   between VGG's connected layers.
+- ``model.pretrained=true`` starts from torchvision's weights, trained on COCO; its batch norms were
+  fixed, with an epsilon of 0 where ours is 1e-5.
 - ``min_score`` 0.01 in place of 0.05: average precision wants the tail.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from cvtrain.layers.nms import Method as NMS
 from cvtrain.layers.roi import Method
 from cvtrain.layers.roi_head import RandomRoIs, RoISampling, RoIStage
 from cvtrain.layers.rpn import RPN
 from cvtrain.models.backbones.base import Backbone
+from cvtrain.models.detection.coco_weights import FORM, load_coco, takes
 from cvtrain.models.detection.regions import Neck, RegionModel, Top
 from cvtrain.models.detection.two_stage import TwoStage
 
@@ -54,9 +58,12 @@ class FasterRCNN(RegionModel, TwoStage):
         nms: variant of the suppression, see layers/nms.py.
         min_score: predictions score more than this.
         max_detections: predictions an image, the best first.
+        pretrained: ``start`` fetches torchvision's weights, trained on COCO: ResNet-50, ``fpn``.
+        weights: a file of them that ``start`` reads instead.
 
     Raises:
-        ValueError: a value out of range, a backbone without the maps or layers it needs.
+        ValueError: a value out of range, weights that another form would need, a backbone without
+            the maps or layers it needs.
     """
 
     def __init__(
@@ -65,8 +72,8 @@ class FasterRCNN(RegionModel, TwoStage):
         num_classes: int,
         neck: Neck = "fpn",
         top: Top = "fc",
-        channels: int = 256,
-        hidden: Sequence[int] = (1024, 1024),
+        channels: int | None = None,
+        hidden: Sequence[int] | None = None,
         roi: Method = "align",
         roi_size: int | None = None,
         rpn: Callable[..., RPN] = RPN,
@@ -78,8 +85,18 @@ class FasterRCNN(RegionModel, TwoStage):
         nms: NMS = "hard",
         min_score: float = 0.01,
         max_detections: int = 100,
+        pretrained: bool = False,
+        weights: str | Path | None = None,
     ) -> None:
+        if pretrained and weights is not None:
+            raise ValueError("pretrained=true and weights=FILE exclude each other: give one")
+        if (pretrained or weights is not None) and not takes(backbone.architecture, neck, top):
+            raise ValueError(
+                f"the weights trained on COCO are for {FORM}; this is backbone="
+                f"{backbone.architecture} model.neck={neck} model.top={top}"
+            )
         super().__init__(backbone, num_classes, neck, top, channels, hidden, roi, roi_size)
+        self.pretrained, self.weights = pretrained, weights
         self.rpn = rpn(in_channels=self.map_channels, strides=self.strides)
         self.stage = RoIStage(
             sampling or RandomRoIs(128),
@@ -91,3 +108,7 @@ class FasterRCNN(RegionModel, TwoStage):
             min_score=min_score,
             max_detections=max_detections,
         )
+
+    def start(self, class_names: Sequence[str]) -> None:
+        if self.pretrained or self.weights is not None:
+            load_coco(self, class_names, self.weights)

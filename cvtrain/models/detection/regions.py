@@ -29,6 +29,8 @@ from cvtrain.models.base import Model
 Neck = Literal["c4", "fpn"]
 Top = Literal["fc", "backbone"]
 
+CHANNELS, HIDDEN = 256, (1024, 1024)
+"""Of the pyramid, and of the connected layers (Lin et al. 2017, section 5.2)."""
 STRIDE = 16
 """Of the one map."""
 MULTIPLE = 32
@@ -43,8 +45,8 @@ class RegionModel(Model):
         num_classes: K.
         neck: ``c4`` or ``fpn``.
         top: ``fc`` or ``backbone``.
-        channels: of the pyramid.
-        hidden: units of the connected layers, with ``top=fc``.
+        channels: of the pyramid; None: 256.
+        hidden: units of the connected layers, with ``top=fc``; None: 1024, 1024.
         roi: ``align`` or ``pool``.
         roi_size: rows and columns of a region's map; None: what ``top=backbone`` takes, else 7.
 
@@ -61,8 +63,8 @@ class RegionModel(Model):
         num_classes: int,
         neck: Neck = "fpn",
         top: Top = "fc",
-        channels: int = 256,
-        hidden: Sequence[int] = (1024, 1024),
+        channels: int | None = None,
+        hidden: Sequence[int] | None = None,
         roi: Method = "align",
         roi_size: int | None = None,
     ) -> None:
@@ -73,6 +75,17 @@ class RegionModel(Model):
             raise ValueError(f"top={top}: expected {' | '.join(get_args(Top))}")
         if top == "backbone" and neck == "fpn":
             raise ValueError("top=backbone needs neck=c4: a pyramid uses all of the backbone")
+        if channels is not None and neck == "c4":
+            raise ValueError(f"channels={channels} would not be read: neck=c4 has the backbone's")
+        if hidden is not None and top == "backbone":
+            raise ValueError(
+                f"hidden={list(hidden)} would not be read: with top=backbone the layers on a "
+                "region are the backbone's"
+            )
+        channels = CHANNELS if channels is None else channels
+        hidden = HIDDEN if hidden is None else hidden
+        if channels < 1 or min(hidden, default=1) < 1:
+            raise ValueError(f"channels={channels} hidden={list(hidden)} must be at least 1")
         self.num_classes = num_classes
         self.normalize = backbone.normalizer()
         self.backbone = backbone
@@ -95,7 +108,7 @@ class RegionModel(Model):
             if top == "fc":
                 backbone.end(self.source)
         # The coarsest level of a pyramid is the network's that proposes (FPN paper, footnote 2).
-        self.pool = RoIPool(self.strides[:4], roi_size or side, roi)
+        self.pool = RoIPool(self.strides[:4], side if roi_size is None else roi_size, roi)
         if top == "backbone":
             self.head = BoxHead(width, 0, num_classes, ())
         else:
