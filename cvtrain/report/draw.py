@@ -32,6 +32,8 @@ PALETTE = np.array(
 
 MIN_SIDE = 320
 """Images whose shorter side is below this are enlarged by a whole factor, pixels."""
+LONGEST = 4096
+"""No image is enlarged so far that its longer side exceeds this, pixels."""
 CROWDED = 25
 """More objects than this are drawn with thin lines and a legend instead of a name each."""
 
@@ -88,7 +90,7 @@ def draw(
         masks: ``(N, H, W)`` instance masks.
         mask: ``(H, W)`` semantic classes; a legend is drawn below the image.
         ignore: bool ``(N,)``: drawn thin and gray, named "(ignored)".
-        min_side: enlarge until the shorter side has this many pixels.
+        min_side: enlarge until the shorter side has this many pixels, or the longer LONGEST.
         max_side: shrink, before drawing, until the longer side has no more than this.
 
     Returns:
@@ -96,7 +98,8 @@ def draw(
     """
     canvas = to_rgb8(image)
     height, width = canvas.shape[:2]
-    factor = float(max(1, -(-min_side // max(1, min(height, width)))))
+    most = max(1, LONGEST // max(1, height, width))
+    factor = float(min(most, max(1, -(-min_side // max(1, min(height, width))))))
     if max_side is not None and max(height, width) * factor > max_side:
         factor = max_side / max(height, width)
     size = (max(1, round(height * factor)), max(1, round(width * factor)))

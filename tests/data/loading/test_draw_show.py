@@ -236,3 +236,11 @@ def test_any_name_can_be_drawn(name: str) -> None:
     legend = draw(image, mask=np.zeros((60, 80), np.uint8), names=[name, "b"])
     assert drawn.shape[2] == legend.shape[2] == 3
     assert grid([drawn, legend], 2, [name, name]).any()
+
+
+@pytest.mark.parametrize("shape", [(1, 5000), (5000, 1)])
+def test_a_sliver_is_not_enlarged_to_a_picture_of_a_billion_pixels(shape: tuple[int, int]) -> None:
+    height, width = shape
+    boxes = [[0, 0, width, height]] * 30
+    out = draw(np.zeros((*shape, 3), np.uint8), boxes, [0, 1] * 15, ["cat", "dog"])
+    assert out.size < 5000 * 200 * 3

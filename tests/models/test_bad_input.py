@@ -1,0 +1,145 @@
+"""What people's data do to detectors: no objects, tiny ones, a thousand, odd sizes, gray images.
+
+Each detector's yaml is found: a new one needs no edit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cvtrain.models.base import total_loss
+from cvtrain.types import Prediction, Target
+from tests.models.test_contract import MODELS, SMALLER
+
+DETECTORS = [name for name, model in MODELS.items() if "detection" in model["tasks"]]
+detector = pytest.mark.parametrize("name", DETECTORS)
+
+
+def target(boxes: Any, labels: Any = None, ignore: bool = False) -> Target:
+    """Boxes (N, 4) of class 0, or of the classes given."""
+    boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    kinds = torch.zeros(len(boxes), dtype=torch.int64) if labels is None else labels
+    return Target(boxes=boxes, labels=kinds, ignore=torch.full((len(boxes),), ignore))
+
+
+def judge(model: Any, images: Tensor, targets: list[Target], classes: int) -> dict[str, Tensor]:
+    """Train on a batch and predict on it; the loss terms. All is finite, all boxes are inside."""
+    given = None
+    if MODELS[model.yaml_name].get("proposals"):
+        given = [boxes_around(t, *images.shape[-2:]) for t in targets]
+    terms = model.train().loss(images, targets, given)
+    assert all(v.ndim == 0 and torch.isfinite(v) for v in terms.values()), terms
+    loss = total_loss(terms)
+    loss.backward()
+    broken = [n for n, p in model.named_parameters() if not _finite(p.grad)]
+    assert not broken
+    _, found = model.loss_and_predict(images, targets, given)
+    assert len(found) == len(images)
+    for prediction in found:
+        inside(prediction, *images.shape[-2:], classes)
+    return terms
+
+
+def _finite(gradient: Tensor | None) -> bool:
+    return gradient is None or bool(torch.isfinite(gradient).all())
+
+
+def boxes_around(what: Target, height: int, width: int) -> Tensor:
+    """Proposals: the objects, the image, a grid; in the image, at least a pixel wide."""
+    assert what.boxes is not None
+    whole = torch.tensor([[0.0, 0.0, width, height]])
+    ys, xs = torch.meshgrid(torch.arange(0, height, 16), torch.arange(0, width, 16), indexing="ij")
+    corners = torch.stack([xs, ys], -1).reshape(-1, 2).float()
+    grid = torch.cat([corners, corners + 24], 1)
+    boxes = torch.cat([what.boxes[:50], whole, grid])
+    low = torch.minimum(boxes[:, :2], whole[0, 2:] - 1).clamp(min=0)
+    high = torch.minimum(torch.maximum(boxes[:, 2:], low + 1), whole[0, 2:])
+    return torch.cat([low, high], 1)
+
+
+def inside(prediction: Prediction, height: int, width: int, classes: int) -> None:
+    boxes, scores, labels = prediction.boxes, prediction.scores, prediction.labels
+    assert boxes is not None
+    assert scores is not None
+    assert labels is not None
+    assert torch.isfinite(boxes).all()
+    assert torch.isfinite(scores).all()
+    assert (boxes >= 0).all()
+    assert (boxes <= torch.tensor([width, height, width, height])).all()
+    assert ((labels >= 0) & (labels < classes)).all()
+
+
+def noise(count: int, height: int = 64, width: int = 64, channels: int = 3) -> Tensor:
+    generator = torch.Generator().manual_seed(5)
+    shape = (count, channels, height, width)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+
+
+@pytest.fixture(scope="module")
+def make(build_model: Any) -> Any:
+    def build(name: str, *words: str, size: str = "64", num_classes: int = 3) -> Any:
+        words = (f"model={name}", "data=shapes", f"data.image_size={size}", *words)
+        words = ("task=detection", *words, *SMALLER.get(name, []))
+        model = build_model(*words, num_classes=num_classes)
+        model.yaml_name = name
+        return model
+
+    return build
+
+
+def test_there_are_detectors() -> None:
+    assert {"yolo", "ssd", "retinanet", "fcos"} <= {*DETECTORS}
+
+
+@detector
+def test_objects_of_every_size_and_number(name: str, make: Any) -> None:
+    """One model through all of it, as one training would."""
+    model = make(name)
+    generator = torch.Generator().manual_seed(1)
+    corners = torch.rand(1000, 2, generator=generator) * 60
+    crowd = torch.cat([corners, corners + 3.5], 1)
+    kinds = torch.randint(0, 3, (1000,), generator=generator)
+    batches = {
+        "nothing": [target([]), target([])],
+        "ignored alone": [target([[4, 4, 40, 40]], ignore=True), target([])],
+        "less than a stride": [target([[3.2, 3.2, 3.6, 3.6]]), target([[9, 9, 10, 10]])],
+        "a thousand": [target(crowd, kinds), target([])],
+        "1 x 5,000 pixels in a letterbox": [
+            target([[0, 31.9936, 40, 32.0064]]),
+            target([[31.9936, 0, 32.0064, 64]]),
+        ],
+        "at the border": [target([[63.5, 63.5, 64, 64]]), target([[0, 0, 64, 64]])],
+        "the same twice": [target([[8, 8, 40, 40]] * 2, torch.tensor([0, 1])), target([])],
+    }
+    for what, targets in batches.items():
+        model.zero_grad()
+        try:
+            judge(model, noise(2), targets, 3)
+        except Exception as error:
+            error.add_note(what)
+            raise
+
+
+@detector
+@pytest.mark.parametrize(("height", "width"), [(97, 97), (100, 260)])
+def test_odd_sizes(name: str, height: int, width: int, make: Any) -> None:
+    model = make(name, size=f"[{height},{width}]")
+    judge(model, noise(2, height, width), [target([[10, 10, 60, 80]]), target([])], 3)
+
+
+@detector
+@pytest.mark.parametrize("classes", [1, 90])
+def test_one_class_and_ninety(name: str, classes: int, make: Any) -> None:
+    model = make(name, num_classes=classes)
+    last = torch.tensor([classes - 1])
+    judge(model, noise(2), [target([[10, 10, 40, 50]], last), target([])], classes)
+
+
+@detector
+def test_gray_images(name: str, make: Any) -> None:
+    model = make(name, "data.channels=1")
+    judge(model, noise(2, channels=1), [target([[10, 10, 40, 50]]), target([])], 3)
