@@ -90,6 +90,8 @@ def test_the_yaml_says_what_the_model_is(name: str) -> None:
     assert 1950 < model["year"] < 2100
     assert model["about"]
     assert "\n" not in model["about"]
+    figure = model["about"].rpartition("; ")[2]
+    assert any(c.isdigit() for c in figure), "the paper's headline figure stands last"
     assert model["paper"]
     assert model["default_resize"] in ("stretch", "letterbox")
     assert set(model.get("losses", [])) <= set(LOSSES)
