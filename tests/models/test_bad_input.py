@@ -26,22 +26,29 @@ def target(boxes: Any, labels: Any = None, ignore: bool = False) -> Target:
     return Target(boxes=boxes, labels=kinds, ignore=torch.full((len(boxes),), ignore))
 
 
-def judge(model: Any, images: Tensor, targets: list[Target], classes: int) -> dict[str, Tensor]:
-    """Train on a batch and predict on it; the loss terms. All is finite, all boxes are inside."""
-    given = None
-    if MODELS[model.yaml_name].get("proposals"):
-        given = [boxes_around(t, *images.shape[-2:]) for t in targets]
-    terms = model.train().loss(images, targets, given)
-    assert all(v.ndim == 0 and torch.isfinite(v) for v in terms.values()), terms
-    loss = total_loss(terms)
-    loss.backward()
-    broken = [n for n, p in model.named_parameters() if not _finite(p.grad)]
-    assert not broken
-    _, found = model.loss_and_predict(images, targets, given)
+def judge(model: Any, images: Tensor, targets: list[Target], classes: int) -> None:
+    """Train on a batch and predict on it: all is finite, all boxes are inside."""
+    train(model, images, targets)
+    _, found = model.loss_and_predict(images, targets, proposals(model, images, targets))
     assert len(found) == len(images)
     for prediction in found:
         inside(prediction, *images.shape[-2:], classes)
-    return terms
+
+
+def train(model: Any, images: Tensor, targets: list[Target]) -> None:
+    """A step's loss and gradients: all finite."""
+    terms = model.train().loss(images, targets, proposals(model, images, targets))
+    assert all(v.ndim == 0 and torch.isfinite(v) for v in terms.values()), terms
+    total_loss(terms).backward()
+    broken = [n for n, p in model.named_parameters() if not _finite(p.grad)]
+    assert not broken
+
+
+def proposals(model: Any, images: Tensor, targets: list[Target]) -> list[Tensor] | None:
+    """For a model that is given its boxes."""
+    if not MODELS[model.yaml_name].get("proposals"):
+        return None
+    return [boxes_around(t, *images.shape[-2:]) for t in targets]
 
 
 def _finite(gradient: Tensor | None) -> bool:
@@ -118,7 +125,7 @@ def test_objects_of_every_size_and_number(name: str, make: Any) -> None:
     for what, targets in batches.items():
         model.zero_grad()
         try:
-            judge(model, noise(2), targets, 3)
+            train(model, noise(2), targets)
         except Exception as error:
             error.add_note(what)
             raise
