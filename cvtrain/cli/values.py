@@ -153,6 +153,9 @@ def _is_sum(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value) == len(set(value) & set("CTSF"))
 
 
+SIZES = ("nano", "tiny", "s", "m", "l")
+"""Of YOLOX and CSPDarknet."""
+
 RULES: dict[str, Rule] = {
     "seed": _int(0),
     "split": _choice("train", "val", "test"),
@@ -240,6 +243,8 @@ RULES: dict[str, Rule] = {
         lambda v: _is_list(v, _or_null(_int(1)).accepts),
     ),
     "study.weights": _or_null(Rule("a path", lambda v: isinstance(v, str))),
+    "model.size": _choice(*SIZES),
+    "backbone.size": _choice(*SIZES),
     "transfer.head": _or_null(_choice(*HEADS)),
     "transfer.views": _or_null(_int(1)),
     "transfer.hidden": _or_null(_int(1)),

@@ -93,6 +93,8 @@ WRONG = [
     ("model=yolo model.grid=abc", "an integer"),
     ("model=yolo model.nms_iou=high", "a number"),
     ("loss.label_smoothing=2", "from 0 to 1"),
+    ("model=yolox model.size=xl", "it takes nano | tiny | s | m | l"),
+    ("model=fcos backbone=csp_darknet backbone.size=big", "it takes nano | tiny | s | m | l"),
     ("loss.class_weights=balanced", "auto, effective, or a list of numbers from 0"),
     ("loss.class_weights=autp", "did you mean loss.class_weights=auto?"),
     ("loss.class_weights=[1,-2]", "a list of numbers from 0, one a class"),
