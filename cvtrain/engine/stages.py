@@ -182,8 +182,9 @@ class Stages:
 
 
 def _shapes(arrays: Mapping[str, np.ndarray]) -> str:
-    """``features 41,230 x 256, ...``."""
-    return ", ".join(f"{n} {' x '.join(f'{v:,}' for v in a.shape)}" for n, a in arrays.items())
+    """``features 41,230 x 256, ...``, of arrays of floats; labels and the like go with them."""
+    large = {name: array for name, array in arrays.items() if array.dtype.kind == "f"}
+    return ", ".join(f"{n} {' x '.join(f'{v:,}' for v in a.shape)}" for n, a in large.items())
 
 
 def with_stages(checkpoint: dict[str, Any], task: Task) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from cvtrain.engine.train import train
 from cvtrain.errors import RunError
 from cvtrain.models.detection.rcnn_stages import BoxRegressors, SVMs
 
+from .conftest import TINY
+
 WORDS = (
     "task=detection",
     "model=rcnn",
@@ -179,8 +181,8 @@ def test_only_models_with_stages_have_them(compose, monkeypatch) -> None:
 
 @pytest.mark.slow
 def test_two_processes(cvtrain, tmp_path) -> None:
-    words = [*WORDS, "trainer.devices=2"]
-    done = cvtrain(*words, "run_dir=two", tiny=True)
+    own = [word for word in TINY if not word.startswith(("task=", "model"))]
+    done = cvtrain(*WORDS, *own, "trainer.devices=2", "run_dir=two")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("stage svms: ") == 1
     again = cvtrain("eval", "ckpt=two", "run_dir=again", "trainer.accelerator=cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cvtrain.data.formats.voc import VOCReader
 from cvtrain.layers.coder import BoxCoder
+from cvtrain.metrics import metrics_for
 from cvtrain.models.backbones.alexnet import AlexNet
 from cvtrain.models.backbones.darknet import DarknetTiny
 from cvtrain.models.backbones.timm_backbone import TimmBackbone
 from cvtrain.models.base import evaluating, total_loss
 from cvtrain.models.detection.rcnn import RCNN, Outputs
-from cvtrain.types import Target
+from cvtrain.proposals.selective_search import selective_search, settings
+from cvtrain.types import ImageInfo, Target
+
+from .conftest import photographs
 
 SIZE = 64
 
@@ -324,3 +330,34 @@ def test_boxes_are_needed(model: RCNN) -> None:
     images, targets, _ = batch()
     with pytest.raises(ValueError, match="given its boxes"):
         model.loss(images, targets)
+
+
+@pytest.mark.slow
+def test_16_photographs_can_be_learnt_by_heart(real_data: Path) -> None:
+    """The shipped configuration at 160 pixels, from scratch, all stages; each raises the score."""
+    size, table = 160, VOCReader(root=str(real_data / "raccoon")).read("train").table
+    images, targets = photographs(table, 16, size)
+    search = settings("fast", max_boxes=2000)
+    boxes = [
+        torch.from_numpy(selective_search(image.permute(1, 2, 0).numpy(), search).boxes)
+        for image in images
+    ]
+    torch.manual_seed(0)
+    model = RCNN(DarknetTiny(), 1, size).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for _ in range(80):
+        loss = total_loss(model.loss(images, targets, boxes))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    examples = model.examples(images, targets, boxes)
+    values = []
+    for stage in (None, *model.stages.values()):
+        if stage is not None:
+            stage.fit(examples)
+        metrics = metrics_for("detection", table.classes)
+        infos = [ImageInfo(i, f"{i}", f"{i}", size, size) for i in range(len(images))]
+        metrics.update(model.predict(images, boxes), targets, infos)
+        values.append(metrics.compute()["mAP50"])
+    assert values == sorted(values)
+    assert values[-1] >= 0.95
