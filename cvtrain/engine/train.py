@@ -341,8 +341,14 @@ class _Training:
         if not has_stages(self.task):
             return []
         self.in_stages = True
-        limited = self.config["trainer"].get("overfit_batches")
-        samples = self.data.dataset("overfit" if limited else "train")
+        values, samples = self.config["trainer"], self.data.dataset("train")
+        if values.get("overfit_batches"):
+            samples = self.data.dataset("overfit")
+        elif (limit := values.get("limit_train_batches")) is not None:
+            batches = limit if isinstance(limit, int) else int(limit * len(self.train_loader))
+            images = min(len(samples), batches * self.data.batch_size)
+            self.data.tables["stages"] = samples.table.take(range(images))
+            samples = self.data.dataset("stages")
         stages = Stages(
             self.config, self.task, self.trainer, self.run, self.train_loader, samples
         ).fit()

@@ -157,6 +157,14 @@ def test_stages_that_are_left_out_are_not_there(compose, tmp_path) -> None:
     assert "stages" not in json.loads((tmp_path / "run" / "results.json").read_text())
 
 
+@pytest.mark.parametrize(
+    ("word", "images"), [("limit_train_batches=2", 8), ("overfit_batches=1", 4)]
+)
+def test_stages_learn_from_the_images_that_the_network_may(compose, word, images, capsys) -> None:
+    assert train(compose(*WORDS, f"trainer.{word}", "trainer.max_epochs=1")) == 0
+    assert f"stage features: {images} training images" in capsys.readouterr().out
+
+
 def test_too_small_a_disk_is_told_before_it_is_full(compose, monkeypatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage(2000, 1000, 1000))

@@ -99,6 +99,16 @@ def test_map_and_features_of_one_pass_are_those_of_two(name: str) -> None:
         torch.testing.assert_close(pooled, backbone.pooled(x))
 
 
+def test_a_backbone_with_a_pooling_of_its_own_is_asked_for_it() -> None:
+    class Largest(DarknetTiny):
+        def pooled(self, x: Tensor) -> Tensor:
+            return self(x)[-1].amax(dim=(2, 3))
+
+    backbone, x = Largest().eval(), torch.randn(1, 3, 64, 64)
+    last, pooled = backbone.last_and_pooled(x)
+    torch.testing.assert_close(last.amax(dim=(2, 3)), pooled)
+
+
 def test_what_is_stored_is_in_buffers(model: RCNN) -> None:
     assert not any(name.startswith("stages.") for name, _ in model.named_parameters())
     assert {"stages.svms.weight", "stages.boxes.weight"} <= model.state_dict().keys()

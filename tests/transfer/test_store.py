@@ -13,7 +13,7 @@ import torch
 
 from cvtrain.data.formats.folder import FolderReader
 from cvtrain.errors import RunError
-from cvtrain.transfer.store import Key, Store, cache_folder
+from cvtrain.transfer.store import Arrays, Key, Store, cache_folder
 
 from .conftest import write_photos
 
@@ -92,6 +92,44 @@ def test_a_cache_that_cannot_be_written_is_one_line(monkeypatch, tmp_path: Path)
     with pytest.raises(RunError, match=r"XDG_CACHE_HOME.*transfer\.cache=false") as info:
         Store("key", 4).write(iter([ROWS]))
     assert "\n" not in str(info.value)
+
+
+def test_arrays_of_any_number_of_rows() -> None:
+    arrays = Arrays("key", "less")
+    assert arrays.read() is None
+    labels = np.zeros(0, np.int64)
+    arrays.write(iter([{"a": ROWS, "b": labels}, {"a": ROWS[:1] + 1, "b": labels}]), 2)
+    found = arrays.read()
+    assert found is not None
+    assert (found["a"] == np.concatenate([ROWS, ROWS[:1] + 1])).all()
+    assert isinstance(found["a"], np.memmap)
+    assert not found["a"].flags.writeable
+    assert found["b"].shape == (0,)
+    assert found["b"].dtype == np.int64
+    assert arrays.size > 5 * 3 * 4
+
+
+@pytest.mark.parametrize("file", ["a.bin", "index.json"])
+def test_damaged_arrays_are_not_read_and_written_anew(file: str) -> None:
+    arrays = Arrays("key", "less")
+    arrays.write(iter([{"a": ROWS}]), 1)
+    content = (arrays.path / file).read_bytes()
+    (arrays.path / file).write_bytes(content[: len(content) // 2])
+    assert arrays.read() is None
+    arrays.write(iter([{"a": ROWS}]), 1)
+    found = arrays.read()
+    assert found is not None
+    assert (found["a"] == ROWS).all()
+
+
+def test_arrays_that_are_cut_off_leave_nothing() -> None:
+    def batches() -> Any:
+        yield {"a": ROWS}
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Arrays("key", "less").write(batches(), 2)
+    assert list(cache_folder().iterdir()) == []
 
 
 def test_a_key_follows_every_bit_of_the_weights() -> None:
