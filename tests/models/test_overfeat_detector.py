@@ -53,6 +53,7 @@ def test_every_object_has_a_window_at_the_scale_of_its_size_alone(make: Make) ->
     matched = {s: model._matched(windows_of(model, s), tall) for s in model.scales}
     assert [int((m >= 0).sum()) for m in matched.values()] == [0, 1, 0]
     windows = windows_of(model, 2.0)
+    assert tall.boxes is not None
     [place] = (matched[2.0] >= 0).nonzero()
     assert pairwise(tall.boxes, windows)[0].argmax() == place
 
@@ -97,10 +98,11 @@ def test_the_losses_are_those_of_the_windows_one_by_one(make: Make) -> None:
                 boxes.append(float((edges[i, 0, v] - wanted).square().sum()))
             elif found == NEGATIVE:
                 negative.append(float(entropy[3]))
-        classes += (np.mean(positive) if positive else 0.0) + np.mean(negative)
+        classes += float(np.mean(positive)) if positive else 0.0
+        classes += float(np.mean(negative))
     terms, _ = model.loss_and_predict(images, targets)
     assert float(terms["classes"]) == pytest.approx(classes / 2, rel=1e-4)
-    assert float(terms["boxes"]) == pytest.approx(np.mean(boxes), rel=1e-4)
+    assert float(terms["boxes"]) == pytest.approx(float(np.mean(boxes)), rel=1e-4)
     assert terms["num_objects"] == 2
 
 

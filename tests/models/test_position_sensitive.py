@@ -108,7 +108,7 @@ def test_the_large_separable_convolution_is_a_sum_of_two_orders() -> None:
     out = layer(x)
     kernels = []
     for branch in (layer.tall_wide, layer.wide_tall):
-        first, second = branch[0].weight, branch[1].weight
+        first, second = (p for p in branch.parameters() if p.ndim == 4)
         # One after the other they are a full 5 x 5 kernel, (out, in, 5, 5).
         if first.shape[2] == 5:
             kernels.append(torch.einsum("miy,omx->oiyx", first[..., 0], second[:, :, 0]))

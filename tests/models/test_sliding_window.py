@@ -27,6 +27,7 @@ def small(padded: bool = False, **options: Any) -> SlidingWindow:
         model.classifier.last.weight.mul_(100)  # it starts at nearly nothing
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
+                assert module.running_mean is not None
                 module.running_mean.uniform_(-0.3, 0.3)
     return model
 

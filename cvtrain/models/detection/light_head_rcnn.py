@@ -56,23 +56,26 @@ class LargeSeparable(nn.Module):
             raise ValueError(
                 f"kernel={kernel} must be odd, middle={middle} and thin={channels} at least 1"
             )
-        tall = {"kernel_size": (kernel, 1), "padding": (kernel // 2, 0)}
-        wide = {"kernel_size": (1, kernel), "padding": (0, kernel // 2)}
+        tall, wide = (kernel, 1), (1, kernel)
         self.tall_wide = nn.Sequential(
-            nn.Conv2d(in_channels, middle, **tall), nn.Conv2d(middle, channels, **wide)
+            _thin(in_channels, middle, tall), _thin(middle, channels, wide)
         )
         self.wide_tall = nn.Sequential(
-            nn.Conv2d(in_channels, middle, **wide), nn.Conv2d(middle, channels, **tall)
+            _thin(in_channels, middle, wide), _thin(middle, channels, tall)
         )
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
-                assert module.bias is not None
-                nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, in_channels, h, w)`` -> ``(B, channels, h, w)``."""
         return self.tall_wide(x) + self.wide_tall(x)
+
+
+def _thin(in_channels: int, channels: int, kernel: tuple[int, int]) -> nn.Conv2d:
+    """A convolution that keeps the map's size and, at the start, the variance."""
+    layer = nn.Conv2d(in_channels, channels, kernel, padding=(kernel[0] // 2, kernel[1] // 2))
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 class LightHeadRCNN(PositionSensitive):

@@ -35,6 +35,7 @@ and Rowley's networks have two or three layers; ours (window_net) has four, with
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -55,6 +56,8 @@ from cvtrain.types import Prediction, Target
 
 SIDE = 32
 """Of a window, pixels."""
+STEPS = 8
+"""Windows are about so many parts of their side apart."""
 MANY = 512
 """Hard negatives are looked for among so many, the surest, before those of one place are joined."""
 AT_ONCE = 4096
@@ -91,10 +94,11 @@ class SlidingWindow(Model):
     """A backbone and connected layers on windows of several sizes and shapes.
 
     Args:
-        backbone: its last map is used; its stride is the step of the windows.
+        backbone: the map whose stride is nearest to an eighth of the window is used, and ends it;
+            the stride is the step of the windows.
         num_classes: K.
-        window: side of a window as the network sees it, pixels; None: 32, or more if the backbone
-            needs more for a map of 2 x 2.
+        window: side of a window as the network sees it, pixels; None: 32, or the least that the
+            backbone takes.
         sides: of the windows, shares of the image's shorter side.
         ratios: height / width of the windows.
         dense: as a convolution over each level, or window by window.
@@ -153,7 +157,7 @@ class SlidingWindow(Model):
         if not hidden or min(hidden) < 1:
             raise ValueError(f"hidden={list(hidden)}: give a list of whole numbers above 0")
         if window is None:
-            window = max(SIDE, 2 * backbone.strides[-1], backbone.minimum_size)
+            window = max(SIDE, backbone.minimum_size)
         try:
             backbone.check_size(window)
         except ValueError as error:
@@ -172,6 +176,8 @@ class SlidingWindow(Model):
         self.normalize = backbone.normalizer()
         self.backbone = backbone
         self.backbone.use("maps")
+        distance = [abs(math.log2(stride * STEPS / window)) for stride in backbone.strides]
+        self.backbone.end(distance.index(min(distance)))
         self.pyramid = WindowPyramid(window, backbone.strides[-1], sides, ratios)
         cells = self._cells(window)
         self.classifier = DenseHead(
