@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,14 @@ TINY = (
 """A detector of 30,000 weights on 16 scenes of 64 pixels."""
 
 
+def tiny_words(words: Iterable[str]) -> list[str]:
+    """What of TINY these words leave."""
+    chosen = {word.partition("=")[0] for word in words}
+    if chosen & {"task", "model"}:
+        chosen.add("model.hidden")  # YOLO's own
+    return [word for word in TINY if word.partition("=")[0] not in chosen]
+
+
 def compose_words(words: list[str]) -> dict[str, Any]:
     return configuration(args.parse(words), ConfDirs([]))
 
@@ -50,11 +58,7 @@ def compose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., di
         monkeypatch.setattr(f"cvtrain.report.{name}", lambda *_, **__: None)
 
     def make(*words: str, run_dir: Path | None = None) -> dict[str, Any]:
-        chosen = {word.partition("=")[0] for word in words}
-        if "task" in chosen:
-            chosen.add("model.hidden")  # the detector's own
-        base = [word for word in TINY if word.partition("=")[0] not in chosen]
-        return compose_words([*base, *words, f"run_dir={run_dir or tmp_path / 'run'}"])
+        return compose_words([*tiny_words(words), *words, f"run_dir={run_dir or tmp_path / 'run'}"])
 
     return make
 
@@ -141,8 +145,7 @@ def cvtrain(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def run(*words: object, tiny: bool = False) -> subprocess.CompletedProcess[str]:
         typed = [str(word) for word in words]
-        chosen = {word.partition("=")[0] for word in typed}
-        base = [word for word in TINY if word.partition("=")[0] not in chosen] if tiny else []
+        base = tiny_words(typed) if tiny else []
         return subprocess.run(
             [sys.executable, "-m", "cvtrain", *base, *typed],
             cwd=tmp_path,
