@@ -11,7 +11,8 @@ from cvtrain.models.base import total_loss
 
 
 @pytest.mark.parametrize(
-    "name", ["ssd", "ssd_mobilenet", "retinanet", "fcos", "yolox", "yolov2", "yolo9000"]
+    "name",
+    ["ssd", "ssd_mobilenet", "retinanet", "fcos", "faster_rcnn", "yolox", "yolov2", "yolo9000"],
 )
 def test_bfloat16_gives_finite_gradients_and_float32_results(
     name: str, build_model: Any, make_batch: Any

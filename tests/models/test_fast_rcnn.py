@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from cvtrain.layers.roi_head import RandomRoIs
 from cvtrain.models.backbones.timm_backbone import TimmBackbone
 from cvtrain.models.base import total_loss
 from cvtrain.models.detection.fast_rcnn import FastRCNN
+from cvtrain.proposals.selective_search import selective_search, settings
 from cvtrain.types import Target
 
 
@@ -98,3 +100,16 @@ def test_a_thousand_objects_and_other_bad_scenes(small: FastRCNN) -> None:
         assert all(torch.isfinite(v) for v in terms.values())
         assert (found[0].boxes[:, 3] <= images.shape[-2]).all()  # type: ignore[index]
         total_loss(small.train().loss(images, [target], [point])).backward()
+
+
+@pytest.mark.slow
+def test_16_photographs_can_be_learnt_by_heart(real_data: Path, learn_photographs: Any) -> None:
+    words = ["model=fast_rcnn", "model.hidden=[512,512]"]
+    found = learn_photographs(
+        *(real_data / "raccoon", *words),
+        size=192,
+        lr=5e-4,
+        batch=4,
+        propose=lambda image: selective_search(image, settings("fast")).boxes,
+    )
+    assert found >= 0.9

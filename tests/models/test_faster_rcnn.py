@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -244,6 +245,20 @@ def test_validation_repeats_itself_and_leaves_the_training_its_draws(small: Fast
     assert small.loss(images, targets) != small.loss(images, targets)
 
 
+def test_ignored_objects_are_no_objects(small: FasterRCNN) -> None:
+    images, targets = scene()
+    whole = Target(
+        boxes=torch.tensor([[0.0, 0.0, SIZE[1], SIZE[0]]]),
+        labels=torch.tensor([1]),
+        ignore=torch.tensor([True]),
+    )
+    outputs = small.eval()(images[:1])
+    ignored, full = (small.compute_loss(outputs, [t]) for t in (whole, targets[0]))
+    for name in ("proposals", "classes", "boxes", "num_objects", "num_positives"):
+        assert ignored[name] == 0
+        assert full[name] > 0
+
+
 def test_proposals_carry_no_gradient(small: FasterRCNN) -> None:
     images, targets = scene()
     outputs = small.train()(images)
@@ -266,3 +281,10 @@ def test_bad_forms_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=re.escape(text)):
             FasterRCNN(TimmBackbone(backbone), 3, **keywords)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_16_photographs_can_be_learnt_by_heart(real_data: Path, learn_photographs: Any) -> None:
+    words = ["model=faster_rcnn", "model.channels=64", "model.hidden=[256,256]"]
+    found = learn_photographs(real_data / "raccoon", *words, size=192, lr=7e-4, batch=4)
+    assert found >= 0.9
