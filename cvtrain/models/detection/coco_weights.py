@@ -86,8 +86,8 @@ def load_coco(model: nn.Module, class_names: Sequence[str], path: str | Path | N
         path = fetch_file(
             SOURCE.url, what, size, "model.weights=FILE in place of model.pretrained=true"
         )
-    file = read_weights(path, "model.weights").path
-    state = translated(read_weights(path, "model.weights").state)
+    found = read_weights(path, "model.weights")
+    file, state = found.path, translated(found.state)
     categories: list[str] = SOURCE.meta["categories"]
     _refuse_others(file, state, len(categories))
     own = model.state_dict()

@@ -17,8 +17,8 @@ Where the papers are silent or we deviate:
   proposals carry no gradient. The first paper's main text trains in four alternating steps; this is
   its section 3.2 (ii), whose results it calls close.
 - The proposing network deviates as layers/rpn.py says.
-- 128 regions an image, a quarter of them foreground (the first paper's; the second: 512), and 300
-  proposals outside of training (the first paper's; the second: 1,000): what a CPU bears.
+- 128 regions an image, a quarter of them foreground (as in its authors' code; the second paper:
+  512), and 300 proposals outside of training (the second: 1,000): what a CPU bears.
 - Codes for the K classes; the papers' and torchvision's background has four more, never used.
 - Batch norms train, those of a ResNet's last stage on regions too (the papers: fixed); no dropout
   between VGG's connected layers.

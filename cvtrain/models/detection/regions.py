@@ -107,7 +107,7 @@ class RegionModel(Model):
             self.strides, self.map_channels = [STRIDE], backbone.channels[self.source]
             if top == "fc":
                 backbone.end(self.source)
-        # The coarsest level of a pyramid is the network's that proposes (FPN paper, footnote 2).
+        # The coarsest level of a pyramid is the network's that proposes (FPN paper, section 4.1).
         self.pool = RoIPool(self.strides[:4], side if roi_size is None else roi_size, roi)
         if top == "backbone":
             self.head = BoxHead(width, 0, num_classes, ())
