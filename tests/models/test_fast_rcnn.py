@@ -104,11 +104,10 @@ def test_a_thousand_objects_and_other_bad_scenes(small: FastRCNN) -> None:
 
 @pytest.mark.slow
 def test_16_photographs_can_be_learnt_by_heart(real_data: Path, learn_photographs: Any) -> None:
-    words = ["model=fast_rcnn", "model.hidden=[512,512]"]
     found = learn_photographs(
-        *(real_data / "raccoon", *words),
-        size=192,
-        lr=5e-4,
+        *(real_data / "raccoon", "model=fast_rcnn", "backbone=darknet_tiny"),
+        "model.hidden=[256,256]",
+        size=128,
         batch=4,
         propose=lambda image: selective_search(image, settings("fast")).boxes,
     )
