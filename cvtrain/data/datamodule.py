@@ -136,6 +136,7 @@ class DataModule(pl.LightningDataModule):
         self.labelled = [self._labelled(table, augment, trust, epochs) for table in labelled]
         self._datasets: dict[tuple[str, bool], VisionDataset] = {}
         self._caches: dict[str, RamCache] = {}
+        self._pixels: np.ndarray | None = None
 
     @property
     def classes(self) -> Classes:
@@ -161,8 +162,30 @@ class DataModule(pl.LightningDataModule):
         return self.tables[split]
 
     def class_counts(self) -> list[int]:
-        """K numbers: the training images of each class, see ``images_per_class``."""
+        """K numbers: the training images of each class, or its pixels where there are masks."""
+        if self.task == "semantic_segmentation":
+            return self._mask_pixels().sum(axis=0).tolist()
         return images_per_class(self.table("train"), self.task).tolist()
+
+    def class_totals(self) -> int | list[int]:
+        """What ``class_counts`` is a part of.
+
+        All training images; where there are masks K numbers: the pixels, void left out, of the
+        images that have the class.
+        """
+        if self.task != "semantic_segmentation":
+            return len(self.table("train"))
+        pixels = self._mask_pixels()
+        totals: list[int] = ((pixels > 0) * pixels.sum(axis=1, keepdims=True)).sum(axis=0).tolist()
+        return totals
+
+    def _mask_pixels(self) -> np.ndarray:
+        """int64 ``(N, K)``: pixels of each class in training masks, of 2,000 of them at most."""
+        if self._pixels is None:
+            dataset = self.dataset("train")
+            rows = _spread(len(dataset))
+            self._pixels = np.stack([dataset.mask_pixels(row) for row in rows.tolist()])
+        return self._pixels
 
     def dataset(self, split: str, *, train: bool = False) -> VisionDataset:
         """The samples of a split: augmented (``train``), or fitted with their truths."""
@@ -216,9 +239,8 @@ class DataModule(pl.LightningDataModule):
         Of semantic masks, which must be opened for it, at most ``_MOST_MASKS`` are.
         """
         dataset, wanted = self.dataset(split), set(classes)
-        rows = np.arange(len(dataset))
-        if self.task == "semantic_segmentation" and len(rows) > _MOST_MASKS:
-            rows = np.linspace(0, len(rows) - 1, _MOST_MASKS).astype(np.int64)
+        masks = self.task == "semantic_segmentation"
+        rows = _spread(len(dataset)) if masks else np.arange(len(dataset))
         found: set[int] = set()
         for row in rows.tolist():
             if found == wanted:
@@ -296,6 +318,13 @@ class DataModule(pl.LightningDataModule):
             copies=self._ranks()[2],
             progress=self.progress and self._ranks()[0] == 0,
         )
+
+
+def _spread(count: int) -> np.ndarray:
+    """int64: the rows whose masks are looked at, all, or ``_MOST_MASKS`` spread evenly."""
+    if count <= _MOST_MASKS:
+        return np.arange(count)
+    return np.linspace(0, count - 1, _MOST_MASKS).astype(np.int64)
 
 
 def default_workers(ranks: int = 1) -> int:

@@ -223,6 +223,10 @@ class VisionDataset(Dataset[Sample]):
             return {int(labels[int(np.argmax(areas))])}
         return {int(v) for v in labels[counts]}
 
+    def mask_pixels(self, row: int) -> np.ndarray:
+        """int64 ``(K,)``: the pixels of each class in a semantic mask; opens no image."""
+        return np.bincount(self._mask(row).ravel(), minlength=256)[: len(self.table.classes)]
+
     def augmented(self, epoch: int, row: int) -> tuple[Sample, list[str]]:
         """A training sample, and what was done to it, in words.
 

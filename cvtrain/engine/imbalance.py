@@ -13,28 +13,33 @@ SHOWN = 12
 
 
 def weigh_classes(
-    model: Model, names: Sequence[str], counts: Callable[[], list[int]], images: int, sampler: str
+    model: Model,
+    names: Sequence[str],
+    counts: Callable[[], list[int]],
+    totals: Callable[[], int | list[int]],
+    sampler: str,
 ) -> str | None:
     """Fix the class weights of the model's losses by the training set.
 
     Args:
         model: built, not yet trained.
         names: of the K classes.
-        counts: gives the training images of each class; called where weights are wanted.
-        images: all training images.
+        counts: gives the training images of each class, or its pixels; called where weights are
+            wanted.
+        totals: gives what these are a part of, see ``ClassWeighted.weigh``.
         sampler: ``data.sampler``.
 
     Returns:
         A line on the weights; None where the losses have none.
 
     Raises:
-        UsageError: ``loss.class_weights`` is a list of another length.
+        UsageError: ``loss.class_weights`` is a list of another length, or of another kind.
     """
     losses = [m for m in model.modules() if isinstance(m, ClassWeighted)]
     losses = [loss for loss in losses if loss.class_weights is not None]
     if not losses:
         return None
-    seen = counts()
+    seen, whole = counts(), totals()
     for loss in losses:
         given = loss.class_weights
         if not isinstance(given, str) and given is not None and len(given) != len(names):
@@ -43,14 +48,17 @@ def weigh_classes(
                 f"loss.class_weights has {len(given)} number{'s' if len(given) > 1 else ''}, "
                 f"the data {len(names)} classes: {listed}"
             )
-        loss.weigh(seen, images)
-    said = _said(losses[0], names, seen)
+        try:
+            loss.weigh(seen, whole)
+        except ValueError as error:
+            raise UsageError(f"loss.{error}") from error
+    said = _said(losses[0], names, seen, "images" if isinstance(whole, int) else "pixels")
     if sampler == "balanced" and isinstance(losses[0].class_weights, str):
         said += "; with data.sampler=balanced rare classes are favoured twice: choose one of both"
     return said
 
 
-def _said(loss: ClassWeighted, names: Sequence[str], counts: Sequence[int]) -> str:
+def _said(loss: ClassWeighted, names: Sequence[str], counts: Sequence[int], unit: str) -> str:
     assert loss.weights is not None
     weights = loss.weights.tolist()
     kind = loss.class_weights if isinstance(loss.class_weights, str) else "given"
@@ -65,4 +73,4 @@ def _said(loss: ClassWeighted, names: Sequence[str], counts: Sequence[int]) -> s
     else:
         listed = ", ".join(parts)
     what = "of positives" if loss.multi_label else "of classes"
-    return f"weights {what}, {kind} (training images): {listed}"
+    return f"weights {what}, {kind} (training {unit}): {listed}"

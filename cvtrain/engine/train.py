@@ -177,8 +177,9 @@ class _Training:
 
     def _weigh_classes(self, model: Model) -> None:
         data = self.data
-        images = len(data.table("train"))
-        said = weigh_classes(model, data.classes.names, data.class_counts, images, data.sampler)
+        said = weigh_classes(
+            model, data.classes.names, data.class_counts, data.class_totals, data.sampler
+        )
         if said:
             LOG.info(said)
 

@@ -1,7 +1,10 @@
-"""Zeros around images and maps: to a multiple of a stride, and where a kernel needs them given."""
+"""Borders around images and maps: zeros to a multiple of a stride or for a kernel, and mirrors."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,6 +17,31 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     height, width = x.shape[-2:]
     down, right = -height % multiple, -width % multiple
     return F.pad(x, (0, right, 0, down)) if down or right else x
+
+
+def mirror(x: Tensor, around: Sequence[int]) -> Tensor:
+    """The image continued by its mirror images, as often as it takes: ``(B, C, H, W)``.
+
+    The border pixel itself is not repeated (torch's "reflect"), and the image may be smaller than
+    what is added.
+
+    Args:
+        x: ``(B, C, H, W)``.
+        around: pixels added at the left, right, top and bottom.
+    """
+    left, right, top, bottom = around
+    rows = _reflected(x.shape[-2], top, bottom, x.device)
+    columns = _reflected(x.shape[-1], left, right, x.device)
+    return x.index_select(-2, rows).index_select(-1, columns)
+
+
+def _reflected(size: int, before: int, after: int, device: torch.device) -> Tensor:
+    """Int64 ``(before + size + after,)``: the pixel that stands at each place."""
+    if size == 1:
+        return torch.zeros(before + 1 + after, dtype=torch.int64, device=device)
+    turn = 2 * (size - 1)
+    at = torch.arange(-before, size + after, device=device) % turn
+    return torch.minimum(at, turn - at)
 
 
 def conv_down(conv: nn.Conv2d, x: Tensor, stride: int = 2, padding: int = 1) -> Tensor:

@@ -1,9 +1,9 @@
 """Focal loss over a softmax.
 
 Paper: Lin, Goyal, Girshick, He, Dollar, "Focal Loss for Dense Object Detection", arXiv 1708.02002,
-equations 4 and 5, over a softmax in place of the paper's sigmoids: one label an image. Written from
-the paper. The paper's alpha is ``class_weights`` here; for soft targets (mixed images) the classes'
-terms are added up by their shares.
+equations 4 and 5, over a softmax in place of the paper's sigmoids: one label an image or pixel.
+Written from the paper. The paper's alpha is ``class_weights`` here; for soft targets (mixed images)
+the classes' terms are added up by their shares.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cvtrain.losses.targets import soft
+from cvtrain.losses.targets import over_pixels, soft
 from cvtrain.losses.weights import ClassWeighted
+from cvtrain.types import IGNORE_INDEX
 
 
 class FocalLoss(ClassWeighted):
@@ -38,7 +39,15 @@ class FocalLoss(ClassWeighted):
         self.gamma = gamma
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Logits ``(B, K)`` and labels int64 ``(B,)`` or shares ``(B, K)`` -> scalar."""
+        """Scalar.
+
+        Args:
+            logits: ``(B, K)``, or ``(B, K, H, W)`` of pixels.
+            targets: labels int64 ``(B,)`` or shares ``(B, K)``; of pixels int64 ``(B, H, W)``, 255
+                void.
+        """
+        if logits.ndim == 4:
+            return self._pixels(logits, targets)
         shares = soft(targets, logits.shape[1])
         weights = self._current()
         if weights is not None:
@@ -46,6 +55,16 @@ class FocalLoss(ClassWeighted):
         log_p = F.log_softmax(logits, dim=1)
         rest = (-log_p.expm1()).clamp(min=1e-12)  # 1 - p; at 0 the gradient of a root is not finite
         return -(shares * rest**self.gamma * log_p).sum(dim=1).mean()
+
+    def _pixels(self, logits: Tensor, masks: Tensor) -> Tensor:
+        labels = masks.masked_fill(masks == IGNORE_INDEX, 0)
+        log_p = F.log_softmax(logits.float(), dim=1).gather(1, labels[:, None])[:, 0]  # (B, H, W)
+        rest = (-log_p.expm1()).clamp(min=1e-12)
+        losses = -(rest**self.gamma) * log_p
+        weights = self._current()
+        if weights is not None:
+            losses = losses * weights[labels]
+        return over_pixels(losses, masks)
 
 
 def sigmoid_focal(

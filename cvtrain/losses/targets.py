@@ -1,4 +1,4 @@
-"""What losses of whole images aim at: labels, or a share of every class."""
+"""What losses aim at: labels of images, or a share of every class; class maps of their pixels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cvtrain.types import Target
+from cvtrain.types import IGNORE_INDEX, Target
 
 
 def class_targets(targets: list[Target], num_classes: int) -> Tensor:
@@ -37,3 +37,21 @@ def class_targets(targets: list[Target], num_classes: int) -> Tensor:
 def soft(targets: Tensor, num_classes: int) -> Tensor:
     """int64 ``(B,)`` labels -> float32 ``(B, K)`` rows of one 1; ``(B, K)`` stay as they are."""
     return F.one_hot(targets, num_classes).float() if targets.ndim == 1 else targets
+
+
+def mask_targets(targets: list[Target]) -> Tensor:
+    """Class maps int64 ``(B, H, W)``, 255 void.
+
+    Raises:
+        ValueError: a target has none.
+    """
+    masks = [target.mask for target in targets if target.mask is not None]
+    if len(masks) < len(targets):
+        raise ValueError("a target without a mask: segmentation needs one for every image")
+    return torch.stack(masks)
+
+
+def over_pixels(values: Tensor, masks: Tensor) -> Tensor:
+    """The mean of ``(B, H, W)`` over the pixels that are not void; 0, with gradient, of none."""
+    counted = masks != IGNORE_INDEX
+    return (values * counted).sum() / counted.sum().clamp(min=1)

@@ -1,14 +1,17 @@
-"""Weights that make up for classes with few images.
+"""Weights that make up for classes with few images, or few pixels.
 
 Papers: Cui, Jia, Lin, Song, Belongie, "Class-Balanced Loss Based on Effective Number of Samples",
-arXiv 1901.05555, equations 2 to 4. Written from the paper. Deviation: the paper's weights add up to
-the number of classes; ours have mean 1 over the training images, so that the learning rate that
-suits the unweighted loss suits the weighted one.
+arXiv 1901.05555, equations 2 to 4. Deviation: the paper's weights add up to the number of classes;
+ours have mean 1 over the training images, so that the learning rate that suits the unweighted loss
+suits the weighted one. Of pixels: Eigen & Fergus, "Predicting Depth, Surface Normals and Semantic
+Labels with a Common Multi-Scale Convolutional Architecture", arXiv 1411.4734, section 6.3.2 (median
+frequency), as it stands there. Written from the papers.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,18 +58,29 @@ class ClassWeighted(nn.Module):
                 raise ValueError(f"class_weights=[{shown}]: numbers from 0, one a class")
         self.register_buffer("weights", given)
 
-    def weigh(self, counts: Sequence[int], images: int) -> None:
+    def weigh(self, counts: Sequence[int], images: int | Sequence[int]) -> None:
         """Fix the weights, before training.
 
         Args:
-            counts: K numbers, the training images of each class.
-            images: all training images.
+            counts: K numbers, the training images of each class, or its pixels.
+            images: all training images; with pixels K numbers, the pixels that count of the images
+                that have the class.
 
         Raises:
-            ValueError: ``class_weights`` holds another number of weights than there are classes.
+            ValueError: ``class_weights`` holds another number of weights than there are classes, or
+                asks for effective numbers of pixels.
         """
         if isinstance(self.class_weights, str):
-            weights = self._counted([int(n) for n in counts], images, self.class_weights)
+            counts = [int(n) for n in counts]
+            if isinstance(images, int):
+                weights = self._counted(counts, images, self.class_weights)
+            elif self.class_weights == "auto":
+                weights = median_frequency(counts, [int(n) for n in images])
+            else:
+                raise ValueError(
+                    f"class_weights={self.class_weights} is of images; for pixels there is auto, or"
+                    " one number a class"
+                )
             self.weights = torch.tensor(weights, dtype=torch.float32)
         elif self.weights is not None and len(self.weights) != len(counts):
             raise ValueError(f"{len(self.weights)} weights for {len(counts)} classes")
@@ -105,6 +119,21 @@ def balanced_weights(counts: Sequence[int], kind: str = "auto") -> list[float]:
     each = [1 / effective_number(n, kind) if n else 0.0 for n in counts]
     total = sum(n * w for n, w in zip(counts, each, strict=True))
     return [w * sum(counts) / total if w else 1.0 for w in each]
+
+
+def median_frequency(pixels: Sequence[int], totals: Sequence[int]) -> list[float]:
+    """``median(f) / f_c``, f_c the share of a class in the images that have it.
+
+    Args:
+        pixels: K numbers, of each class.
+        totals: K numbers, all pixels of the images that have the class, void left out.
+
+    Returns:
+        K weights; 1 for a class without pixels, which the median leaves out.
+    """
+    shares = [n / total if n else 0.0 for n, total in zip(pixels, totals, strict=True)]
+    middle = statistics.median([f for f in shares if f]) if any(shares) else 1.0
+    return [middle / f if f else 1.0 for f in shares]
 
 
 def positive_weights(counts: Sequence[int], images: int, kind: str = "auto") -> list[float]:

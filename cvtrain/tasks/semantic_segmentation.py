@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
+
+from cvtrain.errors import RunError
 from cvtrain.tasks.base import Task
 from cvtrain.types import ImageInfo, Prediction
 
@@ -23,6 +26,11 @@ class SemanticSegmentationTask(Task):
         if info.placement is None or prediction.mask is None:
             raise ValueError(f"{info.file_name}: a mask and the image's placement are needed")
         if prediction.logits is not None:
+            if not bool(torch.isfinite(prediction.logits).all()):
+                raise RunError(
+                    f"the model's logits for {info.file_name} are not finite: training has "
+                    "diverged; lower optimizer.lr, or set trainer.precision=32-true"
+                )
             mask = info.placement.logits_to_original(prediction.logits.float())
         else:
             mask = info.placement.mask_to_original(prediction.mask)

@@ -38,6 +38,7 @@ pair = pytest.mark.parametrize(("name", "task"), PAIRS)
 
 SMALLER = {
     "yolox": ["model.size=tiny"],
+    "unet": ["model.width=8"],
     "faster_rcnn": [
         "model.channels=64",
         "model.hidden=[128,128]",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cvtrain.layers.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
 
-Output = Literal["maps", "pooled"]
+Output = Literal["maps", "pooled", "connected"]
 
 PROBE = 64
 """Side of the image on which it is tried out what a map depends on, pixels."""
@@ -79,7 +79,18 @@ class Backbone(nn.Module, ABC):
         return self(x)[-1], self.pooled(x)
 
     def use(self, output: Output) -> None:
-        """Drop what only the other output needs, so that every parameter left gets a gradient."""
+        """Drop what only another output needs, so that every parameter left gets a gradient.
+
+        ``connected``: the maps, and the layers that ``fc_layers`` gives.
+        """
+
+    def fc_layers(self) -> Any:
+        """Connected layers behind the last map, as convolutions; None: there are none such.
+
+        A module with ``fc1`` (a convolution of the last map, not padded), ``act1``, ``fc2`` (1 x 1,
+        to ``num_features`` channels) and ``act2``.
+        """
+        return None
 
     def end(self, index: int) -> None:
         """Let the maps end with ``self.channels[index]``: every parameter that learns has a part

@@ -19,7 +19,7 @@ import timm
 import torch
 from timm.models._manipulate import group_with_matcher
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
-from timm.models.vgg import VGG
+from timm.models.vgg import VGG, ConvMlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -132,8 +132,14 @@ class TimmBackbone(Backbone):
                 ) from error
 
     def use(self, output: Output) -> None:
-        if output == "maps":
-            self.body.prune_intermediate_layers(self.indices, prune_norm=False, prune_head=True)
+        if output != "pooled":
+            head = output == "maps" or self.fc_layers() is None
+            self.body.prune_intermediate_layers(self.indices, prune_norm=False, prune_head=head)
+
+    def fc_layers(self) -> Any:
+        """VGG's fc6 and fc7."""
+        layers = getattr(self.body, "pre_logits", None)
+        return layers if isinstance(layers, ConvMlp) else None
 
     def end(self, index: int) -> None:
         for values in (self.strides, self.channels, self.indices):
