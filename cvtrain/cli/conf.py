@@ -103,9 +103,16 @@ class ConfDirs:
         content = load(path)
         node: dict[str, Any] = {}
         for entry in content.get("defaults") or []:
-            base = str(entry).partition("@")[0].removeprefix(f"/{group}/")
-            if isinstance(entry, str) and base != option:
-                node |= self.node(group, base)
+            base, _, package = str(entry).partition("@")
+            base = base.removeprefix(f"/{group}/")
+            if isinstance(entry, str) and base not in (option, "_self_"):
+                below = self.node(group, base)
+                if package not in ("", group):  # a part of the group's node: parts.dice
+                    first, *deeper = package.split(".")
+                    for name in reversed(deeper):
+                        below = {name: below}
+                    below = {first: {**node.get(first, {}), **below}} if deeper else {first: below}
+                node |= below
         return node | {k: v for k, v in _group_node(content, group).items() if k != "defaults"}
 
     def about(self, group: str, option: str) -> str:

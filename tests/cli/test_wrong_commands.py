@@ -63,7 +63,10 @@ WRONG = [
     ("loss=bce", "for classification there is loss=cross_entropy | focal"),
     ("task=multilabel_classification loss=focal", "there is loss=bce"),
     ("task=detection data.sampler=balanced", "leave data.sampler=shuffle"),
-    ("task=detection loss.class_weights=auto", "loss=bce | cross_entropy | focal"),
+    (
+        "task=detection loss.class_weights=auto",
+        "loss=bce | boundary_weighted | cross_entropy | focal",
+    ),
     ("check data=shapes data.sampler=balanced", "read by train, not by check"),
     ("eval data.sampler=balanced", "read by train, not by eval"),
     # values
@@ -102,6 +105,7 @@ WRONG = [
     ("data.sampler=balance", "did you mean data.sampler=balanced?"),
     ("task=multilabel", "write task=multilabel_classification"),
     ("class_weights=auto", "loss.class_weights=auto"),
+    ("model=fcn loss.parts.dice.smooth=2", "is a key of loss=ce_dice, not of loss=cross_entropy"),
     ("seed=one", "an integer from 0"),
     ("trust=mypkg", "[mypkg]"),
     ("optimizer.betas=0.9", "a list"),

@@ -76,7 +76,7 @@ def test_it_starts_undecided_and_the_last_enlargement_is_fixed() -> None:
     model = FCN(TimmBackbone("resnet18"), CrossEntropy(), 4)
     target = Target(mask=torch.randint(0, 4, (64, 64)))
     terms = model.loss(torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8), [target])
-    assert float(terms["pixels"]) == pytest.approx(torch.tensor(4.0).log().item())
+    assert terms["pixels"].item() == pytest.approx(torch.tensor(4.0).log().item())
     assert "enlarge.weight" in model.state_dict()
     assert "enlarge.weight" not in dict(model.named_parameters())
     learned = FCN(TimmBackbone("resnet18"), CrossEntropy(), 4, learn_last=True)
