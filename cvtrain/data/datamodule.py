@@ -19,6 +19,7 @@ from cvtrain.data.cache import RamCache
 from cvtrain.data.collate import Sample, collate
 from cvtrain.data.dataset import VisionDataset, input_size
 from cvtrain.data.joint import Joint, join_labelled
+from cvtrain.data.pixels import mask_pixels, spread
 from cvtrain.data.process import prepare_process
 from cvtrain.data.proposed import BoxSource
 from cvtrain.data.sampler import EpochSampler
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 
 MOST_WORKERS = 8
 """``data.num_workers=null`` takes one process a core, but not more than this."""
-
-_MOST_MASKS = 2000
 
 _TARGETS = {
     "classification": (),
@@ -136,7 +135,6 @@ class DataModule(pl.LightningDataModule):
         self.labelled = [self._labelled(table, augment, trust, epochs) for table in labelled]
         self._datasets: dict[tuple[str, bool], VisionDataset] = {}
         self._caches: dict[str, RamCache] = {}
-        self._pixels: np.ndarray | None = None
 
     @property
     def classes(self) -> Classes:
@@ -161,31 +159,15 @@ class DataModule(pl.LightningDataModule):
             raise DataError(f"the data set has no {split} split; there are: {there}")
         return self.tables[split]
 
-    def class_counts(self) -> list[int]:
-        """K numbers: the training images of each class, or its pixels where there are masks."""
-        if self.task == "semantic_segmentation":
-            return self._mask_pixels().sum(axis=0).tolist()
-        return images_per_class(self.table("train"), self.task).tolist()
+    def class_counts(self) -> tuple[list[int], int | list[int]]:
+        """Of each class the training images, and all of them; where there are masks its pixels.
 
-    def class_totals(self) -> int | list[int]:
-        """What ``class_counts`` is a part of.
-
-        All training images; where there are masks K numbers: the pixels, void left out, of the
-        images that have the class.
+        Then the second is K numbers too, see ``mask_pixels``.
         """
-        if self.task != "semantic_segmentation":
-            return len(self.table("train"))
-        pixels = self._mask_pixels()
-        totals: list[int] = ((pixels > 0) * pixels.sum(axis=1, keepdims=True)).sum(axis=0).tolist()
-        return totals
-
-    def _mask_pixels(self) -> np.ndarray:
-        """int64 ``(N, K)``: pixels of each class in training masks, of 2,000 of them at most."""
-        if self._pixels is None:
-            dataset = self.dataset("train")
-            rows = _spread(len(dataset))
-            self._pixels = np.stack([dataset.mask_pixels(row) for row in rows.tolist()])
-        return self._pixels
+        if self.task == "semantic_segmentation":
+            return mask_pixels(self.dataset("train"))
+        table = self.table("train")
+        return images_per_class(table, self.task).tolist(), len(table)
 
     def dataset(self, split: str, *, train: bool = False) -> VisionDataset:
         """The samples of a split: augmented (``train``), or fitted with their truths."""
@@ -236,11 +218,11 @@ class DataModule(pl.LightningDataModule):
     def present(self, split: str, classes: Sequence[int]) -> list[int]:
         """Which of these classes the samples of a split name, where nothing augments them.
 
-        Of semantic masks, which must be opened for it, at most ``_MOST_MASKS`` are.
+        Of semantic masks, which must be opened for it, at most 2,000 are.
         """
         dataset, wanted = self.dataset(split), set(classes)
         masks = self.task == "semantic_segmentation"
-        rows = _spread(len(dataset)) if masks else np.arange(len(dataset))
+        rows = spread(len(dataset)) if masks else np.arange(len(dataset))
         found: set[int] = set()
         for row in rows.tolist():
             if found == wanted:
@@ -318,13 +300,6 @@ class DataModule(pl.LightningDataModule):
             copies=self._ranks()[2],
             progress=self.progress and self._ranks()[0] == 0,
         )
-
-
-def _spread(count: int) -> np.ndarray:
-    """int64: the rows whose masks are looked at, all, or ``_MOST_MASKS`` spread evenly."""
-    if count <= _MOST_MASKS:
-        return np.arange(count)
-    return np.linspace(0, count - 1, _MOST_MASKS).astype(np.int64)
 
 
 def default_workers(ranks: int = 1) -> int:

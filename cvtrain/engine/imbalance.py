@@ -15,8 +15,7 @@ SHOWN = 12
 def weigh_classes(
     model: Model,
     names: Sequence[str],
-    counts: Callable[[], list[int]],
-    totals: Callable[[], int | list[int]],
+    counts: Callable[[], tuple[list[int], int | list[int]]],
     sampler: str,
 ) -> str | None:
     """Fix the class weights of the model's losses by the training set.
@@ -24,9 +23,8 @@ def weigh_classes(
     Args:
         model: built, not yet trained.
         names: of the K classes.
-        counts: gives the training images of each class, or its pixels; called where weights are
-            wanted.
-        totals: gives what these are a part of, see ``ClassWeighted.weigh``.
+        counts: gives the training images of each class, or its pixels, and what these are a part
+            of, see ``ClassWeighted.weigh``; called where weights are wanted.
         sampler: ``data.sampler``.
 
     Returns:
@@ -39,7 +37,7 @@ def weigh_classes(
     losses = [loss for loss in losses if loss.class_weights is not None]
     if not losses:
         return None
-    seen, whole = counts(), totals()
+    seen, whole = counts()
     for loss in losses:
         given = loss.class_weights
         if not isinstance(given, str) and given is not None and len(given) != len(names):

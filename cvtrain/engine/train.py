@@ -177,9 +177,7 @@ class _Training:
 
     def _weigh_classes(self, model: Model) -> None:
         data = self.data
-        said = weigh_classes(
-            model, data.classes.names, data.class_counts, data.class_totals, data.sampler
-        )
+        said = weigh_classes(model, data.classes.names, data.class_counts, data.sampler)
         if said:
             LOG.info(said)
 

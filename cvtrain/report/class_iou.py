@@ -49,6 +49,7 @@ def plot_class_iou(details: Mapping[str, Any], path: str | Path) -> Path:
                 f"{iou[k]:.3f}  ({share[k]:.1%} of pixels)", (iou[k], y),
                 (-4 if inside else 4, 0), textcoords="offset points", va="center", fontsize=7,
                 ha="right" if inside else "left", color="white" if inside else INK,
+                bbox=None if inside else {"facecolor": "white", "edgecolor": "none", "pad": 1},
             )  # fmt: skip
         ax.set_yticks(place, [safe(rows[k]["name"], 24) for k in order], fontsize=8)
         ax.set_ylim(len(order) - 0.4, -0.6)

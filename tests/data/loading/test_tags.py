@@ -126,7 +126,7 @@ def test_targets_hold_1_for_each_class(tagged):
         for target, info in zip(batch.targets, batch.infos, strict=True):
             assert torch.equal(target.probs, want[info.index])
             assert target.label is None
-    assert data.class_counts() == [2, 1, 3]
+    assert data.class_counts()[0] == [2, 1, 3]
 
 
 def test_a_balanced_epoch(files):
