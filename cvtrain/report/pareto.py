@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -119,7 +120,7 @@ def _point(ax: Axes, comparison: Comparison, row: Row, on_front: bool) -> None:
     if cost["proposals"]:
         alone = cost["latency"] * 1000
         ax.plot([alone, x], [y, y], color=colour, linestyle=":", linewidth=1, zorder=2)
-        ring = {"marker": "o", "markersize": 5, "mfc": "white", "linestyle": ""}
+        ring: Any = {"marker": "o", "markersize": 5, "mfc": "white", "linestyle": ""}
         known = ax.get_legend_handles_labels()[1]
         label = "without proposals" if "without proposals" not in known else None
         ax.plot([alone], [y], **ring, mec=colour, zorder=3, label=label)
