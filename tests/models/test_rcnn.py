@@ -109,6 +109,22 @@ def test_a_backbone_with_a_pooling_of_its_own_is_asked_for_it() -> None:
     torch.testing.assert_close(last.amax(dim=(2, 3)), pooled)
 
 
+@pytest.mark.parametrize(("chosen", "count"), [("pooled", 32), ("map", 128), (None, 128)])
+@pytest.mark.parametrize("regression", [True, False])
+def test_svms_see_what_was_chosen(chosen: Any, count: int, regression: bool) -> None:
+    torch.manual_seed(0)
+    model = RCNN(DarknetTiny(), 3, SIZE, svm_features=chosen, box_regression=regression)
+    images, targets, proposals = batch()
+    assert model.examples(images, targets, proposals)["features"].shape[1] == count
+    svms: Any = model.stages["svms"]
+    svms.fitted.fill_(True)
+    svms.weight.normal_()
+    with evaluating(model):
+        maps, features = model._described(next(iter(model._passes(images, proposals))))
+        seen = model(images, proposals).margins
+    torch.testing.assert_close(seen, svms(features if count == 32 else maps))
+
+
 def test_what_is_stored_is_in_buffers(model: RCNN) -> None:
     assert not any(name.startswith("stages.") for name, _ in model.named_parameters())
     assert {"stages.svms.weight", "stages.boxes.weight"} <= model.state_dict().keys()
@@ -232,7 +248,7 @@ def test_what_svms_and_regressors_learn_from(model: RCNN) -> None:
     images, targets, proposals = batch()
     found = model.examples(images, targets, proposals)
     signs = found["signs"]
-    assert found["features"].shape == (3 + 10, model.backbone.num_features)
+    assert found["features"].shape == (3 + 10, 2 * 2 * 32), "a small last map"
     # First image: two objects, then its proposals. Of class 2, IoU 1, 0.87, 0.53 and 0.35 are
     # neither; all are negatives of class 1, and of class 0, whose object is elsewhere.
     assert signs[:7].tolist() == [
@@ -251,6 +267,9 @@ def test_what_svms_and_regressors_learn_from(model: RCNN) -> None:
         (crops,) = model._passes(images, [near[:2], near[2:], near[:0]])
         maps, features = model._described(crops)
     np.testing.assert_allclose(found["pair_maps"], maps.numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found["features"][2:4], maps[:2].numpy(), rtol=1e-4, atol=1e-5)
+    model.svm_map = False
+    found = model.examples(images, targets, proposals)
     np.testing.assert_allclose(found["features"][2:4], features[:2].numpy(), rtol=1e-4, atol=1e-5)
 
 
@@ -328,6 +347,7 @@ def test_stages_learn_a_simple_world(model: RCNN) -> None:
         ({"svm_C": 0.0}, "svm_C=0.0"),
         ({"ridge": -1.0}, "ridge=-1.0"),
         ({"fit_boxes": 0}, "fit_boxes=0"),
+        ({"svm_features": "fc7"}, "svm_features=fc7"),
     ],
 )
 def test_values_out_of_range_are_one_line(wrong: dict[str, Any], said: str) -> None:
