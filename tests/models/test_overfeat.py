@@ -408,7 +408,7 @@ def test_a_small_map_is_pooled_less(make: Make) -> None:
     [
         ({"size": 32, "pool": 3}, r"model\.pool=3: the last map of images of 32 x 32 has 2 x 2"),
         ({"pool": 0}, r"model\.pool=0"),
-        ({"scales": [0.5, 1.0]}, r"model\.scales=\[0\.5, 1\.0\]: give numbers from 1"),
+        ({"scales": [0.5, 1.0]}, r"model\.scales=\[0\.5, 1\.0\]: give a list of numbers from 1"),
         ({"scales": []}, r"model\.scales=\[\]"),
         ({"merge": "soft"}, r"model\.merge=soft: choose one of greedy, nms"),
         ({"merge_threshold": -1}, r"model\.merge_threshold=-1"),

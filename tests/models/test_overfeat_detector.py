@@ -148,3 +148,5 @@ def test_a_detector_without_a_background_is_refused(make: Make) -> None:
     with pytest.raises(UsageError, match=r"model\.background=false"):
         make(background=False)
     assert make(scales=None).scales == [1.0, 1.41, 2.0, 2.83, 4.0]
+    with pytest.raises(UsageError, match=r"model\.scales=3: give a list of numbers"):
+        make(scales=3)

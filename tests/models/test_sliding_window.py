@@ -204,6 +204,7 @@ def test_mining_begins_when_it_is_said_to_and_shows_in_the_counts() -> None:
     ("options", "words"),
     [
         ({"window": 9}, "window=9 is too small for darknet_tiny: give 23 or more"),
+        ({"window": "wide"}, "window=wide: give a whole number"),
         ({"sides": [0.5, 0.0]}, r"sides=\[0.5, 0.0\]"),
         ({"positives": 0}, "positives=0"),
         ({"mine_from": 2.0}, "mine_from=2.0"),

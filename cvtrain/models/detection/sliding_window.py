@@ -158,6 +158,8 @@ class SlidingWindow(Model):
             raise ValueError(f"hidden={list(hidden)}: give a list of whole numbers above 0")
         if window is None:
             window = max(SIDE, backbone.minimum_size)
+        if type(window) is not int:
+            raise ValueError(f"window={window}: give a whole number of pixels, or null")
         try:
             backbone.check_size(window)
         except ValueError as error:

@@ -449,9 +449,10 @@ def _check_values(
     """Raise UsageError for a value out of range."""
     if not classifier_epochs > 0:
         raise UsageError(f"model.classifier_epochs={classifier_epochs}: give a number above 0")
-    if not scales or min(scales) < 1:
+    listed = isinstance(scales, Sequence) and len(scales) > 0 and not isinstance(scales, str)
+    if not listed or not all(isinstance(s, (int, float)) and s >= 1 for s in scales):
         raise UsageError(
-            f"model.scales={list(scales)}: give numbers from 1, sizes over data.image_size"
+            f"model.scales={scales}: give a list of numbers from 1, sizes over data.image_size"
         )
     if merge not in THRESHOLDS:
         raise UsageError(f"model.merge={merge}: choose one of {', '.join(THRESHOLDS)}")
