@@ -371,6 +371,23 @@ def _for_task(tables: Mapping[str, Table], task: str) -> dict[str, Table]:
     return ready
 
 
+def _make_boxes(
+    source: Any,
+    tables: Mapping[str, Table],
+    data: Mapping[str, Any],
+    splits: Sequence[str] | None,
+    progress: bool,
+) -> Any:
+    """Proposals for every image of these splits (training: train and val); what it took."""
+    wanted = splits or ("train", "val")  # training never looks at test
+    return source.prepare(
+        {name: table for name, table in tables.items() if name in wanted},
+        channels=data["channels"],
+        workers=data["num_workers"],
+        progress=progress,
+    )
+
+
 def build_datamodule(
     cfg: Mapping[str, Any],
     task: str,
@@ -420,15 +437,7 @@ def build_datamodule(
         for name, table in report.tables.items():
             rows = np.linspace(0, len(table) - 1, min(images, len(table)))
             report.tables[name] = table.take(rows.astype(np.int64))
-    made = None
-    if source is not None:
-        wanted = splits or ("train", "val")  # training never looks at test
-        made = source.prepare(
-            {name: table for name, table in report.tables.items() if name in wanted},
-            channels=data["channels"],
-            workers=data["num_workers"],
-            progress=progress,
-        )
+    made = None if source is None else _make_boxes(source, report.tables, data, splits, progress)
     joined: tuple[dict[str, Table], list[Table], list[str]] = (report.tables, [], [])
     if splits is None and data.get("classification_root"):  # training; they are in no other split
         joined = join_labelled(report.tables, data, seed=seed, progress=progress)

@@ -151,7 +151,7 @@ class TimmBackbone(Backbone):
         """Of ResNets whose last stage has one stride, in convolutions: as timm's output_stride."""
         if not isinstance(self.body, ResNet) or self.strides[-2:] != [stride, 2 * stride]:
             return False
-        modules = list(self.body.layer4.modules())
+        modules = list(self.body.get_submodule("layer4").modules())
         strided = [m for m in modules if getattr(m, "stride", 1) in (2, (2, 2))]
         convs = [m for m in modules if isinstance(m, nn.Conv2d)]
         if any(not isinstance(m, (nn.Conv2d, BasicBlock, Bottleneck)) for m in strided):
