@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -53,10 +54,7 @@ def suppress(
     Raises:
         ValueError: an unknown method, or a threshold or sigma out of range.
     """
-    if method not in get_args(Method):
-        raise ValueError(f"nms method {method}: expected {' | '.join(get_args(Method))}")
-    if not 0 <= iou <= 1 or sigma <= 0:
-        raise ValueError(f"nms iou={iou} must be in 0..1, sigma={sigma} above 0")
+    _check(method, iou, sigma)
     boxes, scores = boxes.float(), scores.float()
     if method in ("linear", "gaussian"):
         return _soft(boxes, scores, labels, iou, method, sigma, min_score, max_detections)
@@ -68,6 +66,13 @@ def suppress(
     if method == "weighted" and len(keep):
         return keep, _merged(boxes, scores, labels, keep, iou), scores[keep]
     return keep, boxes[keep], scores[keep]
+
+
+def _check(method: str, iou: float, sigma: float = 0.5) -> None:
+    if method not in get_args(Method):
+        raise ValueError(f"nms method {method}: expected {' | '.join(get_args(Method))}")
+    if not 0 <= iou <= 1 or sigma <= 0:
+        raise ValueError(f"nms iou={iou} must be in 0..1, sigma={sigma} above 0")
 
 
 def _merged(boxes: Tensor, scores: Tensor, labels: Tensor, keep: Tensor, iou: float) -> Tensor:
@@ -179,6 +184,53 @@ def select(
         max_detections=max_detections,
     )
     return Prediction(boxes=boxes, scores=scores.clamp(max=1), labels=labels[keep])
+
+
+@dataclass
+class Selection:
+    """A detector's choice of its predictions, the same for every image.
+
+    Args:
+        iou: threshold of the suppression, 0..1.
+        method: of the suppression.
+        min_score: predictions score more than this.
+        max_detections: predictions an image, the best first.
+
+    Raises:
+        ValueError: an unknown method, or a value out of range.
+    """
+
+    iou: float
+    method: Method
+    min_score: float
+    max_detections: int
+
+    def __post_init__(self) -> None:
+        _check(self.method, self.iou)
+        if self.max_detections < 1:
+            raise ValueError(f"max_detections={self.max_detections}: at least 1")
+
+    def __call__(
+        self,
+        boxes: Tensor,
+        scores: Tensor,
+        labels: Tensor | None = None,
+        *,
+        image_size: tuple[int, int] | None = None,
+        candidates: int | None = None,
+    ) -> Prediction:
+        """See ``select``."""
+        return select(
+            boxes,
+            scores,
+            labels,
+            iou=self.iou,
+            method=self.method,
+            max_detections=self.max_detections,
+            min_score=self.min_score,
+            candidates=candidates,
+            image_size=image_size,
+        )
 
 
 def best_candidates(

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from cvtrain.layers.boxes import objects_of
 from cvtrain.layers.coder import BoxCoder
 from cvtrain.layers.matcher import NEGATIVE, Matcher
-from cvtrain.layers.nms import Method, select
+from cvtrain.layers.nms import Method, Selection
 from cvtrain.layers.sampler import fixed_draws, hard_examples, sample_balanced
 from cvtrain.types import Prediction, Target
 
@@ -158,8 +158,7 @@ class RoIStage:
             )
         self.sampling = sampling or RandomRoIs()
         self.background_iou, self.beta = background_iou, beta
-        self.nms_iou, self.nms = nms_iou, nms
-        self.min_score, self.max_detections = min_score, max_detections
+        self.select = Selection(nms_iou, nms, min_score, max_detections)
         self.matcher = Matcher(foreground_iou)
         self.coder = BoxCoder(code_weights)
 
@@ -214,15 +213,7 @@ class RoIStage:
         if codes.shape[1] == 1:
             boxes = boxes[:, 0]  # (R, 4)
         return [
-            select(
-                box,
-                score,
-                iou=self.nms_iou,
-                method=self.nms,
-                max_detections=self.max_detections,
-                min_score=self.min_score,
-                image_size=image_size,
-            )
+            self.select(box, score, image_size=image_size)
             for box, score in zip(boxes.split(counts), scores.split(counts), strict=True)
         ]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cvtrain.layers.boxes import pairwise
-from cvtrain.layers.nms import select, suppress
+from cvtrain.layers.nms import Selection, select, suppress
 
 BOXES = torch.tensor(
     [[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 8.0], [0.0, 0.0, 10.0, 5.0], [50.0, 50.0, 60.0, 60.0]]
@@ -135,3 +135,28 @@ def test_bad_keys_are_refused() -> None:
         suppress(BOXES, SCORES, SAME, iou=1.5)
     with pytest.raises(ValueError, match="sigma=0"):
         suppress(BOXES, SCORES, SAME, sigma=0)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ((0.5, "soft", 0.0, 10), "nms method soft"),
+        ((1.5, "hard", 0.0, 10), "nms iou=1.5"),
+        ((0.5, "hard", 0.0, 0), "max_detections=0"),
+    ],
+)
+def test_a_selection_refuses_what_it_cannot_do(values: tuple, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Selection(*values)
+
+
+def test_a_selection_selects() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30], [40, 40, 50, 50]])
+    scores = torch.tensor([0.9, 0.8, 0.7, 0.1])
+    labels = torch.zeros(4, dtype=torch.int64)
+    chosen = Selection(0.5, "hard", 0.2, 10)(boxes, scores, labels, image_size=(100, 25))
+    assert chosen.boxes is not None
+    assert chosen.boxes.tolist() == [[0, 0, 10, 10], [20, 20, 25, 30]]
+    first = Selection(0.5, "hard", 0.2, 1)(boxes, scores, labels)
+    assert first.scores is not None
+    assert first.scores.tolist() == pytest.approx([0.9])

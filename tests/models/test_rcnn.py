@@ -288,7 +288,7 @@ def test_fitted_stages_score_and_move_the_boxes(model: RCNN) -> None:
     torch.testing.assert_close(model.predict(images, proposals)[0].scores, before[0].scores)
     for stage in model.stages.values():
         stage.fitted.fill_(True)
-    model.nms_iou, model.min_score = 1.0, 0.0
+    model.select.iou, model.select.min_score = 1.0, 0.0
     (first, *_) = model.predict(images, proposals)
     assert first.boxes is not None
     assert first.scores is not None

@@ -87,7 +87,7 @@ def test_equal_to_torchvision_on_copied_weights(vgg: SSD) -> None:
     torch.testing.assert_close(terms["classes"], losses["classification"], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(terms["boxes"], losses["bbox_regression"], rtol=1e-4, atol=1e-4)
     assert sum(len(d["boxes"]) for d in detections) > 10
-    vgg.min_score = 0.3
+    vgg.select.min_score = 0.3
     for a, b in zip(vgg.decode(outputs), detections, strict=True):
         torch.testing.assert_close(a.boxes, b["boxes"], rtol=1e-4, atol=1e-2)
         torch.testing.assert_close(a.scores, b["scores"], rtol=1e-4, atol=1e-4)

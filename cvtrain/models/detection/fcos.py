@@ -36,7 +36,7 @@ from cvtrain.layers.boxes import area, covered, objects_of
 from cvtrain.layers.coder import decode_ltrb, encode_ltrb
 from cvtrain.layers.fpn import FPN
 from cvtrain.layers.matcher import IGNORED, NEGATIVE
-from cvtrain.layers.nms import Method, best_candidates, select
+from cvtrain.layers.nms import Method, Selection, best_candidates
 from cvtrain.layers.pad import pad_to_multiple
 from cvtrain.layers.tower import predictor, prior_bias, tower
 from cvtrain.losses.boxes import IoULoss
@@ -138,8 +138,8 @@ class FCOS(Model):
         self.centre_radius, self.relu = centre_radius, distances == "relu"
         self.point_offset = point_offset
         self.alpha, self.gamma = alpha, gamma
-        self.nms_iou, self.nms, self.min_score = nms_iou, nms, min_score
-        self.candidates, self.max_detections = candidates, max_detections
+        self.select = Selection(nms_iou, nms, min_score, max_detections)
+        self.candidates = candidates
         self.criterion = loss
 
         self.normalize = backbone.normalizer()
@@ -254,17 +254,15 @@ class FCOS(Model):
         predictions = []
         for i, logits in enumerate(outputs.logits):
             scores = (logits.sigmoid() * outputs.centreness[i].sigmoid()[:, None]).sqrt()  # (A, K)
-            which, labels = best_candidates(scores, outputs.counts, self.candidates, self.min_score)
+            which, labels = best_candidates(
+                scores, outputs.counts, self.candidates, self.select.min_score
+            )
             sides = outputs.distances[i][which] * outputs.strides[which, None]
             predictions.append(
-                select(
+                self.select(
                     decode_ltrb(sides, outputs.points[which]),
                     scores[which, labels],
                     labels,
-                    iou=self.nms_iou,
-                    method=self.nms,
-                    max_detections=self.max_detections,
-                    min_score=self.min_score,
                     image_size=outputs.image_size,
                 )
             )

@@ -56,7 +56,7 @@ from torch.nn import functional as F
 from cvtrain.layers.boxes import area, objects_of, pairwise
 from cvtrain.layers.coder import BoxCoder
 from cvtrain.layers.matcher import IGNORED, NEGATIVE, Matcher
-from cvtrain.layers.nms import Method, select
+from cvtrain.layers.nms import Method, Selection
 from cvtrain.layers.sampler import sample_balanced
 from cvtrain.layers.warp import warp
 from cvtrain.models.backbones.base import Backbone
@@ -179,8 +179,8 @@ class RCNN(Model, Staged):
         self.num_classes, self.crop_size, self.padding = num_classes, crop_size, padding
         self.crops, self.positives, self.crops_per_pass = crops, positives, crops_per_pass
         self.svm_negative_iou, self.pair_iou, self.fit_boxes = svm_negative_iou, pair_iou, fit_boxes
-        self.nms_iou, self.nms, self.min_score = nms_iou, nms, min_score
-        self.candidates, self.max_detections = candidates, max_detections
+        self.select = Selection(nms_iou, nms, min_score, max_detections)
+        self.candidates = candidates
         self.matcher, self.coder = Matcher(positive_iou), BoxCoder()
         self.normalize = backbone.normalizer()
         self.backbone = backbone
@@ -357,13 +357,9 @@ class RCNN(Model, Staged):
             if outputs.codes is not None:
                 moved = self.coder.decode(outputs.codes[mine], boxes[:, None])  # (P, K, 4)
             predictions.append(
-                select(
+                self.select(
                     moved,
                     scores[mine],
-                    iou=self.nms_iou,
-                    method=self.nms,
-                    max_detections=self.max_detections,
-                    min_score=self.min_score,
                     candidates=self.candidates,
                     image_size=outputs.image_size,
                 )

@@ -37,7 +37,7 @@ from cvtrain.layers.boxes import objects_of
 from cvtrain.layers.coder import BoxCoder
 from cvtrain.layers.fpn import FPN
 from cvtrain.layers.matcher import IGNORED, Matcher
-from cvtrain.layers.nms import Method, best_candidates, select
+from cvtrain.layers.nms import Method, Selection, best_candidates
 from cvtrain.layers.pad import pad_to_multiple
 from cvtrain.layers.tower import predictor, prior_bias, tower
 from cvtrain.losses.boxes import BoxLoss
@@ -121,8 +121,8 @@ class RetinaNet(Model):
             raise ValueError(f"alpha={alpha} must be in 0..1, gamma={gamma} at least 0")
         self.num_classes = num_classes
         self.alpha, self.gamma = alpha, gamma
-        self.nms_iou, self.nms, self.min_score = nms_iou, nms, min_score
-        self.candidates, self.max_detections = candidates, max_detections
+        self.select = Selection(nms_iou, nms, min_score, max_detections)
+        self.candidates = candidates
         self.criterion = loss
         self.coder = BoxCoder()
         self.matcher = Matcher(positive_iou, negative_iou, rescue="ties")
@@ -191,17 +191,15 @@ class RetinaNet(Model):
         predictions = []
         for logits, codes in zip(outputs.logits, outputs.codes, strict=True):
             scores = logits.sigmoid()  # (A, K)
-            which, labels = best_candidates(scores, outputs.counts, self.candidates, self.min_score)
+            which, labels = best_candidates(
+                scores, outputs.counts, self.candidates, self.select.min_score
+            )
             boxes = self.coder.decode(codes[which], outputs.anchors[which])
             predictions.append(
-                select(
+                self.select(
                     boxes,
                     scores[which, labels],
                     labels,
-                    iou=self.nms_iou,
-                    method=self.nms,
-                    max_detections=self.max_detections,
-                    min_score=self.min_score,
                     image_size=outputs.image_size,
                 )
             )

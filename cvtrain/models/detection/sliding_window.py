@@ -47,7 +47,7 @@ from torchvision.ops import nms as suppressed
 from cvtrain.layers.boxes import objects_of
 from cvtrain.layers.dense import DenseHead
 from cvtrain.layers.matcher import NEGATIVE, Matcher
-from cvtrain.layers.nms import Method, best_candidates, select
+from cvtrain.layers.nms import Method, Selection, best_candidates
 from cvtrain.layers.sampler import fixed_draws, sample_balanced
 from cvtrain.layers.windows import WindowPyramid
 from cvtrain.models.backbones.base import Backbone
@@ -171,8 +171,8 @@ class SlidingWindow(Model):
         self.positives, self.negatives = positives, negatives
         self.hard_negatives = hard_negatives
         self.mine_from, self.mine_score = mine_from, mine_score
-        self.nms_iou, self.nms, self.min_score = nms_iou, nms, min_score
-        self.candidates, self.max_detections = candidates, max_detections
+        self.select = Selection(nms_iou, nms, min_score, max_detections)
+        self.candidates = candidates
         self.mining = hard_negatives > 0
         self.matcher = Matcher(positive_iou, negative_iou, rescue="one")
         self.normalize = backbone.normalizer()
@@ -328,7 +328,7 @@ class SlidingWindow(Model):
         """
         best = said.topk(min(MANY, len(said))).indices
         best = best[said[best] > self.mine_score]
-        return best[suppressed(windows[best], said[best], self.nms_iou)[: self.hard_negatives]]
+        return best[suppressed(windows[best], said[best], self.select.iou)[: self.hard_negatives]]
 
     # Predictions -------------------------------------------------------------------------------
 
@@ -336,16 +336,14 @@ class SlidingWindow(Model):
         predictions = []
         for logits in outputs.logits:
             scores = logits.softmax(dim=1)[:, : self.num_classes]  # (V, K)
-            which, labels = best_candidates(scores, outputs.counts, self.candidates, self.min_score)
+            which, labels = best_candidates(
+                scores, outputs.counts, self.candidates, self.select.min_score
+            )
             predictions.append(
-                select(
+                self.select(
                     outputs.windows[which],
                     scores[which, labels],
                     labels,
-                    iou=self.nms_iou,
-                    method=self.nms,
-                    max_detections=self.max_detections,
-                    min_score=self.min_score,
                     image_size=outputs.image_size,
                 )
             )

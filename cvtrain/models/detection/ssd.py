@@ -41,7 +41,7 @@ from cvtrain.layers.boxes import objects_of
 from cvtrain.layers.coder import BoxCoder
 from cvtrain.layers.fpn import nearest_maps, resized
 from cvtrain.layers.matcher import NEGATIVE, Matcher
-from cvtrain.layers.nms import Method, select
+from cvtrain.layers.nms import Method, Selection
 from cvtrain.layers.pad import conv_down
 from cvtrain.layers.sampler import hard_negatives
 from cvtrain.losses.boxes import BoxLoss
@@ -134,8 +134,8 @@ class SSD(Model):
         super().__init__()
         self.num_classes = num_classes
         self.steps, self.negatives = steps, negatives
-        self.nms_iou, self.nms, self.min_score = nms_iou, nms, min_score
-        self.candidates, self.max_detections = candidates, max_detections
+        self.select = Selection(nms_iou, nms, min_score, max_detections)
+        self.candidates = candidates
         self.criterion = loss
         self.coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
         self.matcher = Matcher(positive_iou, rescue="one")
@@ -259,14 +259,10 @@ class SSD(Model):
             scores, which = scores.topk(min(self.candidates, len(scores)), dim=0)  # (n, K)
             labels = torch.arange(self.num_classes, device=boxes.device).expand_as(which)
             predictions.append(
-                select(
+                self.select(
                     boxes[which.flatten()],
                     scores.flatten(),
                     labels.flatten(),
-                    iou=self.nms_iou,
-                    method=self.nms,
-                    max_detections=self.max_detections,
-                    min_score=self.min_score,
                     image_size=outputs.image_size,
                 )
             )

@@ -44,7 +44,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cvtrain.layers.conv import LEAK
-from cvtrain.layers.nms import select
+from cvtrain.layers.nms import Selection
 from cvtrain.models.backbones.base import Backbone
 from cvtrain.models.base import Model
 from cvtrain.types import Prediction, Target
@@ -108,9 +108,7 @@ class YOLO(Model):
         self.num_classes = num_classes
         self.grid = grid
         self.boxes_per_cell = boxes_per_cell
-        self.nms_iou = nms_iou
-        self.min_score = min_score
-        self.max_detections = max_detections
+        self.select = Selection(nms_iou, "hard", min_score, max_detections)
 
         self.normalize = backbone.normalizer()
         self.backbone = backbone
@@ -179,16 +177,7 @@ class YOLO(Model):
 
     def decode(self, outputs: Tensor) -> list[Prediction]:
         boxes, scores = self.boxes_and_scores(outputs)
-        return [
-            select(
-                b,
-                s,
-                iou=self.nms_iou,
-                min_score=self.min_score,
-                max_detections=self.max_detections,
-            )
-            for b, s in zip(boxes, scores, strict=True)
-        ]
+        return [self.select(b, s) for b, s in zip(boxes, scores, strict=True)]
 
     def boxes_and_scores(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """Raw outputs as boxes and class-specific scores.

@@ -91,8 +91,9 @@ class YOLO9000(YOLOv2):
 
     def _decode(self, flat: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> Prediction:
         objectness = flat[:, 4].sigmoid()  # (P,)
-        which = (objectness > self.min_score).nonzero().flatten()
+        which = (objectness > self.select.min_score).nonzero().flatten()
         if len(which) > self.candidates:
             which = which[objectness[which].topk(self.candidates).indices]
         labels, probability = self.tree.answer(flat[which, 5:], self.tree_threshold)
-        return self._select(boxes[which], objectness[which] * probability, labels, image_size)
+        scores = objectness[which] * probability
+        return self.select(boxes[which], scores, labels, image_size=image_size)

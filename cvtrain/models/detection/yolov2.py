@@ -39,7 +39,7 @@ from torch.nn import functional as F
 from cvtrain.layers.conv import ConvBlock
 from cvtrain.layers.fpn import resized
 from cvtrain.layers.multi_scale import MultiScale, resize_batch
-from cvtrain.layers.nms import Method, best_candidates, select
+from cvtrain.layers.nms import Method, Selection, best_candidates
 from cvtrain.layers.pad import pad_to_multiple
 from cvtrain.layers.tower import prior_bias
 from cvtrain.losses.yolov2 import Grid
@@ -110,8 +110,8 @@ class YOLOv2(Model):
         shares = checked_anchors(anchors)
         height, width = (image_size,) * 2 if isinstance(image_size, int) else image_size
         self.num_classes = num_classes
-        self.nms_iou, self.nms, self.min_score = nms_iou, nms, min_score
-        self.candidates, self.max_detections = candidates, max_detections
+        self.select = Selection(nms_iou, nms, min_score, max_detections)
+        self.candidates = candidates
         self.criterion = loss
 
         self.normalize = backbone.normalizer()
@@ -202,22 +202,8 @@ class YOLOv2(Model):
     def _decode(self, flat: Tensor, boxes: Tensor, image_size: tuple[int, int]) -> Prediction:
         """``(P, 5 + C)`` numbers and ``(P, 4)`` boxes of one image -> its predictions."""
         scores = flat[:, 4:5].sigmoid() * flat[:, 5:].softmax(dim=1)  # (P, K)
-        which, labels = best_candidates(scores, [len(flat)], self.candidates, self.min_score)
-        return self._select(boxes[which], scores[which, labels], labels, image_size)
-
-    def _select(
-        self, boxes: Tensor, scores: Tensor, labels: Tensor, image_size: tuple[int, int]
-    ) -> Prediction:
-        return select(
-            boxes,
-            scores,
-            labels,
-            iou=self.nms_iou,
-            method=self.nms,
-            max_detections=self.max_detections,
-            min_score=self.min_score,
-            image_size=image_size,
-        )
+        which, labels = best_candidates(scores, [len(flat)], self.candidates, self.select.min_score)
+        return self.select(boxes[which], scores[which, labels], labels, image_size=image_size)
 
 
 def reorg(x: Tensor) -> Tensor:

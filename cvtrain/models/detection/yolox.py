@@ -39,7 +39,7 @@ from cvtrain.layers.anchors import flatten_map, points
 from cvtrain.layers.boxes import centre_size, corners, covered, elementwise, objects_of
 from cvtrain.layers.csp import Scale, Size, conv, conv3, scale_of
 from cvtrain.layers.multi_scale import MultiScale, resize_batch
-from cvtrain.layers.nms import Method, best_candidates, select
+from cvtrain.layers.nms import Method, Selection, best_candidates
 from cvtrain.layers.pad import pad_to_multiple
 from cvtrain.layers.pafpn import PAFPN
 from cvtrain.layers.simota import Grid, Objects, simota
@@ -142,8 +142,8 @@ class YOLOX(Model):
         self.num_classes = num_classes
         self.box_weight, self.centre_radius = box_weight, centre_radius
         self.close_epoch = close_epoch
-        self.nms_iou, self.nms, self.min_score = nms_iou, nms, min_score
-        self.candidates, self.max_detections = candidates, max_detections
+        self.select = Selection(nms_iou, nms, min_score, max_detections)
+        self.candidates = candidates
         self.criterion = loss
         self.scales = None
         if multi_scale is not None:
@@ -255,17 +255,13 @@ class YOLOX(Model):
         for logits, there, codes in zip(*outputs[:3], strict=True):
             scores = logits.sigmoid() * there.sigmoid()[:, None]  # (A, K)
             which, labels = best_candidates(
-                scores, outputs.grid.counts, self.candidates, self.min_score
+                scores, outputs.grid.counts, self.candidates, self.select.min_score
             )
             predictions.append(
-                select(
+                self.select(
                     decode_cells(codes[which], outputs.corners[which], outputs.strides[which]),
                     scores[which, labels],
                     labels,
-                    iou=self.nms_iou,
-                    method=self.nms,
-                    max_detections=self.max_detections,
-                    min_score=self.min_score,
                     image_size=outputs.image_size,
                 )
             )
