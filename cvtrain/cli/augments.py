@@ -53,7 +53,8 @@ def name(config: DictConfig) -> None:
 
 
 def check(config: DictConfig, typed: Sequence[Typed]) -> None:
-    """Refuse what the task cannot take and typed keys that nothing reads; null void defaults.
+    """Refuse what the task cannot take and typed keys that nothing reads or reaches; null void
+    defaults.
 
     Raises:
         UsageError: either of the two.
@@ -72,3 +73,19 @@ def check(config: DictConfig, typed: Sequence[Typed]) -> None:
                 off = f"{needs[0]} is 0" if len(needs) == 1 else f"{', '.join(needs)} are 0"
                 raise UsageError(f"{t.text} would not be read: augment.{off}")
         node[key] = None
+    _refuse_late_close(config, typed)
+
+
+def _refuse_late_close(config: DictConfig, typed: Sequence[Typed]) -> None:
+    """Refuse a typed ``augment.close_epoch`` that the run does not reach.
+
+    One of a yaml stays, so that a run cut short for a trial needs no second key.
+    """
+    epochs = config.trainer.get("max_epochs")
+    for t in typed:
+        late = isinstance(t.value, int) and isinstance(epochs, int) and t.value >= epochs
+        if t.key == "augment.close_epoch" and late:
+            raise UsageError(
+                f"{t.text} is not reached: trainer.max_epochs={epochs}; give a number below it, a "
+                "part of the run (0.9), or null: all epochs"
+            )

@@ -15,6 +15,7 @@ from cvtrain.cli.conf import GROUPS, ConfDirs, is_hidden, is_timm, joined, pick,
 from cvtrain.cli.transfer import check_weights, settle
 from cvtrain.cli.typed import RECIPES, Typed, by_key, make, parse
 from cvtrain.errors import UsageError
+from cvtrain.models.backbones.weights_path import find_weights
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -483,6 +484,8 @@ def check_paths(flat: dict[str, Any], typed: Sequence[Typed]) -> None:
         path = pick(flat, key)
         if isinstance(path, str) and not Path(path).exists():
             raise UsageError(suggest.missing_path(key, _shown(given, key, path), Path(path)))
+        if isinstance(path, str) and key.endswith(".weights"):
+            find_weights(Path(path), key)
 
 
 def _shown(given: dict[str, Typed], key: str, value: str) -> str:

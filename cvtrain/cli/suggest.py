@@ -10,7 +10,7 @@ from typing import Any
 from cvtrain.cli import habits
 from cvtrain.cli.conf import GROUPS, ConfDirs, dotted_keys, is_timm, joined, pick, timm_names
 from cvtrain.cli.reads import ROOT_KEYS
-from cvtrain.cli.typed import Typed
+from cvtrain.cli.typed import Typed, for_shell
 
 _OPEN = ("model", "backbone", "loss", "augment", "callbacks", "logger", "optimizer", "scheduler")
 """Groups that take arguments of one's own by ``+group.key=``."""
@@ -68,6 +68,7 @@ def has(node: Any, key: str) -> bool:
 
 def _unknown(t: Typed, base: dict[str, Any], known: set[str], conf: ConfDirs) -> str:
     parent, _, leaf = t.key.rpartition(".")
+    shown = for_shell(t.shown)
     group = t.key.split(".")[0]
     if group == "study" and "study" not in base:
         return f"{t.key}= is read by a study: experiment=transfer_study"
@@ -82,29 +83,36 @@ def _unknown(t: Typed, base: dict[str, Any], known: set[str], conf: ConfDirs) ->
         others = _options_with(conf, group, t.key.removeprefix(group + "."))
         siblings = pick(base, parent)
         inside = list(siblings) if isinstance(siblings, dict) else []
-        close = difflib.get_close_matches(leaf, inside, n=1, cutoff=0.6)
+        own = [k for k in inside if not k.startswith("_")]
+        if leaf == "strength" and "magnitude" in own:
+            now = pick(base, f"{parent}.magnitude")
+            return f"{said} has no {t.key}; did you mean {parent}.magnitude ({now} here)?"
+        close = difflib.get_close_matches(
+            leaf, inside if leaf.startswith("_") else own, n=1, cutoff=0.6
+        )
         if close:
-            return f"{said} has no {t.key}; did you mean {parent}.{close[0]}={t.shown}?"
+            return f"{said} has no {t.key}; did you mean {parent}.{close[0]}={shown}?"
         if others:
             return f"{t.key} is a key of {group}={' | '.join(others)}, not of {said}"
         elsewhere = _close_key(t, known)
         if elsewhere:
-            return f"{said} has no {t.key}; did you mean {elsewhere}={t.shown}?"
-        own = [k for k in inside if not k.startswith("_")]
-        add = f"; a new argument: +{t.key}={t.shown}" if group in _OPEN and t.shown else ""
+            return f"{said} has no {t.key}; did you mean {elsewhere}={shown}?"
+        add = f"; a new argument: +{t.key}={shown}" if group in _OPEN and t.shown else ""
         return f"{said} has no {t.key}; {parent} has {joined(own)}{add}"
     option = _as_option(t, conf)
     if option:
         return f"unknown key {t.key}; did you mean {option}?"
     close_key = _close_key(t, known)
     if close_key:
-        return f"unknown key {t.key}; did you mean {close_key}={t.shown}?"
+        return f"unknown key {t.key}; did you mean {close_key}={shown}?"
     return f"unknown key {t.key}; groups are {joined(GROUPS, 20)}; see cvtrain --help"
 
 
 def _close_key(t: Typed, known: set[str]) -> str | None:
     """The known key most like the typed one: by its last part, then as a whole, then a group."""
     leaf = t.key.rpartition(".")[2]
+    if not leaf.startswith("_"):  # _target_ and its like are nobody's slip
+        known = {k for k in known if not k.rpartition(".")[2].startswith("_")}
     same = sorted((k for k in known if k.rpartition(".")[2] == leaf), key=lambda k: k.count("."))
     if same:
         return same[0]

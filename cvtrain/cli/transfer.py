@@ -208,11 +208,18 @@ def _partial(settler: Settler) -> None:
 
 
 def check_weights(flat: dict[str, Any]) -> None:
-    """Refuse a regime that starts from trained weights where there are none.
+    """Refuse two starts at once, and a regime that starts from trained weights without any.
 
     Raises:
-        UsageError: neither ``backbone.pretrained`` nor ``backbone.weights`` is given.
+        UsageError: ``pretrained`` and ``weights`` of a backbone, or of a model, are both given; or
+            neither, where the regime needs one.
     """
+    for group in ("backbone", "model"):
+        node = flat.get(group) or {}
+        if node.get("pretrained") is True and node.get("weights") is not None:
+            raise UsageError(
+                f"{group}.pretrained=true and {group}.weights=FILE exclude each other: give one"
+            )
     name = pick(flat, "transfer.name")
     if name in (None, "scratch"):
         return

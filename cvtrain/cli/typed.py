@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +18,16 @@ RECIPES = ("experiment", "debug")
 
 OPTIONAL = (*RECIPES, "transfer", "proposals")
 """Groups of which nothing is chosen by default."""
+
+_WANTED = {
+    "data.root": "the folder of the images",
+    "backbone.weights": "a weights file or a run's folder, or null",
+    "model.weights": "a weights file or a run's folder, or null",
+    "proposals.path": "a file of boxes",
+    "model.tree": "a file",
+    "data.classification_root": "a folder, or null",
+}
+"""What a path is to be where it was left empty; other paths have rules of their own."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,11 @@ def _one(text: str, multirun: bool) -> Typed:
     key = left.lstrip("+~").strip()
     override = text
     if key in PATHS and equals:
+        if key in _WANTED and shown.strip() in ("", "''", '""'):  # it would be this very folder
+            raise UsageError(f"{text}: it is empty; give {_WANTED[key]}")
         override = f"{left}={_literal(shown, multirun)}"
+    elif equals and shown and not shown.strip():  # Hydra drops blanks: a separator may be one
+        override = f"{left}={quote(shown)}"
     try:
         parsed = OverridesParser.create().parse_override(override)
     except HydraException as error:
@@ -125,6 +140,15 @@ def quote(text: str) -> str:
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
     trailing = len(escaped) - len(escaped.rstrip("\\"))
     return f"'{escaped}{chr(92) * trailing}'"
+
+
+def for_shell(shown: str) -> str:
+    """A value as typed, quoted for a shell where it holds what a shell would take away."""
+    if not set(shown) & set(" \t'\"\\|&;<>()$`*?#!"):
+        return shown
+    if "'" in shown and not set(shown) & set('"\\$`!'):
+        return f'"{shown}"'
+    return shlex.quote(shown)
 
 
 def _literal(shown: str, multirun: bool) -> str:

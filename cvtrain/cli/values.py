@@ -83,7 +83,7 @@ def _is_precision(value: Any) -> bool:
 
 def _is_class_weights(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
-        return len(value) > 0 and all(_is_number(v) and v >= 0 for v in value)
+        return all(_is_number(v) and v >= 0 for v in value) and any(v > 0 for v in value)
     return value in ("auto", "effective")
 
 
@@ -244,6 +244,7 @@ RULES: dict[str, Rule] = {
     ),
     "study.weights": _or_null(Rule("a path", lambda v: isinstance(v, str))),
     "model.size": _choice(*SIZES),
+    "model.merge": _choice("greedy", "nms"),
     "backbone.size": _choice(*SIZES),
     "transfer.head": _or_null(_choice(*HEADS)),
     "transfer.views": _or_null(_int(1)),
@@ -256,11 +257,13 @@ RULES: dict[str, Rule] = {
     "transfer.freeze_epochs": _int(0),
     "transfer.stages": _or_null(_int(1)),
     "transfer.unfreeze_every": _or_null(_int(1)),
-    "loss.label_smoothing": _between(0, 1),
+    "loss.label_smoothing": Rule(
+        "a number from 0 to below 1", lambda v: _is_number(v) and 0 <= v < 1
+    ),
     "loss.gamma": _number(0),
     "loss.class_weights": _or_null(
         Rule(
-            "auto, effective, or a list of numbers from 0, one a class",
+            "auto, effective, or a list of numbers from 0, one a class, at least one above 0",
             _is_class_weights,
             ("auto", "effective"),
         )

@@ -431,11 +431,27 @@ def _of_the_whole(problem: Problem) -> tuple[str, ...] | None:
 
 
 def _draw_val(states: Sequence[SplitState], report: GateReport, fraction: float, seed: int) -> None:
-    """Splits train; says so."""
+    """Splits train; says so. Where that fails beside other errors, it is one of them.
+
+    Raises:
+        DataError: there are too few images, and nothing else is wrong.
+    """
     state = next(s for s in states if s.name == "train")
     table = report.tables["train"]
     digests = None if state.files is None else state.files.records["digest"][state.images]
-    train, val = draw_val(table, digests, fraction, seed)
+    try:
+        train, val = draw_val(table, digests, fraction, seed)
+    except DataError as error:
+        if not report.errors:
+            raise
+        left = (
+            f" ({report.rejected:,} of {report.images:,} images left out)"
+            if report.rejected
+            else ""
+        )
+        state.split_problem("val-not-drawn", f"{error}{left}")
+        report.problems.append(state.problems[-1])
+        return
     everywhere = report.counts["train"]
     tables = {"train": table.take(train), "val": table.take(val)}
     before = list(report.tables)

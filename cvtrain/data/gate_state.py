@@ -119,6 +119,7 @@ GATE_CODES: dict[str, Code] = {
     "classes-differ": READER_CODES["classes-differ"],
     "empty-split": Code("error", "nothing", "add images, or remove the split", False),
     "no-train-split": Code("error", "nothing", "add images to train on", False),
+    "val-not-drawn": Code("error", "nothing", "correct what is wrong, or add images", False),
     "no-val-split": Code("note", "nothing", "none needed; a val split of your own is never mixed"),
     "file-unlisted": Code("note", "nothing", "none needed; add it to a split to use it"),
 }

@@ -36,8 +36,8 @@ class CrossEntropy(ClassWeighted):
         class_weights: str | Sequence[float] | None = None,
     ) -> None:
         super().__init__(class_weights)
-        if not 0 <= label_smoothing <= 1:
-            raise ValueError(f"label_smoothing={label_smoothing} must be from 0 to 1")
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing={label_smoothing} must be from 0 to below 1")
         self.label_smoothing = label_smoothing
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class ClassWeighted(nn.Module):
         weights: float32 ``(K,)``, or None.
 
     Raises:
-        ValueError: another word, or a number below 0.
+        ValueError: another word, a number below 0, or none above it.
     """
 
     multi_label = False
@@ -56,6 +56,8 @@ class ClassWeighted(nn.Module):
             if not len(given) or not bool(((given >= 0) & given.isfinite()).all()):
                 shown = ", ".join(f"{w:g}" for w in given.tolist())
                 raise ValueError(f"class_weights=[{shown}]: numbers from 0, one a class")
+            if not bool((given > 0).any()):
+                raise ValueError(f"class_weights={[*class_weights]}: at least one above 0")
         self.register_buffer("weights", given)
 
     def weigh(self, counts: Sequence[int], images: int | Sequence[int]) -> None:

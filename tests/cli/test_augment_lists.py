@@ -62,6 +62,15 @@ def test_no_augmentation_and_an_own_one(cli, here):
         ("augment.mixup_alpha=1", "would not be read: augment.mixup is 0"),
         ("augment.close_epoch=3", "would not be read: augment.mixup, cutmix, mosaic"),
         ("augment.mixup=1 augment.close_epoch=1.5", "a part of the run below 1"),
+        (
+            "augment.mixup=0.5 augment.close_epoch=1000 trainer.max_epochs=2",
+            "augment.close_epoch=1000 is not reached: trainer.max_epochs=2; give a number below it",
+        ),
+        ("augment.mixup=0.5 augment.close_epoch=2 trainer.max_epochs=2", "is not reached"),
+        (
+            "augment=randaugment augment.randaugment.strength=0.5",
+            "did you mean augment.randaugment.magnitude (9 here)?",
+        ),
         ("augment.mosaic=0.5", "for classification there is augment.mixup"),
         ("task=detection augment.cutmix=0.5", "it serves task=classification"),
     ],
@@ -100,3 +109,16 @@ def test_completion_goes_on_in_a_list():
     assert candidates("cvtrain augment=[weather,geo", conf) == ["augment=[weather,geometric"]
     keys = candidates("cvtrain augment=weather augment.weather.", conf)
     assert "augment.weather.strength=" in keys
+
+
+def test_a_yamls_late_close_epoch_does_not_stop_a_short_run(cli, here):
+    (here / "own" / "augment").mkdir(parents=True)
+    (here / "own" / "augment" / "late.yaml").write_text("mixup: 0.5\nclose_epoch: 10\n")
+    done = cli("--config-dir own augment=late trainer.max_epochs=2")
+    assert done.config["augment"]["close_epoch"] == 10
+    assert cli("augment.mixup=0.5 augment.close_epoch=1 trainer.max_epochs=2").code == 0
+
+
+@pytest.mark.parametrize("key", ["randaugment.target", "trivialaugment.strength"])
+def test_no_target_is_suggested(cli, key):
+    assert "_target_" not in cli(f"augment={key.partition('.')[0]} augment.{key}=0.5").line

@@ -95,7 +95,11 @@ WRONG = [
     ("data=folder data.root=. data.val_fraction=1.5", "a fraction"),
     ("model=yolo model.grid=abc", "an integer"),
     ("model=yolo model.nms_iou=high", "a number"),
-    ("loss.label_smoothing=2", "from 0 to 1"),
+    ("loss.label_smoothing=2", "from 0 to below 1"),
+    ("loss.label_smoothing=1", "from 0 to below 1"),
+    ("loss.class_weights=[0,0,0]", "at least one above 0"),
+    ("model=overfeat model.merge=vote", "model.merge=vote: it takes greedy | nms"),
+    ("model=overfeat model.merge=mns", "did you mean model.merge=nms?"),
     ("model=yolox model.size=xl", "it takes nano | tiny | s | m | l"),
     ("model=fcos backbone=csp_darknet backbone.size=big", "it takes nano | tiny | s | m | l"),
     ("loss.class_weights=balanced", "auto, effective, or a list of numbers from 0"),
@@ -125,6 +129,19 @@ WRONG = [
     ("data=coco data.root=file.txt", "is a file"),
     ("data=voc2007", "data.download=true"),
     ("backbone.weights=w.pt", "no such file"),
+    ("backbone.weights=", "backbone.weights=: it is empty; give a weights file or a run's folder"),
+    ("model=faster_rcnn model.weights=''", "it is empty; give a weights file or a run's folder"),
+    ("data=coco data.root=", "data.root=: it is empty; give the folder"),
+    ("backbone.weights=photos", "photos: the folder holds no checkpoints/best.ckpt"),
+    ("model=faster_rcnn model.weights=photos", "the folder holds no checkpoints/best.ckpt"),
+    (
+        "backbone.weights=file.txt backbone.pretrained=true",
+        "backbone.pretrained=true and backbone.weights=FILE exclude each other: give one",
+    ),
+    (
+        "model=faster_rcnn model.weights=file.txt model.pretrained=true",
+        "model.pretrained=true and model.weights=FILE exclude each other: give one",
+    ),
     ("run_dir=file.txt", "is a file"),
     # what a verb does not read
     ("data.val_fraction=0.5", "data.num_val"),
@@ -190,6 +207,26 @@ def test_wrong_command(cli: Cli, here: Path, command: str, meant: str) -> None:
     assert meant in done.line
     assert len(done.line) < 400
     assert {p.name for p in here.iterdir()} == {"photos", "file.txt"}
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("data.label_separator= ", "did you mean data.reader.label_separator=' '?"),
+        ("data.label_separator='|'", """did you mean data.reader.label_separator="'|'"?"""),
+        ("data.label_separator=$", "did you mean data.reader.label_separator='$'?"),
+        ("data.label_separator=x", "did you mean data.reader.label_separator=x?"),
+    ],
+)
+def test_a_suggestion_can_be_pasted_into_a_shell(cli: Cli, word: str, meant: str) -> None:
+    line = cli("check", "task=multilabel_classification", "data=csv", "data.root=.", word).line
+    assert meant in line
+
+
+def test_a_blank_is_a_value(cli: Cli) -> None:
+    words = ["check", "task=multilabel_classification", "data=csv", "data.root=."]
+    done = cli(*words, "data.reader.label_separator= ")
+    assert done.config["data"]["reader"]["label_separator"] == " "
 
 
 HABITS = [

@@ -134,6 +134,8 @@ def test_counted_weights_travel_in_the_state(make: type, kind: str, logits: torc
 def test_wrong_weights_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\[1, -2\]: numbers from 0"):
         CrossEntropy(class_weights=[1, -2])
+    with pytest.raises(ValueError, match=r"class_weights=\[0, 0\]: at least one above 0"):
+        CrossEntropy(class_weights=[0, 0])
     with pytest.raises(ValueError, match="class_weights=balanced: auto, effective or numbers"):
         FocalLoss(class_weights="balanced")
     with pytest.raises(ValueError, match="numbers from 0"):
@@ -143,6 +145,8 @@ def test_wrong_weights_are_refused() -> None:
     for make in (CrossEntropy, BinaryCrossEntropy):
         with pytest.raises(ValueError, match=r"label_smoothing=1.5"):
             make(label_smoothing=1.5)
+        with pytest.raises(ValueError, match=r"label_smoothing=1 must be from 0 to below 1"):
+            make(label_smoothing=1)
 
 
 def test_focal_loss_weighs_classes_and_shares() -> None:

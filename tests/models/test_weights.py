@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from cvtrain.losses.yolo import YOLOLoss
 from cvtrain.models.backbones.darknet import DarknetTiny
 from cvtrain.models.backbones.timm_backbone import TimmBackbone
 from cvtrain.models.backbones.weights import adapt_channels, load_weights
+from cvtrain.models.backbones.weights_file import read_state
 from cvtrain.models.backbones.yolov1 import YOLOv1Backbone
 from cvtrain.models.classification.classifier import Classifier
 from cvtrain.models.detection.yolo import YOLO
@@ -311,6 +313,55 @@ def test_a_pickle_payload_is_refused_and_does_not_run(
         tiny(0, weights="a.pth")
     assert "\n" not in str(info.value)
     assert not Path("it_ran").exists()
+
+
+FOREIGN = [
+    b"export PATH=$HOME\n",
+    b"hello world",
+    b"a,b\n1,2\n",
+    b"# notes\n",
+    b"{}",
+    b"Jjj",
+    b"\x95",
+]
+FOREIGN += [bytes([i]) + b"xport 1 2 3\n\n." for i in range(256)]
+FOREIGN += [b"\x80\x02" + bytes([i]) + b"port 1 2 3\n\n." for i in range(256)]
+
+
+def test_any_other_file_is_one_line(tmp_path: Path) -> None:
+    for content in FOREIGN:
+        (tmp_path / "env.sh").write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"env\.sh is ") as info:
+            read_state(tmp_path / "env.sh")
+        assert "\n" not in str(info.value)
+    (tmp_path / "env.sh").write_bytes(FOREIGN[0])
+    with pytest.raises(CheckpointError, match=r"env\.sh is no state dict, or carries more"):
+        read_state(tmp_path / "env.sh")
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_pickle_of_any_protocol_is_refused_without_a_warning(
+    protocol: int, tmp_path: Path
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (tmp_path / "a.pth").write_bytes(pickle.dumps({"a": Payload}, protocol))
+        with pytest.raises(CheckpointError, match="is no state dict, or carries more"):
+            read_state(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(value: float, tmp_path: Path) -> None:
+    state = TimmBackbone("resnet10t").state_dict()
+    bare = {name.removeprefix("body."): tensor for name, tensor in state.items()}
+    bare["fc.weight"] = torch.full((3, 512), value)  # no one takes the classifier
+    torch.save(bare, tmp_path / "a.pth")
+    TimmBackbone("resnet10t", weights=tmp_path / "a.pth")
+    bare["layer1.0.conv1.weight"][0, 0, 0, 0] = value
+    torch.save(bare, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError) as info:
+        TimmBackbone("resnet10t", weights=tmp_path / "a.pth")
+    assert str(info.value) == f"{tmp_path / 'a.pth'}: layer1.0.conv1.weight is not finite"
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors", "a.ckpt"])

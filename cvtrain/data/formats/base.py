@@ -88,7 +88,7 @@ CODES: dict[str, Code] = {
     # Labels of whole images.
     "label-repeated": Code("note", "nothing", "none needed: it counts once"),
     "separator-doubtful": Code(
-        "note", "nothing", "if it parts labels, say data.reader.label_separator=CHARACTER"
+        "note", "nothing", "if it parts labels, say data.reader.label_separator='CHARACTER'"
     ),
     # Things given twice.
     "duplicate-image-id": Code(

@@ -43,6 +43,9 @@ LABELS_COLUMNS = (
 _BOXES = frozenset({"xmin", "ymin", "xmax", "ymax", "x1", "y1", "bbox", "box", "encodedpixels"})
 """Columns of files that ``data=auto`` leaves alone: they annotate objects."""
 
+JOINTS = (" ", "/", "+", "&", ":", "-", "_")
+"""What may part labels and stand within one too: doubted where all parts are labels themselves."""
+
 _YES, _NO = ("1", "1.0", "true"), ("0", "0.0", "false", "")
 
 
@@ -385,6 +388,17 @@ class _Packing:
                 message = f"label {shorten(holding[0])!r} holds {other!r}, and no cell a {given!r}"
                 self.say("separator-doubtful", self._files[0], message)
                 return
+        names = set(self._reader._classes.names)
+        for other in JOINTS:
+            joins = [n for n in sorted(names) if other != given and _is_join(n, other, names)]
+            if joins:
+                more = f" (and {len(joins) - 1:,} like it)" if len(joins) > 1 else ""
+                message = (
+                    f"label {shorten(joins[0])!r}{more} is a class of its own, and joins others by "
+                    f"{other!r}; no cell holds a {given!r}"
+                )
+                self.say("separator-doubtful", self._files[0], message)
+                return
 
 
 def _records(
@@ -409,6 +423,12 @@ def _records(
         else:
             record.labels = _labels(cells[columns.labels], separator)
         yield record, own
+
+
+def _is_join(name: str, separator: str, names: set[str]) -> bool:
+    """Whether a class's name is two or more other classes' names, parted by ``separator``."""
+    parts = [part.strip() for part in name.split(separator)]
+    return len(parts) > 1 and all(part in names for part in parts)
 
 
 def _labels(cell: str, separator: str | None) -> list[str]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from cvtrain.errors import CheckpointError
 from cvtrain.models.backbones.base import Backbone
 from cvtrain.models.backbones.translate import COUNTERS
-from cvtrain.models.backbones.weights_file import WeightsFile, read_weights
+from cvtrain.models.backbones.weights_file import WeightsFile, read_weights, refuse_not_finite
 
 log = logging.getLogger(__name__)
 
@@ -79,13 +79,14 @@ def load_weights(backbone: Backbone, path: str | Path) -> Loaded:
     Raises:
         UsageError: there is no such file.
         CheckpointError: the file is truncated, carries more than tensors and plain data, holds
-            nothing that fits, or is of another architecture.
+            nothing that fits, is of another architecture, or a tensor taken is not finite.
     """
     file = read_weights(path)
     own = backbone.state_dict()
     parameters = {name for name, _ in backbone.named_parameters()}
     match = _best_match(backbone, file)
     _refuse_another(backbone, file, match, parameters)
+    refuse_not_finite(file, match.taken)
     backbone.load_state_dict(match.taken, strict=False)
     missing = [k for k in own if k not in match.taken]
     classifier = {k: v for k, v in match.extra.items() if _is_classifier(k, backbone)}

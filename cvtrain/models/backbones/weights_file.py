@@ -9,7 +9,7 @@ anything else is refused.
 from __future__ import annotations
 
 import json
-import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +20,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from cvtrain.errors import CheckpointError, UsageError
+from cvtrain.errors import CheckpointError
+from cvtrain.models.backbones.weights_path import find_weights
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "module", "state_dict_ema")
 """Names under which training programs store the state dict."""
@@ -60,7 +61,7 @@ def read_weights(path: str | Path, key: str = "backbone.weights") -> WeightsFile
         UsageError: there is no such file.
         CheckpointError: it cannot be read safely, or holds no tensors.
     """
-    file = _find(Path(path).expanduser(), key)
+    file = find_weights(Path(path).expanduser(), key)
     content, metadata = _read(file)
     if isinstance(content, Mapping) and "cvtrain" in content:
         return _checkpoint(file, content)
@@ -94,20 +95,17 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     return read_weights(path).state
 
 
-def _find(path: Path, key: str) -> Path:
-    """The file itself, or a run folder's best checkpoint, else its last."""
-    if path.is_dir():
-        for folder in (path / "checkpoints", path):
-            for name in ("best.ckpt", "last.ckpt"):
-                if (folder / name).is_file():
-                    return folder / name
-        raise UsageError(
-            f"{key}={path}: the folder holds no checkpoints/best.ckpt; "
-            "give a weights file or a run's folder"
-        )
-    if not path.is_file():
-        raise UsageError(f"{key}={path}: there is no such file")
-    return path
+def refuse_not_finite(file: WeightsFile, taken: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError where a tensor that is taken from ``file`` holds NaN or infinity.
+
+    Args:
+        file: where they come from.
+        taken: by the names here; said is the name in the file, where it is the same tensor.
+    """
+    for name, value in taken.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            own = (theirs for theirs, tensor in file.state.items() if tensor is value)
+            raise CheckpointError(f"{file.path}: {next(own, name)} is not finite")
 
 
 def _checkpoint(file: Path, content: Mapping[str, Any]) -> WeightsFile:
@@ -167,17 +165,20 @@ def _read(path: Path) -> tuple[Any, dict[str, str]]:
                 return tensors, dict(file.metadata() or {})
         # Mapped, what is not used is not read: of a checkpoint, the optimizer's state is most.
         mmap = zipfile.is_zipfile(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap), {}
-    except pickle.UnpicklingError as error:
+        with warnings.catch_warnings():
+            # Said of a pickle of protocol 4 before it is refused, which the line below says.
+            warnings.filterwarnings("ignore", r"Detected pickle protocol", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap), {}
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is truncated or no safetensors file ({error})") from error
+    except (RuntimeError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} is truncated or no weights file ({reason[:120]})") from error
+    except Exception as error:  # bytes taken for a pickle's end in any: IndexError, KeyError, ...
         raise CheckpointError(
             f"{path} is no state dict, or carries more than tensors and plain data; "
             "it was not loaded, as that could run code. Save it as .safetensors"
         ) from error
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is truncated or no safetensors file ({error})") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is truncated or no weights file ({reason[:120]})") from error
 
 
 def _tensors(content: Any) -> dict[str, Tensor]:

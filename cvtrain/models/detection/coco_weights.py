@@ -18,7 +18,7 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 from cvtrain.errors import CheckpointError
 from cvtrain.models.backbones.fetch import fetch_file
 from cvtrain.models.backbones.weights import adapt_channels, adapted_text
-from cvtrain.models.backbones.weights_file import read_weights
+from cvtrain.models.backbones.weights_file import read_weights, refuse_not_finite
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def load_coco(model: nn.Module, class_names: Sequence[str], path: str | Path | N
     Raises:
         UsageError: there is no such file.
         RunError: they could not be fetched.
-        CheckpointError: the file is damaged, or holds other weights.
+        CheckpointError: the file is damaged, holds other weights, or such as are not finite.
     """
     if path is None:
         size = float(SOURCE.meta["_file_size"])
@@ -113,6 +113,7 @@ def load_coco(model: nn.Module, class_names: Sequence[str], path: str | Path | N
     if left:
         named = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
         said.append(f"{len(left)} keep their random start ({named})")
+    refuse_not_finite(found, {**taken, **classes})
     model.load_state_dict({**taken, **classes}, strict=False)
     line = "; ".join([*said, *notes])
     partial = bool(left) or len(rows) < len(class_names)

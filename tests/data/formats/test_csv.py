@@ -192,6 +192,28 @@ def test_labels_that_look_like_several(make, said):
     assert said(CSVReader(make.root, label_separator=None)) == []
 
 
+@pytest.mark.parametrize("joint", [" ", "/", "+"])
+def test_classes_that_join_others(make, said, joint):
+    make.image("a.jpg", "b.jpg", "c.jpg", "d.jpg")
+    rows = [
+        "image,label",
+        "a.jpg,red",
+        "b.jpg,blue",
+        f"c.jpg,red{joint}blue",
+        "d.jpg,traffic light",
+    ]
+    make.text("l.csv", "\n".join(rows))
+    message = (
+        f"label 'red{joint}blue' is a class of its own, and joins others by {joint!r}; no cell "
+        "holds a ';'"
+    )
+    assert said(CSVReader(make.root)) == [("separator-doubtful", "", message)]
+    assert said(CSVReader(make.root, label_separator=joint)) == []
+    assert said(CSVReader(make.root, label_separator=None)) == []
+    make.text("l.csv", "\n".join([*rows, "a.jpg,red;blue"]))
+    assert "separator-doubtful" not in [code for code, *_ in said(CSVReader(make.root))]
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -135,6 +135,26 @@ def test_one_image_cannot_be_split(dataset, box) -> None:
         run_gate(dataset, "detection", progress=False)
 
 
+@pytest.mark.parametrize("on_bad", ["error", "drop"])
+def test_what_is_wrong_is_said_where_it_leaves_too_few_images(dataset, box, on_bad: str) -> None:
+    dataset.add("a.png", boxes=[box])
+    dataset.add("b.png", boxes=[box])
+    (dataset.root / "b.png").unlink()
+    report = run_gate(dataset, "detection", progress=False, strict=False, on_bad=on_bad)
+    (lost, split_error) = report.errors
+    assert lost.file == "b.png"
+    assert split_error.code == "val-not-drawn"
+    assert split_error.message == (
+        "1 different image cannot be split into train and val; add images, or a val split "
+        "(1 of 2 images left out)"
+    )
+    assert split_error in report.stopping
+    with pytest.raises(DataError) as caught:
+        run_gate(dataset, "detection", progress=False, on_bad=on_bad)
+    assert "cannot be split" in str(caught.value)
+    assert ("b.png" in str(caught.value)) == (on_bad == "error")
+
+
 def test_two_images_can(dataset, box) -> None:
     dataset.add("a.png", boxes=[box])
     dataset.add("b.png", boxes=[box])
