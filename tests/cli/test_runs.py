@@ -132,7 +132,7 @@ def test_eval_hands_over_the_checkpoint_and_nothing_else(cli: Cli, finished_run:
         "run_dir": None,
         "trust": [],
         "seed": None,
-        "overrides": {"data": None, "set": {}},
+        "overrides": {"data": None, "proposals": None, "set": {}},
     }
     path = finished_run / "checkpoints" / "best.ckpt"
     done = cli("ckpt=runs/a/checkpoints/best.ckpt split=test run_dir=e eval seed=3")
@@ -149,6 +149,7 @@ def test_eval_takes_keys_of_data_and_trainer(cli: Cli, finished_run: Path) -> No
     assert done.code == 0, done.err
     assert done.config["overrides"] == {
         "data": None,
+        "proposals": None,
         "set": {
             "data.batch_size": 2,
             "data.on_bad": "drop",

@@ -23,6 +23,7 @@ from cvtrain.types import ImageInfo, Target
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 NUM_CLASSES = 3
+EPOCHS = 20
 COLOURS = torch.tensor([[230, 30, 30], [30, 220, 40], [40, 60, 240]], dtype=torch.uint8)
 
 
@@ -129,8 +130,9 @@ def learn_photographs(build_model: Callable[..., Any]) -> Callable[..., float]:
     """Train the shipped configuration of a detector on 16 photographs; the mAP50 it reaches there.
 
     From scratch, AdamW without augmentation, until 0.95 or for ``steps`` steps of ``batch`` images,
-    tried after every 30. ``propose`` gives a model that is told where to look its boxes: an image
-    ``(H, W, 3)`` uint8 -> ``(P, 4)``.
+    tried after every 30; the steps make ``EPOCHS`` epochs, for models of several phases.
+    ``propose`` gives a model that is told where to look its boxes: an image ``(H, W, 3)`` uint8
+    -> ``(P, 4)``.
     """
 
     def learn(
@@ -140,6 +142,7 @@ def learn_photographs(build_model: Callable[..., Any]) -> Callable[..., float]:
         steps: int = 300,
         lr: float = 2e-3,
         batch: int = 16,
+        one_cycle: bool = False,
         propose: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> float:
         table = VOCReader(root=str(root)).read("train").table
@@ -147,6 +150,9 @@ def learn_photographs(build_model: Callable[..., Any]) -> Callable[..., float]:
         base = ("task=detection", "data=shapes", f"data.image_size={size}")
         model = build_model(*base, *words, num_classes=len(table.classes)).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+        if one_cycle:
+            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps, pct_start=0.1)
         metrics = metrics_for("detection", table.classes)
         infos = [ImageInfo(i, f"{i}", f"{i}", size, size) for i in range(len(images))]
         boxes = None
@@ -155,6 +161,7 @@ def learn_photographs(build_model: Callable[..., Any]) -> Callable[..., float]:
             boxes = [torch.from_numpy(propose(image)).float() for image in pixels]
         value = 0.0
         for step in range(1, steps + 1):
+            model.begin_epoch((step - 1) * EPOCHS // steps, EPOCHS)
             part = [(step * batch + i) % len(images) for i in range(batch)]
             given = None if boxes is None else [boxes[i] for i in part]
             loss = total_loss(model.loss(images[part], [targets[i] for i in part], given))
@@ -162,7 +169,8 @@ def learn_photographs(build_model: Callable[..., Any]) -> Callable[..., float]:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
             optimizer.step()
-            if step % 30 == 0:
+            schedule.step()
+            if step % 30 == 0 or step == steps:
                 metrics.reset()
                 metrics.update(model.predict(images, boxes), targets, infos)
                 value = metrics.compute()["mAP50"]

@@ -180,7 +180,7 @@ def test_every_entry_is_in_one_stage(name: str, output: Any, compose_config: Any
         backbone = build(name, compose_config)
     backbone.use(output)
     stages = backbone.stages()
-    assert len(stages) > 2
+    assert len(stages) >= max(2, len(backbone.strides))
     assert all(stages)
     assert sorted(n for stage in stages for n in stage) == sorted(backbone.state_dict())
     shapes = {n: t.ndim for n, t in backbone.state_dict().items()}
