@@ -18,6 +18,7 @@ from rich.progress import (
 from cvtrain.callbacks.console import console
 from cvtrain.callbacks.history import memory_gib
 from cvtrain.errors import UsageError
+from cvtrain.interrupt import hold
 from cvtrain.tasks.base import Task
 from cvtrain.tasks.distributed import world_size
 from cvtrain.types import Batch
@@ -61,18 +62,21 @@ class ProgressBar(pl.Callback):
         )
         size = int(total) if total != float("inf") else None
         self._row = self._bar.add_task(label, total=size, said="")
-        self._bar.start()
+        with hold():  # rich cannot stop what has half started
+            self._bar.start()
         self._started = self._drawn = time.perf_counter()
         self._images = 0
 
     def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        with hold():
+            if self._bar is not None:
+                self._bar.stop()
+                self._bar = None
 
     def _step(self, said: str, completed: int) -> None:
         assert self._bar is not None
-        self._bar.update(self._row, completed=completed, said=said, refresh=True)
+        with hold():
+            self._bar.update(self._row, completed=completed, said=said, refresh=True)
         self._drawn = time.perf_counter()
 
     def _due(self) -> bool:

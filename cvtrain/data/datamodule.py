@@ -19,8 +19,9 @@ from cvtrain.data.cache import RamCache
 from cvtrain.data.collate import Sample, collate
 from cvtrain.data.dataset import VisionDataset, input_size
 from cvtrain.data.joint import Joint, join_labelled
+from cvtrain.data.loader import Loader
 from cvtrain.data.pixels import mask_pixels, spread
-from cvtrain.data.process import prepare_process
+from cvtrain.data.process import start_worker
 from cvtrain.data.proposed import BoxSource
 from cvtrain.data.sampler import EpochSampler
 from cvtrain.data.segments import semantic_table
@@ -267,7 +268,7 @@ class DataModule(pl.LightningDataModule):
         lone = train and self.batch_size > 1 and len(sampler) % self.batch_size == 1
         workers = default_workers(local) if self.workers is None else self.workers
         workers = min(workers, -(-len(sampler) // self.batch_size))
-        return DataLoader(
+        return Loader(
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
@@ -276,7 +277,7 @@ class DataModule(pl.LightningDataModule):
             collate_fn=collate,
             pin_memory=self._on_cuda(),
             persistent_workers=workers > 0,
-            worker_init_fn=prepare_process,
+            worker_init_fn=start_worker,
             multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
             generator=torch.Generator().manual_seed(self.seed),  # the workers' seeds draw from it
         )

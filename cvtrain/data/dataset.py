@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from cvtrain.augment.geometry import fit, map_boxes, map_points, pad_value, placement, put
 from cvtrain.augment.policy import Augmentation
@@ -25,7 +25,8 @@ from cvtrain.data.cache import RamCache
 from cvtrain.data.collate import LoaderBatch, Sample, collate
 from cvtrain.data.decode import decode, decode_bytes, header_pixels
 from cvtrain.data.formats.files import FORMATS, IMAGE_SUFFIXES, MAX_PIXELS
-from cvtrain.data.process import prepare_process
+from cvtrain.data.loader import Loader
+from cvtrain.data.process import prepare_process, start_worker
 from cvtrain.data.proposed import BoxFinder, BoxSource, around, corners
 from cvtrain.data.segments import semantic_mask, to_masks
 from cvtrain.data.table import CROWD, DIFFICULT, Table
@@ -433,12 +434,12 @@ class ImageFolder(Dataset["Sample | Unreadable"]):
 
         One that has no readable file at all is not yielded.
         """
-        loader: DataLoader[Any] = DataLoader(
+        loader: Loader[Any] = Loader(
             self,
             batch_size=batch_size,
             num_workers=num_workers,
             collate_fn=_collate_readable,
-            worker_init_fn=prepare_process,
+            worker_init_fn=start_worker,
         )
         for batch, unreadable in loader:
             self.unreadable.extend(unreadable)

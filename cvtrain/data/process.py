@@ -1,18 +1,31 @@
-"""What every process that loads images sets first: OpenCV's threads and log, and the allocator."""
+"""What every process that loads images sets first: OpenCV, the allocator, and signals."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import multiprocessing
+import os
+import signal
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
 
 import cv2
+
+from cvtrain.interrupt import SIGNALS, hold
 
 _KEEP = 256 << 20  # bytes
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
+_WATCH_SECONDS = 1.0
+"""How often a worker looks whether its parent still lives."""
 
-def prepare_process(_: int = 0) -> None:
+
+def prepare_process() -> None:
     """OpenCV without threads of its own, silent, and memory that is used again.
 
     OpenCV's thread pool does not survive a fork and fights the loader's workers. Its log goes to
@@ -22,8 +35,6 @@ def prepare_process(_: int = 0) -> None:
     them anew for the next: page faults, which cost more than resizing the image (0.6 instead of
     2.5 ms for 640 x 640 x 3). It is told to keep up to 256 MiB. Training on a CPU gains too: a
     small convolutional network took 30 % less time a step.
-
-    A ``worker_init_fn``: the argument, the worker's number, is not used.
     """
     cv2.setNumThreads(0)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -40,3 +51,68 @@ def _keep_freed_memory() -> bool:
         return False
     kept = libc.mallopt(_M_TRIM_THRESHOLD, _KEEP)
     return bool(kept and libc.mallopt(_M_MMAP_THRESHOLD, _KEEP))
+
+
+@contextmanager
+def starting_workers() -> Iterator[None]:
+    """Inside, worker processes are started: signals neither reach them nor break it off.
+
+    They inherit the blocked signals, so that none of them is open to one before ``start_worker``.
+    """
+    with hold():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def start_worker(_: int = 0) -> None:
+    """What a worker process does first.
+
+    A ``worker_init_fn``: the argument, the worker's number, is not used.
+    """
+    leave_signals_to_parent()
+    sys.excepthook = _say_unless_unheard
+    prepare_process()
+
+
+def _say_unless_unheard(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """No traceback of the thread that hands over memory when the main process has stopped taking.
+
+    Errors of a data set do not come here: the loader carries them to the main process.
+    """
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
+
+
+def leave_signals_to_parent() -> None:
+    """From here on this process ends by itself only with its parent, or when that one says so.
+
+    Ctrl-C and a batch system's SIGTERM go to all processes of a job; the main one answers, and
+    ends its workers. SIGTERM from the parent ends this process at once and without a complaint.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = os.getppid()
+    started_by = multiprocessing.parent_process()  # not the parent, where a fork server forks
+    heeded = {parent} if started_by is None else {parent, started_by.pid}
+    if hasattr(signal, "sigtimedwait"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # in later threads too
+    else:  # macOS does not say who sends it
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+    threading.Thread(target=_end_with, args=(parent, heeded), daemon=True).start()
+
+
+def _end_with(parent: int, heeded: set[int | None]) -> None:
+    """End this process when ``parent`` has gone, or one of ``heeded`` sends SIGTERM."""
+    while os.getppid() == parent:
+        if not hasattr(signal, "sigtimedwait"):
+            time.sleep(_WATCH_SECONDS)
+            continue
+        came = signal.sigtimedwait([signal.SIGTERM], _WATCH_SECONDS)
+        if came is not None and came.si_pid in heeded:
+            break
+    os._exit(0)

@@ -12,13 +12,13 @@ from cvtrain.engine.build import build_callbacks, build_task
 from cvtrain.engine.checkpoint import LoadedRun, load_model
 from cvtrain.engine.data import load_data
 from cvtrain.engine.device import choose_device
-from cvtrain.engine.failures import Interrupted
 from cvtrain.engine.launch import launch, started_elsewhere
 from cvtrain.engine.rundir import RunDir, new_run_dir, stored_config
 from cvtrain.engine.scoring import score, write_scores
 from cvtrain.engine.session import session
 from cvtrain.engine.world import join_world
 from cvtrain.errors import DataError, UsageError
+from cvtrain.interrupt import exit_code
 from cvtrain.report.results import write_json_atomic
 from cvtrain.tasks.distributed import broadcast, rank
 
@@ -66,9 +66,12 @@ def evaluate(config: dict[str, Any]) -> int:
         try:
             run = RunDir(broadcast(str(_run_dir(config, run_config).path)))
             _evaluate(loaded, run_config, config, device, environment, run, log)
-        except Interrupted as signal:
+        except BaseException as error:
+            code = exit_code(error)
+            if code is None:
+                raise
             LOG.info("stopped; the evaluation was not finished")
-            return signal.code
+            return code
     return 0
 
 

@@ -20,14 +20,6 @@ _LOST = re.compile(
 )
 
 
-class Interrupted(BaseException):
-    """SIGTERM or Ctrl-C; ``code`` is the exit code (143 or 130)."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self.code = 128 + signum
-
-
 def translate(error: BaseException, config: Mapping[str, Any]) -> CvtrainError | None:
     """The user's version of an error, or None where it is not a known kind (a bug).
 
@@ -59,7 +51,7 @@ def lost_contact(error: BaseException) -> bool:
 
 def _runtime(message: str, config: Mapping[str, Any]) -> CvtrainError | None:
     data = config.get("data") or {}
-    if "DataLoader worker" in message and "killed by signal" in message:
+    if "DataLoader worker" in message and re.search("killed by signal|exited unexp", message):
         workers = data.get("num_workers")
         return RunError(
             "a data loader process was killed, probably for lack of memory: lower "

@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader
 import cvtrain
 from cvtrain.callbacks.console import LOG, console
 from cvtrain.data.collate import collate
-from cvtrain.data.process import prepare_process
+from cvtrain.data.loader import Loader
+from cvtrain.data.process import start_worker
 from cvtrain.data.views import Views
 from cvtrain.engine.rundir import shown
 from cvtrain.errors import RunError, UsageError
@@ -30,7 +31,7 @@ from cvtrain.transfer.features import Features, on_features
 from cvtrain.transfer.store import Key, Store
 from cvtrain.types import Batch
 
-Loader = DataLoader[Any]
+Batches = DataLoader[Any]
 T = TypeVar("T")
 
 
@@ -40,8 +41,8 @@ def wanted(config: Mapping[str, Any]) -> bool:
 
 
 def feature_loaders(
-    config: Mapping[str, Any], task: Task, trainer: pl.Trainer, train: Loader, val: Loader
-) -> tuple[Loader, Loader]:
+    config: Mapping[str, Any], task: Task, trainer: pl.Trainer, train: Batches, val: Batches
+) -> tuple[Batches, Batches]:
     """The same batches in the same order, with features in place of images.
 
     Features that no run has computed yet are computed by rank 0, with the model as it is; the other
@@ -72,7 +73,7 @@ def feature_loaders(
     return made[0], made[1]
 
 
-def fit_head(model: Model, loader: Loader) -> bool:
+def fit_head(model: Model, loader: Batches) -> bool:
     """Fit a head that is fitted on all training features at once.
 
     Returns:
@@ -96,7 +97,7 @@ def fit_head(model: Model, loader: Loader) -> bool:
     return True
 
 
-def _read(store: Store, task: Task, trainer: pl.Trainer, loader: Loader, name: str) -> np.ndarray:
+def _read(store: Store, task: Task, trainer: pl.Trainer, loader: Batches, name: str) -> np.ndarray:
     """Features float32 ``(N, F)``, on every process."""
     there = store.read() is not None
     if rank() == 0 and not there:
@@ -113,7 +114,7 @@ def _read(store: Store, task: Task, trainer: pl.Trainer, loader: Loader, name: s
     return features
 
 
-def _compute(store: Store, task: Task, trainer: pl.Trainer, loader: Loader, name: str) -> None:
+def _compute(store: Store, task: Task, trainer: pl.Trainer, loader: Batches, name: str) -> None:
     started = time.perf_counter()
     store.write(_batches(task, trainer, loader, name))
     seconds = time.perf_counter() - started
@@ -129,7 +130,7 @@ def _counted(samples: Any, name: str) -> str:
     return f"{images} x {samples.count} views" if isinstance(samples, Views) else images
 
 
-def _batches(task: Task, trainer: pl.Trainer, loader: Loader, name: str) -> Iterator[np.ndarray]:
+def _batches(task: Task, trainer: pl.Trainer, loader: Batches, name: str) -> Iterator[np.ndarray]:
     """Features float32 ``(B, F)`` of every sample, in the data set's own order."""
     images, model = in_order(loader, loader.dataset), cast(Any, task.model)
 
@@ -140,15 +141,15 @@ def _batches(task: Task, trainer: pl.Trainer, loader: Loader, name: str) -> Iter
         yield found.float().cpu().numpy()
 
 
-def in_order(loader: Loader, samples: Any) -> Loader:
+def in_order(loader: Batches, samples: Any) -> Batches:
     """Batches of all samples in the data set's own order, made as ``loader`` makes its own."""
-    return DataLoader(
+    return Loader(
         samples,
         batch_size=loader.batch_size,
         num_workers=loader.num_workers,
         collate_fn=collate,
         pin_memory=loader.pin_memory,
-        worker_init_fn=prepare_process,
+        worker_init_fn=start_worker,
         multiprocessing_context=loader.multiprocessing_context,
         generator=torch.Generator(),  # nothing is drawn from the run's own
     )
@@ -157,7 +158,7 @@ def in_order(loader: Loader, samples: Any) -> Loader:
 def one_pass(
     task: Task,
     trainer: pl.Trainer,
-    loader: Loader,
+    loader: Batches,
     title: str,
     function: Callable[[Batch], T],
 ) -> Iterator[T]:

@@ -10,7 +10,6 @@ import contextlib
 import copy
 import multiprocessing
 import resource
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cvtrain.data.collate import collate
 from cvtrain.data.datamodule import build_datamodule
+from cvtrain.data.process import leave_signals_to_parent, starting_workers
 from cvtrain.engine.checkpoint import load_model
 from cvtrain.engine.device import Device, choose_device
 from cvtrain.engine.evaluate import set_key
@@ -111,8 +111,9 @@ def measure_all(jobs: Sequence[Job]) -> Iterator[Cost | CvtrainError]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     for job in jobs:
-        pool = ProcessPoolExecutor(1, context, initializer=_start)
-        future = pool.submit(measure, job)
+        pool = ProcessPoolExecutor(1, context, initializer=leave_signals_to_parent)
+        with starting_workers():
+            future = pool.submit(measure, job)
         try:
             yield future.result()
         except CvtrainError as error:
@@ -125,12 +126,6 @@ def measure_all(jobs: Sequence[Job]) -> Iterator[Cost | CvtrainError]:
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start() -> None:
-    """Ctrl-C is the main process's to hear; it ends this one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def measure(job: Job) -> Cost:

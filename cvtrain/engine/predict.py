@@ -22,12 +22,12 @@ from cvtrain.engine.build import build_task
 from cvtrain.engine.checkpoint import load_model
 from cvtrain.engine.device import Device, choose_device
 from cvtrain.engine.evaluate import run_settings
-from cvtrain.engine.failures import Interrupted
 from cvtrain.engine.logs import log_quietly
 from cvtrain.engine.rundir import RunDir, new_run_dir, shown, stored_config
 from cvtrain.engine.session import session
 from cvtrain.errors import DataError
 from cvtrain.instantiate import instantiate
+from cvtrain.interrupt import exit_code
 from cvtrain.metrics.semantic_segmentation import (
     SemanticSegmentationMetrics,
     mask_file,
@@ -78,9 +78,12 @@ def predict(config: dict[str, Any]) -> int:
             log.open(run.log)
             LOG.info(f"{loaded.path} (epoch {loaded.epoch + 1}), on {device}")
             _Predicting(task, images, settings, device, run, config["score_threshold"]).go()
-        except Interrupted as signal:
+        except BaseException as error:
+            code = exit_code(error)
+            if code is None:
+                raise
             LOG.info("stopped; not all images were predicted")
-            return signal.code
+            return code
     return 0
 
 

@@ -20,7 +20,7 @@ import torch
 import cvtrain
 from cvtrain.callbacks.console import LOG
 from cvtrain.engine.checkpoint import MODEL_PREFIX, AtomicCheckpointIO
-from cvtrain.engine.features import Loader, in_order, one_pass
+from cvtrain.engine.features import Batches, in_order, one_pass
 from cvtrain.engine.rundir import RunDir, shown
 from cvtrain.errors import RunError
 from cvtrain.models.staged import Stage, Staged
@@ -55,7 +55,7 @@ class Stages:
         task: Task,
         trainer: pl.Trainer,
         run: RunDir,
-        loader: Loader,
+        loader: Batches,
         samples: Any,
     ) -> None:
         self.config, self.task, self.trainer = config, task, trainer

@@ -31,7 +31,6 @@ from cvtrain.engine.checkpoint import (
 )
 from cvtrain.engine.data import load_data, loaders
 from cvtrain.engine.device import Device, choose_device
-from cvtrain.engine.failures import Interrupted
 from cvtrain.engine.features import feature_loaders, fit_head, wanted
 from cvtrain.engine.imbalance import weigh_classes
 from cvtrain.engine.launch import launch, started_elsewhere
@@ -44,6 +43,7 @@ from cvtrain.engine.stages import Stages, has_stages, with_stages
 from cvtrain.engine.trainer import Reseed, build_trainer, seed_all
 from cvtrain.engine.world import join_world
 from cvtrain.errors import CheckpointError
+from cvtrain.interrupt import exit_code
 from cvtrain.models.base import Model
 from cvtrain.report.results import write_json_atomic
 from cvtrain.tasks.coverage import Coverage
@@ -79,9 +79,12 @@ def train(config: dict[str, Any]) -> int:
             training.prepare(log)
             training.fit()
             training.finish()
-        except Interrupted as signal:
+        except BaseException as error:
+            code = exit_code(error)
+            if code is None:
+                raise
             training.say_how_to_go_on()
-            return signal.code
+            return code
         finally:
             training.close()
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from cvtrain.data.decode import decode_bytes
-from cvtrain.data.process import prepare_process
+from cvtrain.data.process import start_worker, starting_workers
 from cvtrain.data.table import Table
 from cvtrain.errors import DataError, RunError, UsageError
 from cvtrain.proposals.cache import Cache, content_key
@@ -246,11 +245,8 @@ _JOB: _Job | None = None
 
 
 def _start(job: _Job) -> None:
-    """Ctrl-C is the main process's to hear; it ends the workers."""
     global _JOB
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    prepare_process()
+    start_worker()
     _JOB = job
 
 
@@ -273,7 +269,8 @@ def _run(
     futures: dict[Future[_Done], int] = {}
     try:
         for n, item in enumerate(items):
-            futures[pool.submit(_make_here, *item)] = n
+            with starting_workers():
+                futures[pool.submit(_make_here, *item)] = n
         for future in as_completed(futures):
             yield futures[future], future.result()
             tick()

@@ -6,8 +6,9 @@ import signal
 import pytest
 import torch
 
-from cvtrain.engine.failures import Interrupted, lost_contact, translate
+from cvtrain.engine.failures import lost_contact, translate
 from cvtrain.errors import DataError, RunError
+from cvtrain.interrupt import Interrupted
 
 CONFIG = {
     "data": {"batch_size": 16, "image_size": [64, 96], "num_workers": None},
@@ -40,6 +41,8 @@ WORKER = (
         (RuntimeError(DETERMINISTIC),
          ["adaptive_max_pool2d_backward_cuda", "trainer.deterministic"]),
         (RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed."),
+         ["data.num_workers (now one a core)"]),
+        (RuntimeError("DataLoader worker (pid(s) 12, 13) exited unexpectedly"),
          ["data.num_workers (now one a core)"]),
         (RuntimeError("Expected to have finished reduction in the prior iteration before ..."),
          ["trainer.strategy=ddp_find_unused_parameters_true"]),

@@ -17,9 +17,9 @@ import yaml
 from cvtrain.engine import stages as stages_module
 from cvtrain.engine.checkpoint import load_checkpoint, load_model
 from cvtrain.engine.evaluate import evaluate
-from cvtrain.engine.failures import Interrupted
 from cvtrain.engine.train import train
 from cvtrain.errors import RunError
+from cvtrain.interrupt import Interrupted
 from cvtrain.models.detection.rcnn_stages import BoxRegressors, SVMs
 
 from .conftest import TINY

@@ -15,20 +15,21 @@ PACKAGE = ROOT / "cvtrain"
 # folder or module of cvtrain -> what it may import of cvtrain; itself is always allowed.
 MAY_IMPORT = {
     "errors": set(),
+    "interrupt": set(),
     "types": set(),
     "instantiate": {"errors"},
     "layers": {"types", "errors"},
     "losses": {"types", "errors", "layers"},
     "models": {"types", "errors", "layers", "losses"},
     "augment": {"types", "errors", "instantiate"},
-    "data": {"types", "errors", "augment", "instantiate"},
+    "data": {"types", "errors", "augment", "instantiate", "interrupt"},
     "proposals": {"errors", "data"},
     "metrics": {"types", "errors", "data"},
     "optim": {"errors"},
     "transfer": {"types", "errors", "models", "data"},
     "tasks": {"types", "errors", "models", "metrics", "optim", "data", "transfer"},
     "report": {"types", "errors", "metrics", "data"},
-    "callbacks": {"types", "errors", "report", "data", "metrics", "tasks", "optim"},
+    "callbacks": {"types", "errors", "report", "data", "metrics", "tasks", "optim"} | {"interrupt"},
     "export": {"__version__", "errors", "models", "engine", "report", "callbacks"},
 }
 HEAVY = {"torch", "torchvision", "pytorch_lightning", "albumentations", "timm", "torchmetrics"}
