@@ -62,6 +62,7 @@ SMALLER = {
 }
 """What makes a model small enough for many short tests, where its defaults do not."""
 LEARNABLE = {
+    "fcn": ["model.learn_last=true"],
     # The one map has 4 x 4 places here, and of windows everywhere most are far from all objects.
     "fast_rcnn": ["model.neck=fpn", "model.background_iou=0"],
 }
