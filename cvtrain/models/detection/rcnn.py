@@ -21,7 +21,8 @@ With AlexNet and VGG-16 the features are fc7's 4096 numbers, and the last map is
 to 6 x 6 where it is larger than 7 x 7. SVMs see fc7's, as in the paper; of small networks, whose
 pooled features are few, the map (``svm_features``; the paper's ablation has pool5 too). On the
 map of ``darknet_tiny`` (512 numbers) they raised the mAP50 of a network on 200 scenes of ``shapes``
-from the softmax's 0.27 to 0.44, on its 32 pooled features to 0.33.
+from the softmax's 0.27 to 0.44, on its 32 pooled features to 0.33; of 16 photographs learnt
+by heart (softmax 0.95) pooled features make 0.99, the map 0.81.
 
 Deviations:
 - Boxes are cut out of the image as it comes from the loader: letterboxed at ``data.image_size`` and
