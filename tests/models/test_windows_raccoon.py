@@ -15,7 +15,7 @@ SIZE = 128
     ("words", "lr", "steps"),
     [
         (["model=sliding_window"], 2e-3, 40),
-        (["model=rfcn", "model.channels=256"], 1e-3, 80),
+        (["model=rfcn", "model.channels=256"], 1e-3, 120),
         (["model=light_head_rcnn"], 1e-3, 60),
         (
             [
