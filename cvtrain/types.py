@@ -8,7 +8,7 @@ Conventions, stated once
   covers the whole image is ``[0, 0, W, H]``.
 - Labels: int64 in ``0..K-1``; ``K = num_classes`` never counts a background class.
 - Semantic masks: int64 ``(H, W)``, ``IGNORE_INDEX`` (255) is void for losses and metrics alike.
-- Instance masks: bool ``(N, H, W)``.
+- Instance masks: bool ``(N, H, W)`` in network pixels, COCO RLE in original pixels.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from torch import Tensor
 
 IGNORE_INDEX = 255
 """The value of void pixels in semantic masks."""
+
+RLE = dict[str, Any]
+"""A mask in compressed COCO RLE: ``{"size": [H, W], "counts": str}``, plain values throughout."""
 
 _STRIPE = 1 << 23
 """Numbers of a stripe of logits that is resized at once: 32 MiB."""
@@ -71,7 +74,8 @@ class Target(_TensorFields):
         probs: float32 ``(K,)``, what a classifier's loss aims at where one label does not say it:
             shares of the classes in a mixed image, or 1 for each of several labels.
         mask: int64 ``(H, W)``, semantic classes.
-        masks: bool ``(N, H, W)``, one a box.
+        masks: bool ``(N, H, W)``, one a box: in network pixels, for the loss.
+        rles: N masks in compressed COCO RLE, one a box: in original pixels, for the metric.
     """
 
     boxes: Tensor | None = None
@@ -82,6 +86,7 @@ class Target(_TensorFields):
     probs: Tensor | None = None
     mask: Tensor | None = None
     masks: Tensor | None = None
+    rles: list[RLE] | None = None
 
 
 @dataclass
@@ -98,7 +103,10 @@ class Prediction(_TensorFields):
         mask: int64 ``(H, W)``, the semantic class of each pixel.
         logits: float32 ``(K, H, W)``, what ``mask`` is the largest of: of an image in network
             pixels, so that it is these that are resized to the original's.
-        masks: bool ``(N, H, W)``, one a box.
+        mask_probs: float32 ``(N, m, m)`` in 0..1, one a box, for its class: how probably the object
+            is at each place of an m x m grid laid over the box's area, whatever its shape.
+        rles: N masks in compressed COCO RLE, one a box, of the original's size: what the task makes
+            of ``mask_probs``, since N dense masks of a large image would not fit into memory.
     """
 
     boxes: Tensor | None = None
@@ -107,7 +115,8 @@ class Prediction(_TensorFields):
     probs: Tensor | None = None
     mask: Tensor | None = None
     logits: Tensor | None = None
-    masks: Tensor | None = None
+    mask_probs: Tensor | None = None
+    rles: list[RLE] | None = None
 
     def best(self) -> tuple[int, float]:
         """The class said first and its score: of the best box, else the most probable of ``probs``.
