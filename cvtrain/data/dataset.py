@@ -7,7 +7,6 @@ transform. So a sample is the same in any worker, on any rank and after any resu
 from __future__ import annotations
 
 import glob
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 
 from cvtrain.augment.geometry import fit, map_boxes, map_points, pad_value, placement, put
@@ -24,8 +22,9 @@ from cvtrain.augment.scene import Scene, box_areas
 from cvtrain.data.cache import RamCache
 from cvtrain.data.collate import LoaderBatch, Sample, collate
 from cvtrain.data.decode import decode, decode_bytes, header_pixels
-from cvtrain.data.formats.files import FORMATS, IMAGE_SUFFIXES, MAX_PIXELS
+from cvtrain.data.formats.files import IMAGE_SUFFIXES, MAX_PIXELS
 from cvtrain.data.loader import Loader
+from cvtrain.data.mask_file import ClassOfValue, decode_mask
 from cvtrain.data.process import prepare_process, start_worker
 from cvtrain.data.proposed import BoxFinder, BoxSource, around, corners
 from cvtrain.data.segments import semantic_mask, to_masks
@@ -90,7 +89,7 @@ class VisionDataset(Dataset[Sample]):
         self.channels, self.seed = channels, seed
         self.augmentation = augmentation
         self.cache: RamCache | None = None
-        self._mask_values = _mask_values(table)
+        self._class_of_value = _class_of_value(table)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -165,7 +164,8 @@ class VisionDataset(Dataset[Sample]):
         """uint8 ``(H, W)`` classes, void where the file holds no class."""
         if self.table.masks is None:
             return semantic_mask(self.table, row)
-        return self._mask_values[decode_mask(Path(self.table.root, self.table.masks[row]))]
+        path = Path(self.table.root, self.table.masks[row])
+        return self._class_of_value(decode_mask(path, self.table.mask_colours))
 
     def described(self, row: int) -> Sample:
         """``self[row]`` without its image, whose file is not opened; for tasks of whole images."""
@@ -301,39 +301,9 @@ class VisionDataset(Dataset[Sample]):
         return torch.tensor(int(self.table.image_labels[row]))
 
 
-def decode_mask(path: Path) -> np.ndarray:
-    """The values of a mask file, uint8 ``(H, W)``: palette indices where it has a palette.
-
-    Upright, as the image is. One-bit files give 0 and 255; values above 255 become 255 (void).
-    Of a colour file whose channels agree, one is taken.
-
-    Raises:
-        DataError: unreadable, or in colours that differ.
-    """
-    try:
-        with Image.open(io.BytesIO(path.read_bytes()), formats=FORMATS) as image:
-            array = np.asarray(ImageOps.exif_transpose(image))
-    except Exception as e:  # Pillow's plugins raise every kind of error on broken files
-        raise DataError(f"{path}: the mask cannot be read ({e}); run `cvtrain check`") from e
-    if array.ndim == 3:
-        colours = array[..., : 3 if array.shape[2] >= 3 else 1]
-        if (colours != colours[..., :1]).any():
-            raise DataError(f"{path}: a mask in colours; write class indices, one channel")
-        array = colours[..., 0]
-    if array.dtype == bool:  # one bit a pixel: black and white, as in any other gray file
-        return array.astype(np.uint8) * np.uint8(255)
-    if array.dtype != np.uint8:
-        array = np.clip(array, 0, 255).astype(np.uint8)
-    return array
-
-
-def _mask_values(table: Table) -> np.ndarray:
-    """uint8 ``(256,)``: the class of each value a mask file may hold, void for the others."""
-    classes = np.full(256, IGNORE_INDEX, np.uint8)
-    count = min(len(table.classes), IGNORE_INDEX)
-    values = np.arange(count) if table.mask_values is None else table.mask_values[:count]
-    classes[values] = np.arange(len(values), dtype=np.uint8)
-    return classes
+def _class_of_value(table: Table) -> ClassOfValue:
+    values = table.mask_values
+    return ClassOfValue(np.arange(len(table.classes)) if values is None else values)
 
 
 def _largest(scene: Scene) -> Scene:

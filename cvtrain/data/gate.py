@@ -315,7 +315,8 @@ def _open_files(
     total = sum(1 for _, names in jobs for name in names if name)
     with file_bar(total, progress) as tick:
         for masks, names in jobs:
-            probes = _probe_named(report, names, masks, channels, workers, tick)
+            colours = masks and any(s.table.mask_colours for s in states)
+            probes = _probe_named(report, names, masks, channels, workers, tick, colours)
             start = 0
             for state in states:
                 if masks and state.table.masks is None:
@@ -336,6 +337,7 @@ def _probe_named(
     channels: int,
     workers: int,
     tick: Callable[[int], None],
+    colours: bool,
 ) -> Probes:
     """Probes of N names; those that are "" count as missing."""
     rows = [i for i, name in enumerate(names) if name]
@@ -347,6 +349,7 @@ def _probe_named(
         workers=workers,
         tick=tick,
         warn=report.warnings.append,
+        colours=colours,
     )
     probes = Probes.blank(len(names))
     probes.records["status"] = 1  # missing

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cvtrain.data.gate_images import mask_values
-from cvtrain.data.gate_state import VOID, SplitState
+from cvtrain.data.gate_state import SplitState
 from cvtrain.data.table import CROWD, DIFFICULT, Classes
 from cvtrain.data.tags import tag_images
 from cvtrain.errors import DataError
@@ -164,7 +164,8 @@ def note_images_without_objects(state: SplitState) -> None:
     if state.masks is not None:
         for i in np.flatnonzero(state.images).tolist():
             values, _ = state.masks.values.get(i, (np.zeros(0, np.int64), None))
-            if len(values) and (values == VOID).all() and VOID not in mask_values(state):
+            classes = mask_values(state)
+            if len(values) and len(classes) and not np.isin(values, classes).any():
                 message = f"its mask {table.masks[i]!r} is void throughout"  # type: ignore[index]
                 state.image_problem(i, "image-without-annotation", message)
     elif table.tag_starts is not None:

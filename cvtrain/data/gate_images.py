@@ -9,6 +9,7 @@ import numpy as np
 
 from cvtrain.data import probe
 from cvtrain.data.formats.files import MAX_PIXELS
+from cvtrain.data.formats.palette import colour_name
 from cvtrain.data.gate_segments import turn_annotations
 from cvtrain.data.gate_state import VOID, SplitState
 from cvtrain.data.probe import STATUS, Probes
@@ -191,7 +192,10 @@ def _check_mask(state: SplitState, probes: Probes, i: int, name: str) -> None:
     if i not in probes.values:
         mode = bytes(record["mode"])
         said = _MODE_NAMES.get(mode, "floating point" if mode == b"F" else mode.decode())
-        message = f"{said}; a mask has one channel, the class index of each pixel"
+        if table.mask_colours:
+            message = f"{said}; its colours cannot be read, save it as 8-bit RGB"
+        else:
+            message = f"{said}; a mask has one channel, the class index of each pixel"
         state.image_problem(i, "mask-mode", message, file=name)
         return
     if files is not None and files.ok[i]:
@@ -205,26 +209,44 @@ def _check_mask(state: SplitState, probes: Probes, i: int, name: str) -> None:
     if not len(mask_values(state)):
         return  # without classes, which is an error of its own, no value is wrong
     values, counts = probes.values[i]
-    wrong = ~np.isin(values, mask_values(state)) & (values != VOID)
-    if wrong.any():
-        shown = ", ".join(
-            f"{v} ({n:,} pixels)" for v, n in list(zip(values[wrong], counts[wrong]))[:4]
-        )
-        more = f" and {wrong.sum() - 4} more values" if wrong.sum() > 4 else ""
-        allowed = mask_values(state)
-        classes = (
-            f"0..{len(table.classes) - 1}"
-            if table.mask_values is None
-            else ", ".join(str(v) for v in allowed)
-        )
-        message = f"value {shown}{more}; classes are {classes}, void is {VOID}"
-        state.image_problem(i, "mask-value", message, file=name, repaired=state.fixing)
+    known = np.concatenate([mask_values(state), void_values(state)])
+    wrong = ~np.isin(values, known)
+    if not wrong.any():
+        return
+    colours = table.mask_colours
+    most = np.argsort(-counts[wrong], kind="stable")[:4]
+    shown = ", ".join(
+        f"{colour_name(int(values[wrong][k])) if colours else values[wrong][k]} "
+        f"({counts[wrong][k]:,} pixels)"
+        for k in most
+    )
+    more = f" and {wrong.sum() - 4:,} more" if wrong.sum() > 4 else ""
+    if colours:
+        message = f"colour {shown}{more}; not among the {len(known)} of the palette"
+        state.image_problem(i, "mask-colour", message, file=name, repaired=state.fixing)
+        return
+    indices = table.mask_values is None
+    classes = f"0..{len(table.classes) - 1}" if indices else _few(mask_values(state))
+    message = f"value {shown}{more}; classes are {classes}, void is {_few(void_values(state))}"
+    state.image_problem(i, "mask-value", message, file=name, repaired=state.fixing)
+
+
+def _few(values: np.ndarray) -> str:
+    said = ", ".join(str(v) for v in values[:12])
+    return f"{said}, ... ({len(values)})" if len(values) > 12 else said
 
 
 def mask_values(state: SplitState) -> np.ndarray:
     """int64 ``(K,)``: the pixel value of each class."""
     given = state.table.mask_values
     return np.arange(len(state.table.classes)) if given is None else np.asarray(given)
+
+
+def void_values(state: SplitState) -> np.ndarray:
+    """int64 ``(V,)``: the pixel values that are void, 255 first where they are no colours."""
+    given = state.table.mask_void
+    more = np.zeros(0, np.int64) if given is None else np.asarray(given)
+    return more if state.table.mask_colours else np.union1d([VOID], more)
 
 
 def check_copies(states: Sequence[SplitState]) -> None:

@@ -12,14 +12,12 @@ from cvtrain.data.formats.base import CODES as READER_CODES
 from cvtrain.data.formats.base import Code
 from cvtrain.data.formats.base import problem as make_problem
 from cvtrain.data.formats.files import MAX_PIXELS
+from cvtrain.data.mask_file import VOID
 from cvtrain.data.probe import Probes
 from cvtrain.data.table import Problem, Table
 
 _NUMBERED = {"txt": "line", "xml": "object"}
 """What ``Table.lines`` counts, by the annotation file's extension; otherwise COCO's ids."""
-
-VOID = 255
-"""Pixel value of void in semantic masks; ``cvtrain.types.IGNORE_INDEX``, which needs torch."""
 
 _OUT = "on_bad=fix|drop leaves the image out"
 _BOX_OUT = "on_bad=fix|drop leaves the object out"
@@ -107,13 +105,23 @@ GATE_CODES: dict[str, Code] = {
     "mask-unreadable": Code("error", "image", f"save the mask anew as PNG; {_OUT}"),
     "mask-truncated": Code("error", "image", f"copy the mask again; {_OUT}"),
     "mask-bomb": Code("error", "image", f"cut image and mask into tiles; {_OUT}"),
-    "mask-mode": Code("error", "image", f"save class indices in a gray or palette PNG; {_OUT}"),
+    "mask-mode": Code(
+        "error",
+        "image",
+        f"set data.palette=FILE (NAME R G B a line), or save class indices as PNG; {_OUT}",
+    ),
     "mask-size": Code("error", "image", f"save the mask at the image's size; {_OUT}"),
     "mask-value": Code(
         "error",
         "image",
         f"use class indices and {VOID} for void; on_bad=fix takes these pixels for void, "
         "on_bad=drop leaves the image out",
+    ),
+    "mask-colour": Code(
+        "error",
+        "image",
+        "add it to the palette (as `void R G B`, if it is no class); on_bad=fix takes these "
+        "pixels for void, on_bad=drop leaves the image out",
     ),
     # The data set.
     "classes-differ": READER_CODES["classes-differ"],

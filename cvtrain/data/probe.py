@@ -28,6 +28,7 @@ import PIL
 from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 
 from cvtrain.data.formats.files import FORMATS, MAX_PIXELS
+from cvtrain.data.mask_file import mask_pixels
 from cvtrain.errors import DataError
 
 VERSION = f"2-{PIL.__version__}"
@@ -117,7 +118,13 @@ def extension_format(name: str) -> str:
 
 
 def probe_files(
-    paths: Sequence[str], *, masks: bool, channels: int, workers: int, tick: Any = None
+    paths: Sequence[str],
+    *,
+    masks: bool,
+    channels: int,
+    workers: int,
+    tick: Any = None,
+    colours: bool = False,
 ) -> Probes:
     """Decodes every file.
 
@@ -127,6 +134,7 @@ def probe_files(
         channels: of the images the loader will make (``data.channels``).
         workers: threads.
         tick: called with the number of files done, from this thread.
+        colours: of masks: their values are packed colours.
     """
     probes = Probes.blank(len(paths))
     size = max(1, min(32, len(paths) // (4 * workers)))
@@ -134,7 +142,8 @@ def probe_files(
         futures: dict[Future, range] = {}
         for start in range(0, len(paths), size):
             rows = range(start, min(start + size, len(paths)))
-            futures[pool.submit(_probe_chunk, [paths[i] for i in rows], masks, channels)] = rows
+            chunk = [paths[i] for i in rows]
+            futures[pool.submit(_probe_chunk, chunk, masks, channels, colours)] = rows
         try:
             for future in as_completed(futures):
                 rows = futures[future]
@@ -165,8 +174,8 @@ def _strict_pillow() -> Iterator[None]:
         ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
-def _probe_chunk(paths: list[str], masks: bool, channels: int) -> list[tuple]:
-    return [probe(path, mask=masks, channels=channels) for path in paths]
+def _probe_chunk(paths: list[str], masks: bool, channels: int, colours: bool) -> list[tuple]:
+    return [probe(path, mask=masks, channels=channels, colours=colours) for path in paths]
 
 
 class _BadFileError(Exception):
@@ -176,7 +185,7 @@ class _BadFileError(Exception):
 
 
 def probe(
-    path: str, *, mask: bool = False, channels: int = 3
+    path: str, *, mask: bool = False, channels: int = 3, colours: bool = False
 ) -> tuple[np.void, str, tuple[np.ndarray, np.ndarray] | None]:
     """Decodes one file: its record, why it is bad ("" where it is not), a mask's value counts."""
     record = np.zeros(1, RECORD)[0]
@@ -188,7 +197,7 @@ def probe(
         if info.st_size == 0:
             raise _BadFileError(EMPTY, "0 bytes")
         with open(path, "rb") as file:  # noqa: PTH123
-            values = _decode(file, record, mask, 1 if mask else channels)
+            values = _decode(file, record, mask, 1 if mask else channels, colours)
     except _BadFileError as bad:
         record["status"] = bad.status
         return record, bad.detail, None
@@ -202,7 +211,7 @@ def probe(
 
 
 def _decode(
-    file: BinaryIO, record: np.void, mask: bool, channels: int
+    file: BinaryIO, record: np.void, mask: bool, channels: int, colours: bool
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Fills ``record``; returns the value counts of a mask of one channel."""
     head = file.read(32)
@@ -241,7 +250,7 @@ def _decode(
             upright = ImageOps.exif_transpose(image)
         _sizes(record, upright.height, upright.width)
         record["digest"] = _digest(file, upright, int(record["bits"]))
-        values = _values(image) if mask else None
+        values = _values(image, colours) if mask else None
         try:
             frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         except Exception as error:  # a later frame is broken; the first, which is used, is not
@@ -291,25 +300,15 @@ def _digest(file: BinaryIO, image: Image.Image, bits: int) -> np.ndarray:
     return np.frombuffer(hashed.digest(), np.uint64)
 
 
-def _values(image: Image.Image) -> tuple[np.ndarray, np.ndarray] | None:
-    """Distinct values and their counts, as the loader sees them; None for colours and floats.
-
-    Of a palette file the indices, of a file in colours that are all grays one channel.
-    """
-    array = np.asarray(image)
-    if array.ndim == 3:
-        colours = array[..., : 3 if array.shape[2] >= 3 else 1]  # without alpha
-        if (colours != colours[..., :1]).any():
-            return None
-        array = colours[..., 0]  # (H, W, C) -> (H, W)
-    if array.dtype == bool:  # one bit a pixel is black and white
-        array = array.astype(np.uint8) * np.uint8(255)
+def _values(image: Image.Image, colours: bool) -> tuple[np.ndarray, np.ndarray] | None:
+    """Distinct values and their counts, as the loader sees them; None where there are none."""
+    array = mask_pixels(image, colours)
+    if array is None:
+        return None
     if array.dtype == np.uint8:
         counts = np.bincount(array.ravel(), minlength=256)
         values = np.flatnonzero(counts)
         return values, counts[values]
-    if array.dtype.kind not in "iu":
-        return None
     values, counts = np.unique(array, return_counts=True)
     return values[:_MAX_VALUES].astype(np.int64), counts[:_MAX_VALUES]
 

@@ -64,6 +64,7 @@ def cached_probe(
     workers: int,
     tick: Any = None,
     warn: Callable[[str], None],
+    colours: bool = False,
 ) -> Probes:
     """``probe_files`` for those files below ``root`` that changed since they were last looked at.
 
@@ -75,8 +76,9 @@ def cached_probe(
         workers: threads.
         tick: called with the number of files done.
         warn: told in one line where the cache cannot be used.
+        colours: of masks: their values are packed colours.
     """
-    path = _cache_path(root, masks, channels)
+    path = _cache_path(root, masks, channels, colours)
     old = _load(path, warn)
     keys, sizes, mtimes = _stat(root, files)
     rows = _find(old, keys, sizes, mtimes)
@@ -101,6 +103,7 @@ def cached_probe(
         channels=channels,
         workers=workers,
         tick=tick,
+        colours=colours,
     )
     probes.records[missing] = fresh.records
     probes.details.update({missing[i]: text for i, text in fresh.details.items()})
@@ -111,8 +114,8 @@ def cached_probe(
     return probes
 
 
-def _cache_path(root: str, masks: bool, channels: int) -> Path:
-    kind = "masks" if masks else f"images-{channels}"
+def _cache_path(root: str, masks: bool, channels: int, colours: bool) -> Path:
+    kind = ("colours" if colours else "masks") if masks else f"images-{channels}"
     name = hashlib.blake2b(os.fsencode(root), digest_size=12).hexdigest()
     return cache_folder() / f"{name}-{kind}-{VERSION}.npz"
 

@@ -90,12 +90,11 @@ def semantic_mask(table: Table, i: int) -> np.ndarray:
     rows = table.rows(i)
     if table.segments is None or rows.start == rows.stop:
         return mask
-    masks = to_masks(table.segments, rows, height, width)
-    order = np.argsort(-masks.sum(axis=(1, 2), dtype=np.int64), kind="stable")
-    for k in order:
-        row = rows.start + int(k)
+    rles = [to_rle(table.segments[i], height, width) for i in range(rows.start, rows.stop)]
+    for k in np.argsort(-coco.area(rles).astype(np.int64), kind="stable").tolist():
+        row = rows.start + k
         value = IGNORE_INDEX if table.flags[row] & CROWD else int(table.labels[row])
-        mask[masks[k].astype(bool)] = value
+        mask[coco.decode(rles[k]).astype(bool)] = value  # one at a time: there may be hundreds
     return mask
 
 

@@ -110,6 +110,9 @@ class Table:
         relative: boxes and segments are fractions of the image size; the gate makes them pixels.
         mask_values: int64 ``(K,)`` pixel value of each class in the masks, or None: value = class.
             (Binary masks of {0, 255}: ``[0, 255]``.)
+        mask_void: int64 ``(V,)`` pixel values that are void beside 255, or None: none.
+        mask_colours: the values of masks are their colours, ``R << 16 | G << 8 | B``; then 255 is
+            a colour like others.
         digests: uint64 ``(N, 2)`` of the upright pixels, of files that the gate opened; or None.
         generator: for data made on the fly (``shapes``): draws image i; None where files are read.
     """
@@ -134,6 +137,8 @@ class Table:
     annotation_files: Strings | None = None
     relative: bool = False
     mask_values: np.ndarray | None = None
+    mask_void: np.ndarray | None = None
+    mask_colours: bool = False
     digests: np.ndarray | None = None
     generator: object | None = None
 

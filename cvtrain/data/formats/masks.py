@@ -1,48 +1,37 @@
-"""Pairs of an image and a mask whose pixels are class indices; 255 is void."""
+"""Pairs of an image and a mask whose pixels are class indices, values or colours."""
 
 from __future__ import annotations
 
-import posixpath
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from cvtrain.data.formats.base import SPLITS, Reader, problem
+from cvtrain.data.formats.base import Reader, problem
 from cvtrain.data.formats.classes import check_names, given_names
-from cvtrain.data.formats.files import (
-    MalformedError,
-    below,
-    find_split_folder,
-    images_of,
-    inside,
-    is_image,
-    read_lines,
-    shorten,
-    stem,
-    storable,
-    unlisted_of,
-    walk,
-)
+from cvtrain.data.formats.files import MalformedError, read_lines, shorten, storable
 from cvtrain.data.formats.packing import Packer
+from cvtrain.data.formats.pairs import Pairs, describe, known_pairs, say_to
+from cvtrain.data.formats.palette import FOUND, Palette, read_palette
+from cvtrain.data.mask_file import VOID, mask_pixels
 from cvtrain.data.table import Classes, Problem, Split, Strings
 from cvtrain.errors import DataError
 
-VOID = 255
-"""The value of pixels that belong to no class."""
+_HIGHEST = 65535
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Folders of a split's images and masks, and the file that lists it (None: all)."""
+class _Pixels:
+    """Classes, the pixel value of each (None: its index), void values, whether they are colours."""
 
-    images: str
-    masks: str
-    list: str | None = None
+    classes: Classes
+    values: np.ndarray | None = None
+    void: np.ndarray | None = None
+    colours: bool = False
 
 
 class MasksReader(Reader):
@@ -50,270 +39,268 @@ class MasksReader(Reader):
 
     Args:
         root: folder of the data set, with ``images/train`` and ``masks/train`` (the same for val
-            and test), ``train/images`` and ``train/masks``, or ``images`` and ``masks`` alone,
-            which is one split, ``train``.
-        names: class names, value 0 first. None: the lines of classes.txt, else the values found in
-            the masks.
-        images: name of the folder of images.
+            and test; ``train2017`` is train), ``train/images`` and ``train/masks``, or ``images``
+            and ``masks`` alone, which is one split, ``train``.
+        names: class names, value 0 first, or names by pixel value. None: those of the palette or
+            the lines of classes.txt, else the values found in the masks.
+        images: name of the folder of images, ``.``: the root.
         masks: name of the folder of masks.
         lists: folder of ``train.txt``, ``val.txt``, each with one name without extension a line,
             where images of all splits lie in one folder (VOC: ``images=JPEGImages
             masks=SegmentationClass lists=ImageSets/Segmentation``). None: folders are the splits.
-        mask_suffix: what a mask's name has after that of its image (``_mask``).
-        mask_values: pixel value of each class. None: the class index; but where there are two
-            classes and all masks of all splits together hold exactly 0 and 255, those.
+        image_suffix: what an image's name has after what it shares with its mask
+            (``_leftImg8bit``).
+        mask_suffix: what a mask's name has after it (``_mask``). None: what all masks have.
+        mask_values: pixel value of each class, 0..65535. None: the class index; but where there are
+            two classes and all masks of all splits together hold exactly 0 and 255, those.
+        mask_void: pixel values that are void beside 255.
+        palette: file, below the root or anywhere, of each class's colour or pixel value, see
+            ``cvtrain.data.formats.palette``. None: one of ``palette.FOUND`` in the root, which is
+            only used where masks are in colours.
 
     Masks are only opened where their values are not known otherwise: with two classes until one
-    mask tells, without class names all of them.
+    mask tells, with a palette that nobody named until one has colours, without class names all.
     """
 
-    layout = "masks: images/{train,val}/* + masks/{train,val}/*.png (+ classes.txt)"
+    layout = "masks: images/{train,val}/* + masks/{train,val}/*.png (+ classes.txt or palette.txt)"
 
     def __init__(
         self,
         root: str | Path,
-        names: Sequence[str] | None = None,
+        names: Sequence[str] | Mapping[Any, str] | None = None,
         images: str = "images",
         masks: str = "masks",
         lists: str | None = None,
-        mask_suffix: str = "",
+        image_suffix: str = "",
+        mask_suffix: str | None = None,
         mask_values: Sequence[int] | None = None,
+        mask_void: Sequence[int] | None = None,
+        palette: str | None = None,
     ) -> None:
         super().__init__(root)
-        self._suffix = mask_suffix
-        self._values = None if mask_values is None else _values(mask_values)
-        self._places = _places(self.root, images, masks, lists)
-        if not self._places:
+        if isinstance(names, Mapping) and mask_values is None and _are_values(names):
+            mask_values, names = [int(key) for key in names], list(names.values())
+        self._values = None if mask_values is None else _values("mask_values", mask_values)
+        self._void = None if mask_void is None else _values("mask_void", mask_void)
+        self._pairs = Pairs(self.root, images, masks, lists, image_suffix, mask_suffix)
+        if not self._pairs.places:
             raise self._not_this(f"no folders {images!r} and {masks!r} found")
-        try:
-            self._names = given_names(names)
-        except MalformedError as error:
-            raise DataError(f"data.reader.names: {error.message}; name each class once") from error
-        self._fault: MalformedError | None = None
-        if self._names is None and (self.root / "classes.txt").is_file():
-            try:
-                lines = [storable(line) for _, line in read_lines(self.root / "classes.txt")]
-                check_names(lines)
-                self._names = Classes.from_names(lines)
-            except MalformedError as error:
-                self._fault = error
+        self._fault: tuple[str, MalformedError] | None = None
+        self._palette: Palette | None = None
+        if palette is not None:
+            self._read_palette(palette, names)
+        self._names = self._given(names)
         given, known = self._values, self._names
         if given is not None and known is not None and len(given) != len(known):
             raise DataError(
                 f"data.reader.mask_values has {len(given)} values for {len(known)} classes; "
                 "give one for each"
             )
-        self._files: dict[str, list[str]] = {}
-        self._table: tuple[Classes, np.ndarray | None] | None = None
+        self._typed = names is not None
+        self._table: _Pixels | None = None
+
+    def _given(self, names: Any) -> Classes | None:
+        """The names that were typed, else those of classes.txt."""
+        try:
+            given = given_names(names)
+        except MalformedError as error:
+            raise DataError(f"data.reader.names: {error.message}; name each class once") from error
+        if given is not None or self._palette is not None or self._fault is not None:
+            return given
+        if not (self.root / "classes.txt").is_file():
+            return None
+        try:
+            lines = [storable(line) for _, line in read_lines(self.root / "classes.txt")]
+            check_names(lines)
+            return Classes.from_names(lines)
+        except MalformedError as error:
+            self._fault = ("classes.txt", error)
+            return None
+
+    def _read_palette(self, palette: str, names: Any) -> None:
+        if names is not None or self._values is not None:
+            raise DataError(
+                f"data.palette={palette} names the classes and their pixels; leave out "
+                "data.reader.names and data.reader.mask_values"
+            )
+        path = self.root / Path(palette).expanduser()
+        if not path.is_file():
+            path = Path(palette).expanduser()
+        if not path.is_file():
+            raise DataError(
+                f"data.palette={palette}: no such file, neither in {self.root} nor here"
+            )
+        try:
+            self._palette = read_palette(path)
+        except MalformedError as error:
+            self._fault = (palette, error)
 
     @property
     def kinds(self) -> frozenset[str]:
         return frozenset({"mask"})
 
     def splits(self) -> list[str]:
-        return list(self._places)
+        return list(self._pairs.places)
 
     @classmethod
     def detect(cls, root: Path) -> str | None:
-        places = _places(root, "images", "masks", None)
-        pairs = [
-            place
-            for place in places.values()
-            if images_of(walk(root, place.images)) and images_of(walk(root, place.masks))
-        ]
-        if not pairs:
-            return None
-        return f"images and masks ({', '.join(f'{p.images}/ + {p.masks}/' for p in pairs)})"
-
-    def _images_in(self, folder: str) -> list[str]:
-        if folder not in self._files:
-            self._files[folder] = images_of(walk(self.root, folder))
-        return self._files[folder]
+        pairs = Pairs(root, "images", "masks")
+        known = known_pairs(pairs)
+        return f"images and masks ({describe(known)})" if known else None
 
     def _read(self, split: str) -> Split:
-        place = self._places[split]
         problems: list[Problem] = []
-
-        def say(code: str, file: str, message: str, **more: Any) -> None:
-            problems.append(problem(code, file, message, split=split, **more))
-
+        say = say_to(problems, problem, split)
         packer = Packer()
-        masks: list[str] = []
-        candidates = self._masks_of(place)
-        images = self._images_of(place)
-        for key, where in self._keys(place, say):
-            image = images.get(key, [])
-            name = image[0] if image else storable(f"{posixpath.join(place.images, key)}.jpg")
-            row = packer.image(name)
-            mask = candidates.get(key, [])
-            masks.append(mask[0] if mask else "")
-            if not image:
-                message = f"there is no image {stem(name)}.*"
-                say("image-missing", place.list or name, message, where=where, image=row)
-            if not mask:
-                wanted = f"{posixpath.join(place.masks, key)}{self._suffix}.png"
-                say("mask-missing", name, f"there is no mask {wanted}", image=row)
-            if len(image) > 1 or len(mask) > 1:
-                message = f"{', '.join([*image, *mask])} go by one name"
-                say("image-ambiguous", name, message, image=row)
-        if place.list is None:
-            for key in sorted(candidates.keys() - images.keys()):
-                wanted = posixpath.join(place.images, key)
-                say("mask-without-image", candidates[key][0], f"there is no image {wanted}.*")
-        classes, values = self._classes()
+        masks = [mask for _, _, mask in self._pairs.pack(split, packer, say)]
+        pixels = self._classes()
         if self._fault is not None:
-            where, message = self._fault.where, self._fault.message
-            say("classes-missing", "classes.txt", message, where=where)
-        elif len(classes) < 2:
-            message = f"masks need two classes or more (background is one), not {len(classes)}"
+            file, error = self._fault
+            say("classes-missing", file, error.message, where=error.where)
+        elif len(pixels.classes) < 2:
+            count = len(pixels.classes)
+            message = f"masks need two classes or more (background is one), not {count}"
             say("classes-missing", "classes.txt", message)
-        if not masks:
-            say("empty-split", place.list or place.images, "no images")
-        table = packer.table(self.root, classes, masks=Strings(masks), mask_values=values)
+        table = packer.table(
+            self.root,
+            pixels.classes,
+            masks=Strings(masks),
+            mask_values=pixels.values,
+            mask_void=pixels.void,
+            mask_colours=pixels.colours,
+        )
         return Split(split, table, problems)
 
-    def _keys(self, place: _Place, say: Any) -> list[tuple[str, str]]:
-        """Names without extension of a split, below its folder, each with its line in the list."""
-        if place.list is None:
-            return [(key, "") for key in sorted(self._images_of(place))]
-        try:
-            lines = read_lines(self.root / place.list)
-        except MalformedError as error:
-            say("list-malformed", place.list, error.message, where=error.where)
-            return []
-        keys: dict[str, str] = {}
-        for number, line in lines:
-            key, where = stem(line) if is_image(line) else line, f"line {number}"
-            if None in (below(self.root, folder, key) for folder in (place.images, place.masks)):
-                say("path-outside-root", place.list, f"{line!r} leaves data.root", where=where)
-            elif key in keys:
-                message = f"{line!r} stands on {keys[key]} already"
-                say("duplicate-file", place.list, message, where=where)
-            else:
-                keys[key] = where
-        return list(keys.items())
-
-    def _images_of(self, place: _Place) -> dict[str, list[str]]:
-        """Name without extension -> images."""
-        found: dict[str, list[str]] = {}
-        for file in self._images_in(place.images):
-            found.setdefault(inside(stem(file), place.images), []).append(file)
-        return found
-
-    def _masks_of(self, place: _Place) -> dict[str, list[str]]:
-        """Name without extension and suffix -> masks."""
-        found: dict[str, list[str]] = {}
-        for file in self._images_in(place.masks):
-            key = inside(stem(file), place.masks)
-            if key.endswith(self._suffix):
-                found.setdefault(key[: len(key) - len(self._suffix)], []).append(file)
-        return found
-
-    def _classes(self) -> tuple[Classes, np.ndarray | None]:
-        """The classes and the values they have, from the names, else from all masks."""
+    def _classes(self) -> _Pixels:
+        """The classes and the values they have: of palette or names, else of all masks."""
         if self._table is None:
-            names = self._names
+            palette = self._palette if self._typed else self._palette or self._found_palette()
             if self._fault is not None:
-                self._table = (Classes((), ()), self._values)
-            elif names is None:
+                self._table = _Pixels(Classes((), ()), self._values, self._void)
+            elif palette is not None:
+                void = palette.void if self._void is None else _union(palette.void, self._void)
+                self._table = _Pixels(palette.classes, palette.values, void, palette.colours)
+            elif self._names is None:
                 self._table = self._classes_by_values()
-            elif self._values is None and len(names) == 2 and self._binary():
-                self._table = (names, np.array([0, VOID], np.int64))
+            elif self._values is None and len(self._names) == 2 and self._binary():
+                self._table = _Pixels(self._names, np.array([0, VOID], np.int64), self._void)
             else:
-                self._table = (names, self._values)
+                self._table = _Pixels(self._names, self._values, self._void)
         return self._table
 
-    def _all_masks(self) -> list[str]:
-        """The masks of all splits, those that have an image."""
-        found: dict[str, None] = {}
-        for place in self._places.values():
-            masks = self._masks_of(place)
-            keys = self._keys(place, lambda *args, **more: None)
-            found.update(dict.fromkeys(masks[key][0] for key, _ in keys if key in masks))
-        return list(found)
+    def _found_palette(self) -> Palette | None:
+        """A palette in the root, where the masks have colours."""
+        file = next((name for name in FOUND if (self.root / name).is_file()), None)
+        if file is None or self._values is not None or self._fault is not None:
+            return None
+        by_index = self._names is not None  # then the indices of palette PNGs are classes
+        seen: set[int] = set()
+        coloured = False
+        for mask in self._pairs.all_masks():
+            coloured = has_colours(self.root / mask, by_index)
+            if coloured:
+                break
+            seen |= set() if by_index else mask_values(self.root / mask)
+        if by_index and not coloured:
+            return None
+        try:
+            palette = read_palette(self.root / file)
+        except MalformedError as error:
+            self._fault = (file, error)
+            return None
+        return palette if coloured or not palette.colours else _of_grays(palette, seen)
 
     def _binary(self) -> bool:
         """Whether the masks together hold exactly 0 and 255; stops at the first other value."""
         seen: set[int] = set()
-        for mask in self._all_masks():
+        for mask in self._pairs.all_masks():
             seen |= mask_values(self.root / mask)
             if not seen <= {0, VOID}:
                 return False
         return seen == {0, VOID}
 
-    def _classes_by_values(self) -> tuple[Classes, np.ndarray | None]:
-        seen: set[int] = set()
-        for mask in self._all_masks():
-            seen |= mask_values(self.root / mask)
+    def _classes_by_values(self) -> _Pixels:
         if self._values is not None:
-            return Classes.from_names(str(v) for v in self._values), self._values
-        if seen == {0, VOID}:
-            return Classes.from_names(("background", "foreground")), np.array([0, VOID], np.int64)
-        top = max((value for value in seen if 0 <= value < VOID), default=-1)
-        return Classes.from_names(str(value) for value in range(top + 1)), None
+            names = Classes.from_names(str(v) for v in self._values)
+            return _Pixels(names, self._values, self._void)
+        seen: set[int] = set()
+        for mask in self._pairs.all_masks():
+            seen |= mask_values(self.root / mask)
+        if seen == {0, VOID} and self._void is None:
+            names = Classes.from_names(("background", "foreground"))
+            return _Pixels(names, np.array([0, VOID], np.int64))
+        void = {VOID, *([] if self._void is None else self._void.tolist())}
+        values = sorted(value for value in seen - void if 0 <= value <= _HIGHEST)
+        names = Classes.from_names(str(value) for value in values)
+        gaps = values != list(range(len(values)))
+        return _Pixels(names, np.array(values, np.int64) if gaps else None, self._void)
 
     def _unlisted(self, used: set[str]) -> list[str]:
-        tops = {place.images.split("/")[0] for place in self._places.values()}
-        masks = tuple(f"{place.masks}/" for place in self._places.values())
-        files = [f for top in sorted(tops) for f in walk(self.root, top)]
-        return [f for f in unlisted_of(files, used) if not f.startswith(masks)]
+        return self._pairs.unlisted(used)
 
 
-def _values(given: Sequence[int]) -> np.ndarray:
-    """int64 ``(K,)``: the pixel value of each class, checked.
+def _are_values(names: Mapping[Any, str]) -> bool:
+    """Whether the keys are pixel values, not the indices 0, 1, 2 ..."""
+    keys = [str(key) for key in names]
+    return all(key.isdecimal() for key in keys) and set(keys) != set(map(str, range(len(keys))))
+
+
+def _union(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.union1d(a, b).astype(np.int64)
+
+
+def _values(key: str, given: Sequence[int]) -> np.ndarray:
+    """int64 ``(K,)``: pixel values, checked.
 
     Raises:
-        DataError: they are not different whole numbers from 0 to 255.
+        DataError: they are not different whole numbers from 0 to 65535.
     """
     values = list(given)
-    whole = all(type(value) is int and 0 <= value <= VOID for value in values)
+    whole = all(type(value) is int and 0 <= value <= _HIGHEST for value in values)
     if not values or not whole or len(set(values)) < len(values):
+        each = " for each class" if key == "mask_values" else ""
         raise DataError(
-            f"data.reader.mask_values={shorten(values)}: give a different whole number from 0 to "
-            f"{VOID} for each class"
+            f"data.reader.{key}={shorten(values)}: give a different whole number from 0 to "
+            f"{_HIGHEST}{each}"
         )
     return np.array(values, np.int64)
 
 
 def mask_values(path: Path) -> set[int]:
-    """The pixel values of a mask; none where it cannot be read or has several channels.
+    """The pixel values of a mask; none where it cannot be read or is in colours.
 
     Such masks are the gate's to report. Bilevel images hold 0 and 255, palette images the indices.
     """
+    pixels = _open(path, colours=False)
+    return set() if pixels is None else {int(v) for v in np.unique(pixels)}
+
+
+def has_colours(path: Path, by_index: bool = False) -> bool:
+    """Whether any pixel of a mask is not gray; ``by_index``: never one of a palette file."""
+    pixels = _open(path, colours=True, by_index=by_index)
+    if pixels is None:
+        return False
+    return bool((pixels != (pixels & 255) * 0x010101).any())
+
+
+def _of_grays(palette: Palette, seen: set[int]) -> Palette:
+    """A palette for masks without a colour: of its grays, else by index in the file's order."""
+    grays = {v & 255 for v in [*palette.values.tolist(), *palette.void.tolist()]
+             if v == (v & 255) * 0x010101}  # fmt: skip
+    places = {*palette.places.tolist(), *palette.void_places.tolist(), VOID}
+    if (seen <= grays and seen != {0}) or not seen <= places:
+        return palette
+    return replace(palette, colours=False, values=palette.places, void=palette.void_places)
+
+
+def _open(path: Path, colours: bool, by_index: bool = False) -> np.ndarray | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(path)
         with image:
-            if image.mode in ("L", "P", "1"):
-                counts = image.histogram()
-                return {value for value in range(256) if counts[value]}
-            if len(image.getbands()) == 1:
-                return {int(v) for v in np.unique(np.asarray(image))}
-            return set()
+            if by_index and image.mode in ("P", "PA"):
+                return None
+            return mask_pixels(image, colours)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning):
-        return set()
-
-
-def _places(root: Path, images: str, masks: str, lists: str | None) -> dict[str, _Place]:
-    """Split -> where it lies; empty where nothing is of this format."""
-    for name in (images, masks, lists or ""):
-        if below(root, "", name) is None:
-            raise DataError(f"data.reader: {name!r} leaves data.root; give a folder in it")
-    both = (root / images).is_dir() and (root / masks).is_dir()
-    if lists is not None:
-        files = {s: f"{lists}/{s}.txt" for s in SPLITS if (root / lists / f"{s}.txt").is_file()}
-        return {s: _Place(images, masks, file) for s, file in files.items()} if both else {}
-    found = {}
-    for split, aliases in SPLITS.items():
-        first = find_split_folder(root, images, aliases)
-        if first is not None and (root / masks).is_dir():
-            found[split] = _Place(first, f"{masks}/{posixpath.basename(first)}")
-            continue
-        for alias in aliases:
-            if (root / alias / images).is_dir() and (root / alias / masks).is_dir():
-                found[split] = _Place(f"{alias}/{images}", f"{alias}/{masks}")
-                break
-    if not found and both:
-        found["train"] = _Place(images, masks)
-    return found
+        return None

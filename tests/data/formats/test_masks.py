@@ -224,7 +224,7 @@ def test_empty_split_unlisted_and_nothing_at_all(pairs, make, codes):
         MasksReader(make.root, names=["a", "a"])
 
 
-@pytest.mark.parametrize("values", [[0], [0, 0], [0, 1, 2, 3], [0, 1, 256], [0, 1, -1], []])
+@pytest.mark.parametrize("values", [[0], [0, 0], [0, 1, 2, 3], [0, 1, 65536], [0, 1, -1], []])
 def test_mask_values_that_are_not_one_for_each_class(pairs, values):
     with pytest.raises(DataError, match=r"data\.reader\.mask_values"):
         MasksReader(pairs().root, mask_values=values)

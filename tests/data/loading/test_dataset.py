@@ -12,7 +12,8 @@ import yaml
 from PIL import Image
 
 from cvtrain.data.datamodule import DataModule
-from cvtrain.data.dataset import VisionDataset, decode_mask
+from cvtrain.data.dataset import VisionDataset
+from cvtrain.data.mask_file import ClassOfValue, decode_mask
 from cvtrain.data.table import CROWD, DIFFICULT, Strings
 from cvtrain.errors import DataError
 from cvtrain.types import TASKS, Target
@@ -225,7 +226,9 @@ def test_mask_files_hold_classes(tmp_path, save):
     if save == "deep":
         image = Image.fromarray(np.where(values == 255, 60_000, values.astype(np.uint16)))
     image.save(tmp_path / "m.png")
-    assert np.array_equal(decode_mask(tmp_path / "m.png"), values)
+    classes = ClassOfValue(np.arange(8))(decode_mask(tmp_path / "m.png"))
+    assert classes.dtype == np.uint8
+    assert np.array_equal(classes, values)
 
 
 def test_masks_in_colours_are_refused(tmp_path):
