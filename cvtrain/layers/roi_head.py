@@ -110,14 +110,32 @@ class HardRoIs(RoISampling):
 
 
 class _Drawn(NamedTuple):
-    """Regions of one image: boxes ``(n, 4)``, labels ``(n,)`` (0: background), objects ``(n, 4)``,
-    and whether they count at all.
+    """Regions of one image: boxes ``(n, 4)``, labels ``(n,)`` (0: background), objects ``(n, 4)``
+    and their rows ``(n,)`` of the target (of the background neither is looked at), and whether they
+    count at all.
     """
 
     boxes: Tensor
     labels: Tensor
     objects: Tensor
+    rows: Tensor
     counts: bool
+
+
+class Foreground(NamedTuple):
+    """The regions of one image that were learnt from as objects, F of them.
+
+    Attributes:
+        boxes: float32 ``(F, 4)`` xyxy pixels.
+        labels: int64 ``(F,)`` in ``0..K-1``.
+        objects: int64 ``(F,)``, rows of the target: which object each belongs to.
+        rows: int64 ``(F,)``, which of the R regions that were classified these are.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    objects: Tensor
+    rows: Tensor
 
 
 class RoIStage:
@@ -177,6 +195,16 @@ class RoIStage:
             targets: of the images.
             training: whether the draws are new every time.
         """
+        return self.learn(classify, proposals, targets, training)[0]
+
+    def learn(
+        self,
+        classify: Classify,
+        proposals: Sequence[Tensor],
+        targets: Sequence[Target],
+        training: bool,
+    ) -> tuple[dict[str, Tensor], list[Foreground]]:
+        """``loss``, and of each image the regions that counted as objects, for further branches."""
         drawn = [
             self._draw(boxes, target, training)
             for boxes, target in zip(proposals, targets, strict=True)
@@ -195,12 +223,13 @@ class RoIStage:
         counted = self._counted(drawn, (entropy + regressed).detach())
         share = counted.sum().clamp(min=1)
         objects = sum(len(objects_of(t)[0]) for t in targets)
-        return {
+        terms = {
             "classes": (entropy * counted).sum() / share,
             "boxes": (regressed * counted).sum() / share,
             "num_objects": counted.new_tensor(objects, dtype=torch.float32),
             "num_positives": counted[positive].sum(),
         }
+        return terms, _foreground(drawn, counted)
 
     def decode(
         self, classify: Classify, proposals: Sequence[Tensor], image_size: tuple[int, int]
@@ -234,9 +263,14 @@ class RoIStage:
         found = index >= 0
         label = torch.zeros_like(index)
         label[found] = labels[index[found]] + 1
-        truth = boxes[chosen]  # of the background never looked at
+        truth = boxes[chosen]
         truth[found] = objects[index[found]]
-        return _Drawn(boxes[chosen], label, truth, counts)
+        rows = torch.arange(len(objects) + len(ignored), device=boxes.device)
+        if target.ignore is not None:
+            rows = rows[~target.ignore.to(boxes.device)]
+        place = index.clone()
+        place[found] = rows[index[found]]
+        return _Drawn(boxes[chosen], label, truth, place, counts)
 
     def _counted(self, drawn: Sequence[_Drawn], loss: Tensor) -> Tensor:
         """Bool ``(R,)``: the regions whose loss ``(R,)`` counts, image by image."""
@@ -249,6 +283,17 @@ class RoIStage:
         )
 
 
+def _foreground(drawn: Sequence[_Drawn], counted: Tensor) -> list[Foreground]:
+    """Of each image the regions that are objects, and of those the ones that count, ``(R,)``."""
+    found, first = [], 0
+    for d in drawn:
+        counts = counted[first : first + len(d.boxes)]
+        mine = ((d.labels > 0) & counts).nonzero().flatten()
+        found.append(Foreground(d.boxes[mine], d.labels[mine] - 1, d.rows[mine], mine + first))
+        first += len(d.boxes)
+    return found
+
+
 class BoxHead(nn.Module):
     """Features of regions to classes and boxes: connected layers with ReLU, then two beside.
 
@@ -258,6 +303,9 @@ class BoxHead(nn.Module):
         num_classes: K.
         hidden: units of each connected layer; none: the last two alone.
         agnostic: one box a region, not one a class.
+
+    Attributes:
+        in_channels: of the features.
     """
 
     def __init__(
@@ -269,7 +317,7 @@ class BoxHead(nn.Module):
         agnostic: bool = False,
     ) -> None:
         super().__init__()
-        self.size = size
+        self.in_channels, self.size = channels, size
         width = channels * max(1, size) ** 2
         self.connected = nn.ModuleList()
         for units in hidden:

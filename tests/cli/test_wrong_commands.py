@@ -56,7 +56,6 @@ WRONG = [
     # pairs that do not go together
     ("task=classification model=yolo", "model=classifier"),
     ("model=classifier task=detection", "| yolo"),
-    ("task=instance_segmentation", "no model serves it yet"),
     ("task=semantic_segmentation model=yolo", "yolo serves detection"),
     ("model=yolo loss=focal", "loss=yolo"),
     ("loss=yolo", "loss=cross_entropy | focal"),

@@ -1,6 +1,6 @@
 """What people's data do to detectors: no objects, tiny ones, a thousand, odd sizes, gray images.
 
-Each detector's yaml is found: a new one needs no edit.
+Each yaml of a detector, with masks or without, is found: a new one needs no edit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,12 @@ from cvtrain.models.base import total_loss
 from cvtrain.types import Prediction, Target
 from tests.models.test_contract import MODELS, SMALLER
 
-DETECTORS = [name for name, model in MODELS.items() if "detection" in model["tasks"]]
+DETECTORS = {
+    name: task
+    for name, model in MODELS.items()
+    for task in ("detection", "instance_segmentation")
+    if task in model["tasks"]
+}
 detector = pytest.mark.parametrize("name", DETECTORS)
 
 
@@ -37,6 +42,8 @@ def judge(model: Any, images: Tensor, targets: list[Target], classes: int) -> No
 
 def train(model: Any, images: Tensor, targets: list[Target]) -> None:
     """A step's loss and gradients: all finite."""
+    for t in targets:
+        t.masks = drawn(t, *images.shape[-2:])
     terms = model.train().loss(images, targets, proposals(model, images, targets))
     assert all(v.ndim == 0 and torch.isfinite(v) for v in terms.values()), terms
     total_loss(terms).backward()
@@ -49,6 +56,14 @@ def proposals(model: Any, images: Tensor, targets: list[Target]) -> list[Tensor]
     if not MODELS[model.yaml_name].get("proposals"):
         return None
     return [boxes_around(t, *images.shape[-2:]) for t in targets]
+
+
+def drawn(what: Target, height: int, width: int) -> Tensor:
+    """Masks (N, height, width): the pixels whose centre is in a box, of thin ones none."""
+    assert what.boxes is not None
+    x1, y1, x2, y2 = what.boxes[:, :, None].unbind(1)  # (N, 1) each
+    y, x = torch.arange(height) + 0.5, torch.arange(width) + 0.5
+    return ((y1 <= y) & (y < y2))[:, :, None] & ((x1 <= x) & (x < x2))[:, None]
 
 
 def _finite(gradient: Tensor | None) -> bool:
@@ -78,6 +93,9 @@ def inside(prediction: Prediction, height: int, width: int, classes: int) -> Non
     assert (boxes >= 0).all()
     assert (boxes <= torch.tensor([width, height, width, height])).all()
     assert ((labels >= 0) & (labels < classes)).all()
+    if prediction.mask_probs is not None:
+        assert len(prediction.mask_probs) == len(boxes)
+        assert torch.isfinite(prediction.mask_probs).all()
 
 
 def noise(count: int, height: int = 64, width: int = 64, channels: int = 3) -> Tensor:
@@ -90,7 +108,7 @@ def noise(count: int, height: int = 64, width: int = 64, channels: int = 3) -> T
 def make(build_model: Any) -> Any:
     def build(name: str, *words: str, size: str = "64", num_classes: int = 3) -> Any:
         words = (f"model={name}", "data=shapes", f"data.image_size={size}", *words)
-        words = ("task=detection", *words, *SMALLER.get(name, []))
+        words = (f"task={DETECTORS[name]}", *words, *SMALLER.get(name, []))
         model = build_model(*words, num_classes=num_classes)
         model.yaml_name = name
         return model
@@ -99,7 +117,7 @@ def make(build_model: Any) -> Any:
 
 
 def test_there_are_detectors() -> None:
-    assert {"yolo", "ssd", "retinanet", "fcos"} <= {*DETECTORS}
+    assert {"yolo", "ssd", "retinanet", "fcos", "mask_rcnn"} <= {*DETECTORS}
 
 
 @detector

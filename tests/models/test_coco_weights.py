@@ -14,9 +14,10 @@ from torchvision.models.detection import fasterrcnn_resnet50_fpn
 from cvtrain.errors import CheckpointError, RunError, UsageError
 from cvtrain.models.backbones import fetch
 from cvtrain.models.backbones.timm_backbone import TimmBackbone
-from cvtrain.models.detection.coco_weights import SOURCE
+from cvtrain.models.detection.coco_weights import FASTER_RCNN
 from cvtrain.models.detection.faster_rcnn import FasterRCNN
 
+SOURCE = FASTER_RCNN.source
 CATEGORIES = SOURCE.meta["categories"]
 
 

@@ -48,6 +48,11 @@ SMALLER = {
         "model.hidden=[128,128]",
         "model.rpn.candidates=[200,100]",
     ],
+    "mask_rcnn": [
+        "model.channels=64",
+        "model.hidden=[128,128]",
+        "model.rpn.candidates=[200,100]",
+    ],
     "sliding_window": ["model.sides=[0.35,0.6]", "model.ratios=[0.6,1.6]"],
     "rfcn": ["model.channels=64", "model.rpn.candidates=[200,100]"],
     "light_head_rcnn": [
@@ -129,7 +134,10 @@ def test_every_trainable_parameter_gets_a_gradient(
     images, targets = make_batch(task, OBJECTS["full"], SIZE)
     zero: list[str] = []
     for places in ((), SMALL, LARGE):
-        if places and task == "detection":  # a layer may see objects of one size alone
+        if places and task in (
+            "detection",
+            "instance_segmentation",
+        ):  # a layer may see objects of one size alone
             for target, (centre, share) in zip(targets, places, strict=True):
                 assert target.boxes is not None
                 box = [centre - share / 2] * 2 + [centre + share / 2] * 2
@@ -335,6 +343,8 @@ def assert_well_formed(p: Prediction, task: str, height: int, width: int) -> Non
         assert ((p.labels >= 0) & (p.labels < 3)).all()
     if task == "instance_segmentation":
         assert p.boxes is not None
-        assert p.masks is not None
-        assert p.masks.dtype == torch.bool
-        assert p.masks.shape == (len(p.boxes), height, width)
+        assert p.mask_probs is not None
+        assert p.mask_probs.dtype == torch.float32
+        assert p.mask_probs.shape[0] == len(p.boxes)
+        assert p.mask_probs.shape[1] == p.mask_probs.shape[2] > 1
+        assert ((p.mask_probs >= 0) & (p.mask_probs <= 1)).all()

@@ -6,13 +6,14 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
+from torchvision.models.resnet import Bottleneck
 
 from cvtrain.layers.roi_head import RandomRoIs
 from cvtrain.layers.rpn import RPN
@@ -26,15 +27,17 @@ from cvtrain.models.detection.coco_weights import translated
 from cvtrain.models.detection.faster_rcnn import FasterRCNN
 from cvtrain.types import Target
 
+System = TypeVar("System", bound=FasterRCNN)
+
 MANY = 1_000_000
+DETECTIONS = 40
 SIZE = (128, 192)
 
 
-@pytest.fixture(scope="module")
-def theirs() -> TorchvisionFasterRCNN:
+def reference(build: Callable[..., TorchvisionFasterRCNN]) -> TorchvisionFasterRCNN:
     """torchvision's for 3 classes, which counts every box and leaves the size of images alone."""
     torch.manual_seed(0)
-    other = fasterrcnn_resnet50_fpn(
+    other = build(
         weights=None,
         weights_backbone=None,
         num_classes=4,
@@ -46,30 +49,50 @@ def theirs() -> TorchvisionFasterRCNN:
         rpn_positive_fraction=1.0,
         box_batch_size_per_image=MANY,
         box_positive_fraction=1.0,
+        box_detections_per_img=DETECTIONS,
     )
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
+        for module in other.backbone.modules():  # untrained, it blows up what is rounded otherwise
+            if isinstance(module, Bottleneck):
+                module.bn3.weight.fill_(0.1)
         for name, p in other.rpn.head.named_parameters():
-            p.add_(torch.randn_like(p) * (0.0 if "conv" in name else 0.004))
+            if "conv" not in name:
+                p.add_(torch.randn(p.shape, generator=generator) * 0.004)
         for p in other.roi_heads.box_predictor.parameters():
-            p.add_(torch.randn_like(p) * 0.01)
+            p.add_(torch.randn(p.shape, generator=generator) * 0.01)
     return other.eval()
 
 
-@pytest.fixture
-def mine(theirs: TorchvisionFasterRCNN) -> FasterRCNN:
-    model = FasterRCNN(
+def copied(system: type[System], theirs: TorchvisionFasterRCNN, **keywords: Any) -> System:
+    """Ours with the reference's weights, set to count what it counts."""
+    model = system(
         TimmBackbone("resnet50"),
         3,
         rpn=partial(RPN, sample=MANY, positive_share=1.0, candidates=(1000, 1000)),
         sampling=RandomRoIs(MANY, 1.0),
         min_score=0.05,
+        max_detections=DETECTIONS,
+        **keywords,
     )
     state = translated(theirs.state_dict())
-    state["head.codes.weight"] = state["head.codes.weight"][4:]  # not the background's
-    state["head.codes.bias"] = state["head.codes.bias"][4:]
+    for name, background in (("head.codes", 4), ("masks.logits", 1)):  # not the background's
+        for part in (f"{name}.weight", f"{name}.bias"):
+            if part in state:
+                state[part] = state[part][background:]
     model.load_state_dict(state, strict=False)
     assert model.state_dict().keys() - state.keys() == {"normalize.mean", "normalize.std"}
     return model.eval()
+
+
+@pytest.fixture(scope="module")
+def theirs() -> TorchvisionFasterRCNN:
+    return reference(fasterrcnn_resnet50_fpn)
+
+
+@pytest.fixture
+def mine(theirs: TorchvisionFasterRCNN) -> FasterRCNN:
+    return copied(FasterRCNN, theirs)
 
 
 def scene() -> tuple[Tensor, list[Target]]:
@@ -84,12 +107,21 @@ def scene() -> tuple[Tensor, list[Target]]:
 def test_equal_to_torchvision_on_copied_weights(
     theirs: TorchvisionFasterRCNN, mine: FasterRCNN
 ) -> None:
-    images, targets = scene()
+    assert_equal_to_reference(theirs, mine, *scene())
+
+
+def assert_equal_to_reference(
+    theirs: TorchvisionFasterRCNN, mine: FasterRCNN, images: Tensor, targets: list[Target]
+) -> None:
+    """Every loss term, box, score and class, and, where there are any, masks."""
     given = [{"boxes": t.boxes, "labels": t.labels + 1} for t in targets]  # type: ignore[operator]
+    for theirs_of_image, target in zip(given, targets, strict=True):
+        if target.masks is not None:
+            theirs_of_image["masks"] = target.masks.to(torch.uint8)
     with torch.no_grad():
         outputs = mine(images)
         terms, found = mine.compute_loss(outputs, targets), mine.decode(outputs)
-        detections = theirs(list(images))
+        detections = raw(theirs, images)
         for part in (theirs, theirs.rpn, theirs.roi_heads):  # batch norms as in eval
             part.training = True
         losses = theirs(list(images), given)
@@ -101,8 +133,10 @@ def test_equal_to_torchvision_on_copied_weights(
         ("proposals", "loss_rpn_box_reg"),
         ("classes", "loss_classifier"),
         ("boxes", "loss_box_reg"),
+        *([("masks", "loss_mask")] if "masks" in terms else []),
     ):
         torch.testing.assert_close(terms[name], losses[other], rtol=1e-4, atol=1e-4)
+    assert len(losses) == len([name for name in terms if not name.startswith("num_")])
     assert terms["boxes"] > 1e-3
     for a, b in zip(found, detections, strict=True):
         alive = (a.boxes[:, 2:] - a.boxes[:, :2] >= 1e-2).all(dim=1)  # type: ignore[index]
@@ -111,6 +145,19 @@ def test_equal_to_torchvision_on_copied_weights(
         torch.testing.assert_close(a.boxes[alive], b["boxes"][:count], rtol=1e-4, atol=1e-3)  # type: ignore[index]
         torch.testing.assert_close(a.scores[alive], b["scores"][:count], rtol=1e-4, atol=1e-4)  # type: ignore[index]
         assert torch.equal(a.labels[alive], b["labels"][:count] - 1)  # type: ignore[index]
+        if a.mask_probs is not None:
+            masks = b["masks"][:count, 0]
+            assert masks.std() > 0.01
+            torch.testing.assert_close(a.mask_probs[alive], masks, rtol=1e-4, atol=1e-4)
+
+
+def raw(theirs: TorchvisionFasterRCNN, images: Tensor) -> list[dict[str, Tensor]]:
+    """What the reference says of images, before it pastes masks into them."""
+    inputs, _ = theirs.transform(list(images))
+    maps = theirs.backbone(inputs.tensors)
+    proposals, _ = theirs.rpn(inputs, maps)
+    found, _ = theirs.roi_heads(maps, proposals, inputs.image_sizes)
+    return found
 
 
 def test_the_papers_vgg_network(build_model: Any) -> None:

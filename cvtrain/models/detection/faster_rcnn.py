@@ -37,7 +37,7 @@ from cvtrain.layers.roi import Method
 from cvtrain.layers.roi_head import RandomRoIs, RoISampling, RoIStage
 from cvtrain.layers.rpn import RPN
 from cvtrain.models.backbones.base import Backbone
-from cvtrain.models.detection.coco_weights import FORM, load_coco, takes
+from cvtrain.models.detection.coco_weights import FASTER_RCNN, FORM, load_coco, takes
 from cvtrain.models.detection.regions import Neck, RegionModel, Top
 from cvtrain.models.detection.two_stage import TwoStage
 
@@ -61,10 +61,15 @@ class FasterRCNN(RegionModel, TwoStage):
         pretrained: ``start`` fetches torchvision's weights, trained on COCO: ResNet-50, ``fpn``.
         weights: a file of them that ``start`` reads instead.
 
+    Attributes:
+        release: torchvision's weights that ``start`` takes.
+
     Raises:
         ValueError: a value out of range, weights that another form would need, a backbone without
             the maps or layers it needs.
     """
+
+    release = FASTER_RCNN
 
     def __init__(
         self,
@@ -111,4 +116,4 @@ class FasterRCNN(RegionModel, TwoStage):
 
     def start(self, class_names: Sequence[str]) -> None:
         if self.pretrained or self.weights is not None:
-            load_coco(self, class_names, self.weights)
+            load_coco(self, self.release, class_names, self.weights)

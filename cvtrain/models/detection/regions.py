@@ -127,7 +127,9 @@ class RegionModel(Model):
         """Boxes ``(N_b, 4)`` of each image, R in all -> logits ``(R, 1 + K)``, the background
         first, and codes ``(R, K, 4)``.
         """
+        return self.head(self.features(maps, boxes))
+
+    def features(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
+        """Boxes ``(N_b, 4)`` of each image, R in all -> ``(R, C, n, n)``, what ``head`` takes."""
         x = self.pool(maps[: len(self.pool.strides)], boxes)  # (R, C, size, size)
-        if self.top == "backbone":
-            x = self.backbone.later(x)
-        return self.head(x)
+        return self.backbone.later(x) if self.top == "backbone" else x
