@@ -6,7 +6,8 @@ al. 2021, "YOLOX", arXiv 2107.08430 (that of YOLOv5). Maps are joined as channel
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ class PAFPN(nn.Module):
         channels: of the levels, the finest first; as many levels as numbers.
         scale: units of the blocks, and whether they are depthwise separable.
         finest: stride of the first level, pixels.
+        block: what joins two maps, of (inputs, outputs) channels; None: a CSP block.
 
     Attributes:
         strides: of the levels.
@@ -45,6 +47,7 @@ class PAFPN(nn.Module):
         channels: Sequence[int],
         scale: Scale,
         finest: int = 8,
+        block: Callable[[int, int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.strides = [finest * 2**i for i in range(len(channels))]
@@ -52,18 +55,20 @@ class PAFPN(nn.Module):
         self.sources = nearest_maps(in_strides, self.strides)
         inputs = [in_channels[i] for i in self.sources]
         units, depthwise = scale.units(UNITS), scale.depthwise
+        if block is None:
+            block = partial(CSP, count=units, shortcut=False, depthwise=depthwise)
         self.narrow, self.down = nn.ModuleList(), nn.ModuleList()
         self.shrink, self.up = nn.ModuleList(), nn.ModuleList()
         above = inputs[-1]
         for i in reversed(range(len(channels) - 1)):  # from the coarsest level to the finest
             width = channels[i]
             self.narrow.append(conv(above, width))
-            self.down.append(CSP(width + inputs[i], width, units, False, depthwise))
+            self.down.append(block(width + inputs[i], width))
             above = width
         for i, width in enumerate(channels[1:]):  # and back
             below = channels[i]
             self.shrink.append(conv3(below, below, stride=2, depthwise=depthwise))
-            self.up.append(CSP(2 * below, width, units, False, depthwise))
+            self.up.append(block(2 * below, width))
 
     def forward(self, maps: Sequence[Tensor], image_size: tuple[int, int]) -> list[Tensor]:
         """The backbone's maps of images of (height, width) pixels -> one map a level.

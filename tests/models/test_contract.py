@@ -61,6 +61,13 @@ SMALLER = {
         "model.rpn.candidates=[200,100]",
     ],
     "fast_rcnn": ["model.hidden=[128,128]"],
+    "rt_detr": [
+        "model.channels=64",
+        "model.hidden=128",
+        "model.fusion_blocks=1",
+        "model.decoder_layers=2",
+        "model.denoising=20",
+    ],
     "overfeat localization": ["model.scales=[1,1.5]"],
     "overfeat detection": ["model.scales=[1.5,3]"],
     "overfeat": ["model.hidden=[64,64]", "model.regressor_hidden=[64,64]"],

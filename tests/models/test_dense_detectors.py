@@ -12,7 +12,17 @@ from cvtrain.models.base import total_loss
 
 @pytest.mark.parametrize(
     "name",
-    ["ssd", "ssd_mobilenet", "retinanet", "fcos", "faster_rcnn", "yolox", "yolov2", "yolo9000"],
+    [
+        "ssd",
+        "ssd_mobilenet",
+        "retinanet",
+        "fcos",
+        "faster_rcnn",
+        "yolox",
+        "yolov2",
+        "yolo9000",
+        "rt_detr",
+    ],
 )
 def test_bfloat16_gives_finite_gradients_and_float32_results(
     name: str, build_model: Any, make_batch: Any
@@ -29,7 +39,7 @@ def test_bfloat16_gives_finite_gradients_and_float32_results(
     assert {p.boxes.dtype for p in found} == {p.scores.dtype for p in found} == {torch.float32}
 
 
-@pytest.mark.parametrize("name", ["ssd", "ssd_mobilenet", "retinanet", "fcos", "yolox"])
+@pytest.mark.parametrize("name", ["ssd", "ssd_mobilenet", "retinanet", "fcos", "yolox", "rt_detr"])
 def test_ignored_objects_are_no_objects(name: str, build_model: Any, make_batch: Any) -> None:
     """Marked as such, they leave the counts, and a loss that is not that of an empty image."""
     model = build_model("task=detection", f"model={name}", "data=shapes", "data.image_size=64")
@@ -47,5 +57,10 @@ def test_ignored_objects_are_no_objects(name: str, build_model: Any, make_batch:
     # The term that tells objects from the background: YOLOX's classes are of objects alone.
     term = "objectness" if "objectness" in empty else "classes"
     assert ignored[term] <= empty[term]
-    if name in ("retinanet", "fcos", "yolox"):  # every place counts: fewer of them, less of a loss
+    if name in (
+        "retinanet",
+        "fcos",
+        "yolox",
+        "rt_detr",
+    ):  # every place counts: fewer of them, less of a loss
         assert ignored[term] < empty[term]
