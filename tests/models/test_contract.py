@@ -43,6 +43,8 @@ pair = pytest.mark.parametrize(("name", "task"), PAIRS)
 SMALLER = {
     "yolox": ["model.size=tiny"],
     "unet": ["model.width=8"],
+    "unet_encoder": ["model.widths=[32,32,16,16,16]"],
+    "smp": ["+model.options.pyramid_channels=32", "+model.options.segmentation_channels=32"],
     "faster_rcnn": [
         "model.channels=64",
         "model.hidden=[128,128]",
