@@ -73,6 +73,8 @@ def check_boxes(state: SplitState) -> None:
     verdict, repaired, left, excess = judge_boxes(boxes, limits)
     for row in np.flatnonzero((verdict > 0) & (verdict < ROUNDED)).tolist():
         image, kind = int(image_of[row]), int(verdict[row])
+        if kind == ZERO and state.reported("segment-empty", image, row):
+            continue  # a mask without a pixel has no box either
         fixed = state.fixing and bool(left[row]) and kind in (INVERTED, OUTSIDE)
         message = _message(kind, boxes[row], limits[row], float(excess[row]), bool(left[row]))
         state.annotation_problem(row, image, _CODES[kind], message, repaired=fixed)

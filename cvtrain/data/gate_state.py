@@ -236,6 +236,8 @@ class SplitState:
     def place(self, row: int, image: int) -> tuple[str, str]:
         """The file that holds an annotation, and the place in it."""
         table, number = self.table, int(self.table.lines[row])
+        if table.object_files is not None:
+            return table.object_files[row], f"object {number}"
         if table.annotation_files is not None:
             file = table.annotation_files[image]
         else:

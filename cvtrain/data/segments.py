@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco
 
+from cvtrain.data.mask_file import VOID
 from cvtrain.data.table import CROWD, Blobs, Classes, Table
 from cvtrain.errors import DataError
-from cvtrain.types import IGNORE_INDEX
 
 BACKGROUND = "background"
 """The class that semantic masks made from segments have where no object is."""
@@ -93,7 +93,7 @@ def semantic_mask(table: Table, i: int) -> np.ndarray:
     rles = [to_rle(table.segments[i], height, width) for i in range(rows.start, rows.stop)]
     for k in np.argsort(-coco.area(rles).astype(np.int64), kind="stable").tolist():
         row = rows.start + k
-        value = IGNORE_INDEX if table.flags[row] & CROWD else int(table.labels[row])
+        value = VOID if table.flags[row] & CROWD else int(table.labels[row])
         mask[coco.decode(rles[k]).astype(bool)] = value  # one at a time: there may be hundreds
     return mask
 

@@ -107,6 +107,7 @@ class Table:
         masks: N mask files (semantic), "" where missing; or None.
         annotation_files: N files that hold the image's annotations (XML, txt), or None where one
             file holds all.
+        object_files: M files that hold one object each, or the objects of their image, or None.
         relative: boxes and segments are fractions of the image size; the gate makes them pixels.
         mask_values: int64 ``(K,)`` pixel value of each class in the masks, or None: value = class.
             (Binary masks of {0, 255}: ``[0, 255]``.)
@@ -135,6 +136,7 @@ class Table:
     image_lines: np.ndarray | None = None
     masks: Strings | None = None
     annotation_files: Strings | None = None
+    object_files: Strings | None = None
     relative: bool = False
     mask_values: np.ndarray | None = None
     mask_void: np.ndarray | None = None
@@ -195,6 +197,7 @@ class Table:
             annotation_files=None
             if self.annotation_files is None
             else self.annotation_files.take(images),
+            object_files=None if self.object_files is None else self.object_files.take(rows),
         )
 
 

@@ -9,7 +9,9 @@ from cvtrain.data.formats.coco import COCOReader
 from cvtrain.data.formats.csv_labels import CSVReader
 from cvtrain.data.formats.files import data_root
 from cvtrain.data.formats.folder import FolderReader
+from cvtrain.data.formats.id_masks import IdMasksReader
 from cvtrain.data.formats.masks import MasksReader
+from cvtrain.data.formats.object_masks import ObjectMasksReader
 from cvtrain.data.formats.voc import VOCReader
 from cvtrain.data.formats.yolo import YOLOReader
 from cvtrain.data.table import Split
@@ -20,6 +22,8 @@ READERS: dict[str, type[Reader]] = {
     "voc": VOCReader,
     "yolo": YOLOReader,
     "masks": MasksReader,
+    "object_masks": ObjectMasksReader,
+    "id_masks": IdMasksReader,
     "csv": CSVReader,
     "folder": FolderReader,
 }

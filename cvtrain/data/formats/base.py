@@ -124,6 +124,12 @@ CODES: dict[str, Code] = {
     "mask-missing": Code(
         "error", "image", "add the mask or delete the image; on_bad=fix|drop leaves the image out"
     ),
+    "mask-unreadable": Code(
+        "error", "image", "save the mask anew as PNG; on_bad=fix|drop leaves the image out"
+    ),
+    "object-unreadable": Code(
+        "error", "annotation", "save the mask anew as PNG; on_bad=fix|drop leaves the object out"
+    ),
     "mask-without-image": Code(
         "error", "annotation", "restore the image or delete the mask; on_bad=fix|drop ignores it"
     ),

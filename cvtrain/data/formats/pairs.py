@@ -200,7 +200,12 @@ def _places(root: Path, images: str, masks: str, lists: str | None) -> dict[str,
     images, masks = str(below(root, "", images)), str(below(root, "", masks))
     both = (root / images).is_dir() and (root / masks).is_dir()
     if lists is not None:
+        lists = str(below(root, "", lists))
         files = {s: f"{lists}/{s}.txt" for s in SPLITS if (root / lists / f"{s}.txt").is_file()}
+        whole = [f"{lists}/{s}.txt" for s in ("trainval", "default")]  # CVAT writes default.txt
+        there = [file for file in whole if (root / file).is_file()]
+        if there and not files:
+            files = {"train": there[0]}
         return {s: Place(images, masks, file) for s, file in files.items()} if both else {}
     found = {}
     for split, aliases in SPLITS.items():

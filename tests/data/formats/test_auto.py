@@ -30,6 +30,15 @@ def layouts(make, img, ann):
         make.image("images/train/a.jpg")
         make.mask("masks/train/a.png", [0, 1])
 
+    def object_masks():
+        make.image("images/train/a.jpg")
+        make.mask("masks/train/a_0.png", [0, 255])
+        make.mask("masks/train/a_1.png", [255, 0])
+
+    def id_masks():
+        make.image("images/train/a.jpg")
+        make.mask("instances/train/a.png", [0, 1, 2])
+
     def folder():
         make.image("train/cat/a.jpg", "train/dog/b.jpg")
 
@@ -37,7 +46,7 @@ def layouts(make, img, ann):
         make.image("images/a.jpg", "images/b.jpg")
         make.text("labels.csv", "image,labels\na.jpg,cat;dog\nb.jpg,cat")
 
-    return {f.__name__: f for f in (coco, voc, yolo, masks, csv, folder)}
+    return {f.__name__: f for f in (coco, voc, yolo, masks, object_masks, id_masks, csv, folder)}
 
 
 @pytest.mark.parametrize("name", list(READERS))

@@ -8,7 +8,9 @@ from cvtrain.data.formats.base import CODES, problem
 from cvtrain.data.formats.coco import COCOReader
 from cvtrain.data.formats.csv_labels import CSVReader
 from cvtrain.data.formats.folder import FolderReader
+from cvtrain.data.formats.id_masks import IdMasksReader
 from cvtrain.data.formats.masks import MasksReader
+from cvtrain.data.formats.object_masks import ObjectMasksReader
 from cvtrain.data.formats.voc import VOCReader
 from cvtrain.data.formats.yolo import YOLOReader
 
@@ -66,6 +68,16 @@ def broken(make, img, ann):
         make.text("classes.txt", "one")
         return MasksReader(make.root)
 
+    def object_masks():
+        make.image("images/train/a.jpg")
+        make.text("masks/train/a_0.png", "x")
+        return ObjectMasksReader(make.root)
+
+    def id_masks():
+        make.image("images/train/a.jpg")
+        make.text("instances/train/a.png", "x")
+        return IdMasksReader(make.root)
+
     def csv():
         make.image("a.jpg")
         make.text("labels.csv", "image,label\na.jpg,a|b;a|b\n,a")
@@ -80,7 +92,7 @@ def broken(make, img, ann):
         make.image("train/a/1.jpg", "val/b/1.jpg")
         return FolderReader(make.root)
 
-    makers = (coco, voc, yolo, masks, csv, separated, folder)
+    makers = (coco, voc, yolo, masks, object_masks, id_masks, csv, separated, folder)
     return {make.__name__: make for make in makers}
 
 
