@@ -12,6 +12,7 @@ from typing import Any
 
 _OURS = {
     "transforms": ("Affine", "ResizedCrop", "Resize", "HSV"),
+    "scale_jitter": ("ScaleJitter",),
     "patch": ("SampledPatch",),
     "pixels": ("Tone", "WhiteBalance", "Gray", "Noise", "Blur"),
     "occlusion": ("CutOut", "GridDropout"),
@@ -33,6 +34,7 @@ __all__ = [
     "Resize",
     "ResizedCrop",
     "SampledPatch",
+    "ScaleJitter",
     "Shadow",
     "Snow",
     "SunFlare",

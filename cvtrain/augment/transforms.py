@@ -141,7 +141,7 @@ class Affine(Placing):
         p: float = 1.0,
     ) -> None:
         super().__init__(p=1.0)
-        self.scale = _interval("Affine scale", scale)
+        self.scale = interval("Affine scale", scale)
         for name, value, most in (
             ("translate", translate, 1.0),
             ("rotate", rotate, 180.0),
@@ -196,8 +196,8 @@ class ResizedCrop(Placing):
         vflip: float = 0.0,
     ) -> None:
         super().__init__(p=1.0)
-        self.scale = _interval("ResizedCrop scale", scale, most=1.0)
-        self.ratio = _interval("ResizedCrop ratio", ratio)
+        self.scale = interval("ResizedCrop scale", scale, most=1.0)
+        self.ratio = interval("ResizedCrop ratio", ratio)
         within("ResizedCrop hflip", hflip, 0.0, 1.0)
         within("ResizedCrop vflip", vflip, 0.0, 1.0)
         self.hflip, self.vflip = hflip, vflip
@@ -316,7 +316,8 @@ def around(turn: np.ndarray, centre: np.ndarray, matrix: np.ndarray) -> np.ndarr
     return out
 
 
-def _interval(name: str, value: Sequence[float], most: float = math.inf) -> tuple[float, float]:
+def interval(name: str, value: Sequence[float], most: float = math.inf) -> tuple[float, float]:
+    """Two numbers above 0, the lower first; raise UsageError for anything else."""
     values = tuple(value) if isinstance(value, Sequence) else (value,)
     if len(values) != 2 or not 0 < values[0] <= values[1] <= most:
         limit = "" if math.isinf(most) else f" <= {most:g}"
