@@ -118,6 +118,16 @@ class Prediction(_TensorFields):
     mask_probs: Tensor | None = None
     rles: list[RLE] | None = None
 
+    def of(self, keep: Tensor) -> Prediction:
+        """With these objects alone; ``keep``: bool ``(N,)``. All else stays as it is."""
+        names = ("boxes", "scores", "labels", "mask_probs")
+        changed: dict[str, Any] = {
+            name: value[keep] for name in names if (value := getattr(self, name)) is not None
+        }
+        if self.rles is not None:
+            changed["rles"] = [r for r, k in zip(self.rles, keep.tolist(), strict=True) if k]
+        return replace(self, **changed)
+
     def best(self) -> tuple[int, float]:
         """The class said first and its score: of the best box, else the most probable of ``probs``.
 
@@ -154,11 +164,14 @@ class Placement:
         scale, shift = self._vectors(boxes)
         return boxes * scale + shift
 
-    def boxes_to_original(self, boxes: Tensor) -> Tensor:
-        """``(N, 4)`` xyxy in network pixels -> ``(N, 4)`` in original pixels, clipped."""
+    def boxes_to_original(self, boxes: Tensor, clip: bool = True) -> Tensor:
+        """``(N, 4)`` xyxy in network pixels -> ``(N, 4)`` in original pixels, clipped to them."""
         scale, shift = self._vectors(boxes)
+        mapped = (boxes - shift) / scale
+        if not clip:
+            return mapped
         limit = boxes.new_tensor([self.width, self.height, self.width, self.height])
-        return ((boxes - shift) / scale).clamp(min=0).minimum(limit)
+        return mapped.clamp(min=0).minimum(limit)
 
     def logits_to_original(self, logits: Tensor) -> Tensor:
         """``(K, H_net, W_net)`` -> int64 ``(height, width)``: the largest at each original pixel.

@@ -77,9 +77,11 @@ class Pictures(pl.Callback):
         self._seen += len(batch)
         if not places or not self._due(trainer):
             return
+        assert isinstance(pl_module, Task)
         images = displayable(batch.pictures(places))
         for image, k in zip(images, places, strict=True):
-            prediction = replace(outputs["predictions"][k], logits=None).cpu()  # large, not drawn
+            said = replace(outputs["predictions"][k], logits=None).cpu()  # large, not drawn
+            prediction = pl_module.to_draw(said, batch.infos[k], image.shape[:2])
             target = batch.targets[k].cpu()
             self._samples.append((image, prediction, target, batch.infos[k]))
 

@@ -101,6 +101,9 @@ def _pack(targets: Sequence[Target]) -> tuple[int, dict[str, tuple[Any, list[Any
         values = [getattr(t, field.name) for t in targets]
         if all(v is None for v in values):
             continue
+        if field.name == "rles":  # strings: no tensors
+            packed[field.name] = (values, [])
+            continue
         flat = torch.cat([v.reshape(-1) for v in values if v is not None])
         shapes = [None if v is None else tuple(v.shape) for v in values]
         small = flat.numel() * flat.element_size() <= _INLINE
@@ -109,8 +112,11 @@ def _pack(targets: Sequence[Target]) -> tuple[int, dict[str, tuple[Any, list[Any
 
 
 def _unpack(count: int, packed: dict[str, tuple[Any, list[Any]]]) -> list[Target]:
-    columns: dict[str, list[Tensor | None]] = {}
+    columns: dict[str, list[Any]] = {}
     for name, (flat, shapes) in packed.items():
+        if name == "rles":
+            columns[name] = flat
+            continue
         whole = flat if isinstance(flat, Tensor) else torch.from_numpy(flat.copy())
         column: list[Tensor | None] = []
         at = 0

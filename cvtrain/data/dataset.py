@@ -16,7 +16,15 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from cvtrain.augment.geometry import fit, map_boxes, map_points, pad_value, placement, put
+from cvtrain.augment.geometry import (
+    Box2Box,
+    fit,
+    map_boxes,
+    map_points,
+    pad_value,
+    placement,
+    put,
+)
 from cvtrain.augment.policy import Augmentation
 from cvtrain.augment.scene import Scene, box_areas
 from cvtrain.data.cache import RamCache
@@ -27,10 +35,10 @@ from cvtrain.data.loader import Loader
 from cvtrain.data.mask_file import ClassOfValue, decode_mask
 from cvtrain.data.process import prepare_process, start_worker
 from cvtrain.data.proposed import BoxFinder, BoxSource, around, corners
-from cvtrain.data.segments import semantic_mask, to_masks
-from cvtrain.data.table import CROWD, DIFFICULT, Table
+from cvtrain.data.segments import decode_rle, rle_areas, rles_of, semantic_mask, to_masks
+from cvtrain.data.table import CROWD, DIFFICULT, Blobs, Table
 from cvtrain.errors import DataError, UsageError
-from cvtrain.types import IGNORE_INDEX, ImageInfo, Target
+from cvtrain.types import IGNORE_INDEX, RLE, ImageInfo, Target
 
 
 def input_size(image_size: int | Sequence[int]) -> tuple[int, int]:
@@ -98,9 +106,9 @@ class VisionDataset(Dataset[Sample]):
         epoch, row, *again = key if isinstance(key, tuple) else (0, key)
         if not 0 <= row < len(self):
             raise IndexError(row)
-        scene = self.scene(row)
         if self.augmentation is None:
-            return self._fitted(row, scene)
+            return self._fitted(row, self.scene(row, dense=False))
+        scene = self.scene(row)
         return self._augmented(epoch, row, scene, self.augmentation, again)[0]
 
     def image(self, row: int) -> np.ndarray:
@@ -125,8 +133,8 @@ class VisionDataset(Dataset[Sample]):
             )
         return image
 
-    def scene(self, row: int) -> Scene:
-        """The original with what the task is told of it."""
+    def scene(self, row: int, dense: bool = True) -> Scene:
+        """The original with what the task is told of it; ``dense``: masks of objects among it."""
         table, rows = self.table, self.table.rows(row)
         image = self.image(row)
         if self.task in ("classification", "multilabel_classification", "semantic_segmentation"):
@@ -142,7 +150,7 @@ class VisionDataset(Dataset[Sample]):
         )
         if self.task == "semantic_segmentation":
             scene.mask = self._mask(row)
-        if self.task == "instance_segmentation":
+        if self.task == "instance_segmentation" and dense:
             scene.masks = self._masks(row, rows, image.shape[0], image.shape[1])
         if self.task == "localization":
             scene = _largest(scene)
@@ -151,14 +159,30 @@ class VisionDataset(Dataset[Sample]):
         return scene
 
     def _masks(self, row: int, rows: slice, height: int, width: int) -> np.ndarray:
-        segments = self.table.segments
+        segments = self._segments(row, rows)
         if segments is None:
-            if rows.start == rows.stop:
-                return np.zeros((0, height, width), np.uint8)
+            return np.zeros((0, height, width), np.uint8)
+        return to_masks(segments, rows, height, width)
+
+    def _segments(self, row: int, rows: slice) -> Blobs | None:
+        """The table's segments; None where there are neither these nor objects."""
+        segments = self.table.segments
+        if segments is None and rows.start != rows.stop:
             raise DataError(
                 f"{self.table.files[row]}: objects without segments; use task=detection"
             )
-        return to_masks(segments, rows, height, width)
+        return segments
+
+    def outlines(self, row: int) -> list[RLE]:
+        """The masks of an image's objects in original pixels, as RLE; opens no image.
+
+        Raises:
+            DataError: objects without segments.
+        """
+        rows = self.table.rows(row)
+        segments = self._segments(row, rows)
+        height, width = (int(v) for v in self.table.sizes[row])
+        return [] if segments is None else rles_of(segments, rows, height, width)
 
     def _mask(self, row: int) -> np.ndarray:
         """uint8 ``(H, W)`` classes, void where the file holds no class."""
@@ -187,10 +211,10 @@ class VisionDataset(Dataset[Sample]):
         mask = scene.mask
         if mask is not None:
             mask = put(mask, place, *out, IGNORE_INDEX, nearest=True)
-        masks = scene.masks
-        if masks is not None:
-            fitted = [put(m, place, *out, 0, nearest=True) for m in masks]
-            masks = np.stack(fitted) if fitted else np.zeros((0, *out), np.uint8)
+        rles, masks = None, None
+        if self.task == "instance_segmentation":
+            rles = self.outlines(row)
+            masks = _small_masks(rles, place, *out)
         where = placement(place, height, width)
         boxes = map_boxes(scene.boxes, place.matrix(height, width))
         image = put(scene.image, place, *out, pad_value(scene.image.dtype), nearest=False)
@@ -198,11 +222,19 @@ class VisionDataset(Dataset[Sample]):
         moved = Scene(image, boxes, scene.labels, scene.ignore, areas, mask, masks)
         info = self._info(row, height, width, where)
         target, truth = self._target(row, moved), self._target(row, scene)
+        if rles is not None:
+            truth.rles, truth.masks = rles, None
+            own = torch.from_numpy(rle_areas(rles))
+            truth.areas = own.where(self._unknown_areas(row), truth.areas)
         points = scene.keypoints
         if points is not None:
             points = points.copy()
             points[:, :2] = map_points(points[:, :2], place.matrix(height, width))
         return Sample(image, target, info, truth, self._boxes(points))
+
+    def _unknown_areas(self, row: int) -> torch.Tensor:
+        """``(N,)`` truth values: objects whose area the data set does not give."""
+        return torch.from_numpy(np.isnan(self.table.areas[self.table.rows(row)]))
 
     def _boxes(self, points: np.ndarray | None) -> np.ndarray | None:
         """The proposals of a sample, from their corners in network pixels."""
@@ -299,6 +331,16 @@ class VisionDataset(Dataset[Sample]):
         if self.table.image_labels is None:
             raise DataError("the data set names no class of an image; use task=detection")
         return torch.tensor(int(self.table.image_labels[row]))
+
+
+def _small_masks(rles: list[RLE], place: Box2Box, height: int, width: int) -> np.ndarray:
+    """Masks placed in the network's input, ``(N, height, width)``; one large one at a time."""
+    masks = np.zeros((len(rles), height, width), np.uint8)
+    # Decoded masks lie column after column: turned by their diagonal they need not be copied.
+    turned = Box2Box(place.width, place.height, place.top, place.left)
+    for mask, rle in zip(masks, rles, strict=True):
+        mask[:] = put(decode_rle(rle).T, turned, width, height, 0, nearest=True).T
+    return masks
 
 
 def _class_of_value(table: Table) -> ClassOfValue:

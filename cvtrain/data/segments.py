@@ -16,6 +16,7 @@ from pycocotools import mask as coco
 from cvtrain.data.mask_file import VOID
 from cvtrain.data.table import CROWD, Blobs, Classes, Table
 from cvtrain.errors import DataError
+from cvtrain.types import RLE
 
 BACKGROUND = "background"
 """The class that semantic masks made from segments have where no object is."""
@@ -66,9 +67,82 @@ def to_rle_mask(mask: np.ndarray) -> dict[str, Any]:
 
 def from_mask(mask: np.ndarray) -> bytes:
     """``(H, W)`` of 0 and 1 (or bool) -> a segment as the table stores it (RLE in JSON)."""
-    rle = to_rle_mask(mask)
-    size = [int(v) for v in rle["size"]]
-    return json.dumps({"size": size, "counts": rle["counts"].decode("ascii")}).encode("ascii")
+    return json.dumps(plain_rle(to_rle_mask(mask))).encode("ascii")
+
+
+def plain_rle(rle: dict[str, Any]) -> RLE:
+    """Compressed COCO RLE of plain values, counts as str: what JSON and other processes take."""
+    counts = rle["counts"]
+    text = counts.decode("ascii") if isinstance(counts, bytes) else str(counts)
+    return {"size": [int(v) for v in rle["size"]], "counts": text}
+
+
+def rles_of(segments: Blobs, rows: slice, height: int, width: int) -> list[RLE]:
+    """The segments of these rows as plain RLE; no mask is drawn where they are RLE already."""
+    found = range(rows.start, rows.stop)
+    return [plain_rle(to_rle(segments[i], height, width)) for i in found]
+
+
+def part_to_rle(part: np.ndarray, top: int, left: int, height: int, width: int) -> RLE:
+    """A mask that is given where something is: its plain RLE in an image of that size.
+
+    What it costs goes by the part, not by the image.
+
+    Args:
+        part: ``(h, w)`` of 0 and 1 (or bool), inside the image.
+        top: the row where its first pixel lies.
+        left: the column of it.
+        height: of the image, pixels.
+        width: of the image, pixels.
+    """
+    h, w = part.shape
+    columns = np.zeros((w, h + 2), np.int8)  # RLE goes down the columns
+    columns[:, 1:-1] = part.T
+    steps = np.diff(columns, axis=1)  # (w, h + 1)
+    column, row = np.nonzero(steps > 0)
+    starts = (left + column) * height + top + row
+    column, row = np.nonzero(steps < 0)
+    ends = (left + column) * height + top + row
+    apart = starts[1:] != ends[:-1]  # a run to the image's end goes on in the next column
+    first = np.concatenate([[True], apart])[: len(starts)]
+    last = np.concatenate([apart, [True]])[: len(ends)]
+    edges = np.stack([starts[first], ends[last]], axis=1).ravel()
+    counts = np.diff(np.concatenate([[0], edges, [height * width]]))
+    if len(counts) > 1 and counts[-1] == 0:
+        counts = counts[:-1]
+    size = [height, width]
+    return plain_rle(coco.frPyObjects({"size": size, "counts": counts.tolist()}, height, width))
+
+
+def rles_from_masks(masks: np.ndarray) -> list[RLE]:
+    """``(N, H, W)`` of 0 and 1 (or bool) -> their plain RLE."""
+    return [plain_rle(to_rle_mask(mask)) for mask in masks]
+
+
+def decode_rle(rle: RLE) -> np.ndarray:
+    """RLE -> uint8 ``(H, W)`` of 0 and 1, in column-major memory."""
+    mask: np.ndarray = coco.decode(rle)
+    return mask
+
+
+def rle_areas(rles: list[RLE]) -> np.ndarray:
+    """float64 ``(N,)``: the pixels of each mask."""
+    return np.asarray(coco.area(rles), np.float64).reshape(-1) if rles else np.zeros(0)
+
+
+def rle_ious(rles: list[RLE], others: list[RLE], crowd: np.ndarray | None = None) -> np.ndarray:
+    """Intersection over union of masks, float64 ``(N, M)``; 0 where both are empty.
+
+    Args:
+        rles: N masks.
+        others: M masks of the same size.
+        crowd: bool ``(M,)``: for these the intersection is divided by the area of ``rles`` alone,
+            as COCO does for crowd regions.
+    """
+    if not rles or not others:
+        return np.zeros((len(rles), len(others)))
+    void = [0] * len(others) if crowd is None else [int(c) for c in crowd]
+    return np.asarray(coco.iou(rles, others, void), np.float64)
 
 
 def mask_box(mask: np.ndarray) -> tuple[float, float, float, float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,12 +160,7 @@ class _Predicting:
         keep = prediction.scores >= self.threshold
         if prediction.probs is not None:
             keep[:1] = True
-        changed = {
-            name: value[keep]
-            for name in ("boxes", "scores", "labels", "masks")
-            if isinstance(value := getattr(prediction, name), Tensor)
-        }
-        return replace(prediction, **changed)
+        return prediction.of(keep)
 
     def _draw(self, prediction: Prediction, info: ImageInfo) -> None:
         image = self.images.image(info.index)
@@ -177,7 +171,7 @@ class _Predicting:
             _array(prediction.labels, (0,)).astype(np.int64),
             list(self.task.classes.names),
             scores=None if prediction.scores is None else _array(prediction.scores, (0,)),
-            masks=None if prediction.masks is None else prediction.masks.numpy(),
+            masks=prediction.rles,
             mask=None if prediction.mask is None else prediction.mask.numpy(),
         )
         if prediction.probs is not None:

@@ -25,6 +25,7 @@ from cvtrain.engine.logs import log_quietly
 from cvtrain.engine.rundir import RunDir
 from cvtrain.engine.signals import KeepSignals
 from cvtrain.engine.trainer import build_trainer
+from cvtrain.metrics.instance_segmentation import InstanceSegmentationMetrics
 from cvtrain.metrics.semantic_segmentation import mask_file
 from cvtrain.report.results import write_predictions, write_results
 from cvtrain.report.scored import fingerprint
@@ -32,7 +33,7 @@ from cvtrain.tasks.base import Task
 from cvtrain.types import ImageInfo, Prediction, Target
 
 WORST_DRAWN = 8
-"""Images of semantic segmentation that are drawn as the worst."""
+"""Images of the segmentation tasks that are drawn as the worst."""
 
 
 def score(
@@ -94,7 +95,7 @@ def write_scores(
     if isinstance(pictures, Pictures):
         pictures.draw(task)
     plot_details(details, run.plots)
-    if task.name == "semantic_segmentation":
+    if "worst" in details:
         assert isinstance(dataset, VisionDataset)
         _draw_worst(run, task, details["worst"], dataset)
     truth = task.metrics.ground_truth_json()
@@ -133,24 +134,47 @@ def _pixels(task: Task, table: Table) -> dict[str, bytes] | None:
 def _draw_worst(
     run: RunDir, task: Task, worst: Sequence[Mapping[str, Any]], dataset: VisionDataset
 ) -> None:
-    """The images with the least IoU, truth and prediction side by side, as worst.png."""
+    """The images on which the task did worst, truth and prediction side by side, as worst.png."""
     from cvtrain.report.plots import plot_predictions
 
-    keep = getattr(task.metrics, "keep_suffix", False)
     images, predictions, truths, infos, said = [], [], [], [], []
     for entry in worst[:WORST_DRAWN]:
-        scene = dataset.scene(entry["index"])
-        assert scene.mask is not None
-        with Image.open(run.path / mask_file(entry["file_name"], keep)) as file:
-            predictions.append(Prediction(mask=torch.from_numpy(np.array(file))))
-        pixels = torch.from_numpy(np.array(scene.image)).permute(2, 0, 1)[None]  # (1, C, H, W)
+        image = dataset.image(entry["index"])
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]  # (1, C, H, W)
         images.append(displayable(pixels)[0])
-        truths.append(Target(mask=torch.from_numpy(scene.mask)))
-        height, width = scene.mask.shape
+        height, width = image.shape[:2]
         name = entry["file_name"]
         infos.append(ImageInfo(entry["index"], name, name, height, width))
-        said.append(f"IoU {entry['mean_iou']:.2f}, {entry['pixel_accuracy']:.0%} of pixels right")
+        if isinstance(task.metrics, InstanceSegmentationMetrics):
+            predicted, truth = task.metrics.shown(entry["index"])
+            said.append(_counted(entry))
+        else:
+            predicted, truth = _class_maps(run, task, entry, dataset)
+            right = f"{entry['pixel_accuracy']:.0%} of pixels right"
+            said.append(f"IoU {entry['mean_iou']:.2f}, {right}")
+        predictions.append(predicted)
+        truths.append(truth)
     if images:
         path = run.plots / "worst.png"
         names = task.classes.names
         plot_predictions(images, predictions, truths, names, path, infos=infos, said=said)
+
+
+def _class_maps(
+    run: RunDir, task: Task, entry: Mapping[str, Any], dataset: VisionDataset
+) -> tuple[Prediction, Target]:
+    """The class map that was written of an image, and its true one."""
+    keep = getattr(task.metrics, "keep_suffix", False)
+    mask = dataset.scene(entry["index"]).mask
+    assert mask is not None
+    with Image.open(run.path / mask_file(entry["file_name"], keep)) as file:
+        predicted = Prediction(mask=torch.from_numpy(np.array(file)))
+    return predicted, Target(mask=torch.from_numpy(mask))
+
+
+def _counted(entry: Mapping[str, Any]) -> str:
+    """What became of an image's objects, in words."""
+    return (
+        f"quality {entry['quality']:.2f}: {entry['found']} found, {entry['missed']} missed, "
+        f"{entry['wrong']} wrong"
+    )

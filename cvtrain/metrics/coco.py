@@ -1,4 +1,4 @@
-"""The COCO family of detection metrics, by faster-coco-eval or pycocotools.
+"""The COCO family of metrics of boxes and of masks, by faster-coco-eval or pycocotools.
 
 Lin et al. 2014, "Microsoft COCO: Common Objects in Context", arXiv 1405.0312, and the protocol of
 its evaluation code: average precision over 101 recall points, IoU 0.50:0.05:0.95, the 100 highest
@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from cvtrain.metrics.boxes import box_areas
+from cvtrain.data.segments import rle_ious
+from cvtrain.metrics.boxes import box_areas, box_ious
+from cvtrain.types import RLE
 
 BACKENDS = ("faster_coco_eval", "pycocotools")
 MAX_DETECTIONS = 100
@@ -37,6 +40,8 @@ class Detections:
         gt_images, gt_boxes, gt_labels: the same for the G annotations.
         gt_ignore: bool ``(G,)``: crowd and difficult.
         gt_areas: float64 ``(G,)`` square pixels.
+        sizes: int64 ``(N, 2)`` height, width of each image.
+        rles, gt_rles: D and G masks; None: boxes are all there is.
     """
 
     num_images: int
@@ -50,6 +55,37 @@ class Detections:
     gt_labels: np.ndarray
     gt_ignore: np.ndarray
     gt_areas: np.ndarray
+    sizes: np.ndarray
+    rles: list[RLE] | None = None
+    gt_rles: list[RLE] | None = None
+
+    def ious(self, rows: np.ndarray, others: np.ndarray, crowd: bool = False) -> np.ndarray:
+        """Overlap of predictions and annotations of one image: float64 ``(n, m)``.
+
+        Of their masks where there are masks, else of their boxes.
+
+        Args:
+            rows: ``(n,)`` rows of predictions.
+            others: ``(m,)`` rows of annotations.
+            crowd: the annotations are regions: the intersection is divided by the prediction's
+                area alone.
+        """
+        void = np.full(len(others), crowd)
+        if self.rles is None or self.gt_rles is None:
+            return box_ious(self.boxes[rows], self.gt_boxes[others], void if crowd else None)
+        found, true = [self.rles[i] for i in rows], [self.gt_rles[i] for i in others]
+        return rle_ious(found, true, void)
+
+    def by_image(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The rows of predictions and of annotations of each image, in its order."""
+        edges = np.arange(self.num_images + 1)
+        starts = np.searchsorted(self.images, edges).tolist()
+        gt_starts = np.searchsorted(self.gt_images, edges).tolist()
+        for i in range(self.num_images):
+            yield (
+                np.arange(starts[i], starts[i + 1]),
+                np.arange(gt_starts[i], gt_starts[i + 1]),
+            )
 
     def counts(self) -> np.ndarray:
         """int64 ``(K,)`` annotations of each class that count as objects."""
@@ -106,11 +142,18 @@ def mean(values: np.ndarray) -> float:
     return float(defined.mean()) if defined.size else float("nan")
 
 
-def coco_evaluate(data: Detections, backend: str = BACKENDS[0]) -> COCOResult:
-    """Run COCO's box evaluation; both backends agree to 1e-9."""
-    truths, results = _dataset(data), _results(data)
+def coco_evaluate(
+    data: Detections, backend: str = BACKENDS[0], iou_type: str = "bbox"
+) -> COCOResult:
+    """Run COCO's evaluation of boxes (``bbox``) or masks (``segm``); both backends agree to 1e-9.
+
+    Whether a detection is small, medium or large goes by its box in both, as pycocotools has it
+    with results that carry a ``bbox`` beside the ``segmentation``.
+    """
+    masks = iou_type == "segm"
+    truths, results = _dataset(data, masks), _results(data, masks)
     run = _run_faster if backend == "faster_coco_eval" else _run_pycocotools
-    evaluator = run(truths, results)
+    evaluator = run(truths, results, iou_type)
     precision = np.asarray(evaluator.eval["precision"], np.float64)
     recall = np.asarray(evaluator.eval["recall"], np.float64)
     return COCOResult(
@@ -120,16 +163,16 @@ def coco_evaluate(data: Detections, backend: str = BACKENDS[0]) -> COCOResult:
     )
 
 
-def _run_faster(truths: dict[str, Any], results: dict[str, Any]) -> Any:
+def _run_faster(truths: dict[str, Any], results: dict[str, Any], iou_type: str) -> Any:
     from faster_coco_eval import COCO, COCOeval_faster
 
-    evaluator = COCOeval_faster(COCO(truths), COCO(results), iouType="bbox")
+    evaluator = COCOeval_faster(COCO(truths), COCO(results), iouType=iou_type)
     evaluator.evaluate()
     evaluator.accumulate()
     return evaluator
 
 
-def _run_pycocotools(truths: dict[str, Any], results: dict[str, Any]) -> Any:
+def _run_pycocotools(truths: dict[str, Any], results: dict[str, Any], iou_type: str) -> Any:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -140,13 +183,13 @@ def _run_pycocotools(truths: dict[str, Any], results: dict[str, Any]) -> Any:
         return coco
 
     with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress by print
-        evaluator = COCOeval(index(truths), index(results), iouType="bbox")
+        evaluator = COCOeval(index(truths), index(results), iouType=iou_type)
         evaluator.evaluate()
         evaluator.accumulate()
     return evaluator
 
 
-def _dataset(data: Detections) -> dict[str, Any]:
+def _dataset(data: Detections, masks: bool) -> dict[str, Any]:
     """COCO's ground truth dict, images and categories named by their positions."""
     boxes = _xywh(data.gt_boxes).tolist()
     columns = zip(
@@ -166,13 +209,14 @@ def _dataset(data: Detections) -> dict[str, Any]:
                 "bbox": box,
                 "area": area,
                 "iscrowd": int(ignore),
+                **_segmentation(data.gt_rles, n - 1, masks),
             }
             for n, (image, label, box, area, ignore) in enumerate(columns, start=1)
         ]
     }
 
 
-def _results(data: Detections) -> dict[str, Any]:
+def _results(data: Detections, masks: bool) -> dict[str, Any]:
     """COCO's results as ``loadRes`` would index them; unlike it, at home with an empty list.
 
     Only the detections that the evaluation reads become Python objects.
@@ -197,10 +241,16 @@ def _results(data: Detections) -> dict[str, Any]:
                 "area": area,
                 "score": score,
                 "iscrowd": 0,
+                **_segmentation(data.rles, rows[n - 1], masks),
             }
             for n, (image, label, box, area, score) in enumerate(columns, start=1)
         ]
     }
+
+
+def _segmentation(rles: list[RLE] | None, row: int, masks: bool) -> dict[str, Any]:
+    """The entry of a mask; none of boxes, and none in a set that knows boxes alone."""
+    return {"segmentation": rles[row]} if masks and rles is not None else {}
 
 
 def top_rows(data: Detections, limit: int) -> np.ndarray:
@@ -213,7 +263,10 @@ def top_rows(data: Detections, limit: int) -> np.ndarray:
 
 def _frame(data: Detections) -> dict[str, Any]:
     return {
-        "images": [{"id": i} for i in range(data.num_images)],
+        "images": [
+            {"id": i, "height": height, "width": width}
+            for i, (height, width) in enumerate(data.sizes.tolist())
+        ],
         "categories": [{"id": k, "name": str(k)} for k in range(data.num_classes)],
     }
 

@@ -1,14 +1,13 @@
 """Which class was taken for which: one count a pair of truth and prediction, background included.
 
 A picture of a detector at one working point (a score and an IoU threshold), not a metric: boxes
-are matched without regard to their class, so that a mistaken class shows as such.
+(or masks) are matched without regard to their class, so that a mistaken class shows as such.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from cvtrain.metrics.boxes import box_ious
 from cvtrain.metrics.coco import Detections
 
 IOU_THRESHOLD = 0.5
@@ -26,15 +25,15 @@ def detection_confusion(
     """
     k = data.num_classes
     matrix = np.zeros((k + 1, k + 1), np.int64)
-    rows = np.flatnonzero(data.scores >= score)
-    edges = np.arange(data.num_images + 1)
-    starts = np.searchsorted(data.images[rows], edges)
-    gt_starts = np.searchsorted(data.gt_images, edges)
-    for i in range(data.num_images):
-        dt = rows[starts[i] : starts[i + 1]]
-        gt = np.arange(gt_starts[i], gt_starts[i + 1])
-        _add_image(matrix, data, dt[np.argsort(-data.scores[dt], kind="stable")], gt, iou)
+    for dt, gt in data.by_image():
+        _add_image(matrix, data, best_first(data, dt, score), gt, iou)
     return matrix
+
+
+def best_first(data: Detections, rows: np.ndarray, score: float) -> np.ndarray:
+    """Those of these predictions that score as much, the highest first."""
+    rows = rows[data.scores[rows] >= score]
+    return rows[np.argsort(-data.scores[rows], kind="stable")]
 
 
 def _add_image(
@@ -43,9 +42,8 @@ def _add_image(
     background = data.num_classes
     ignored = data.gt_ignore[gt]
     objects = gt[~ignored]
-    ious = box_ious(data.boxes[dt], data.gt_boxes[objects])  # (D_i, objects)
-    regions = data.gt_boxes[gt[ignored]]
-    covered = box_ious(data.boxes[dt], regions, crowd=np.ones(len(regions), bool))
+    ious = data.ious(dt, objects)  # (D_i, objects)
+    covered = data.ious(dt, gt[ignored], crowd=True)  # (D_i, regions)
     excused: np.ndarray = np.any(covered >= iou, axis=1)  # (D_i,)
     free = np.ones(len(objects), bool)
     for row, label in enumerate(data.labels[dt]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,15 @@ import torch
 from cvtrain.data.table import Classes
 from cvtrain.errors import UsageError
 from cvtrain.metrics.base import Metrics, Record, as_array, check_finite, listed
-from cvtrain.metrics.coco import BACKENDS, Detections, coco_evaluate, mean, truth_areas
+from cvtrain.metrics.coco import (
+    BACKENDS,
+    MAX_DETECTIONS,
+    COCOResult,
+    Detections,
+    coco_evaluate,
+    mean,
+    truth_areas,
+)
 from cvtrain.metrics.confusion import IOU_THRESHOLD, SCORE_THRESHOLD, detection_confusion
 from cvtrain.metrics.voc import voc_evaluate
 from cvtrain.types import ImageInfo, Prediction, Target
@@ -144,10 +152,15 @@ class DetectionMetrics(Metrics):
         scalars = coco.summary()
         scalars["voc_mAP50"] = mean(voc.all_points)
         scalars["voc07_mAP50"] = mean(voc.eleven_points)
+        columns = coco.per_class() | {"voc_AP50": voc.all_points, "voc07_AP50": voc.eleven_points}
+        return scalars, self._details(data, coco, columns)
 
+    def _details(
+        self, data: Detections, coco: COCOResult, columns: Mapping[str, np.ndarray]
+    ) -> dict[str, Any]:
+        """What detection and its kin say beside scalars; ``columns`` ``(K,)`` of each class."""
         counts = data.counts()
         predicted = np.bincount(data.labels, minlength=data.num_classes)
-        columns = coco.per_class() | {"voc_AP50": voc.all_points, "voc07_AP50": voc.eleven_points}
         per_class = [
             {
                 "name": name,
@@ -158,7 +171,7 @@ class DetectionMetrics(Metrics):
             | {column: float(values[k]) for column, values in columns.items()}
             for k, name in enumerate(self.classes.names)
         ]
-        details = {
+        return {
             "per_class": per_class,
             "notes": self._notes(data, counts),
             "pr_curves": {
@@ -170,7 +183,6 @@ class DetectionMetrics(Metrics):
             "confusion_labels": [*self.classes.names, "background"],
             "confusion_thresholds": {"score": SCORE_THRESHOLD, "iou": IOU_THRESHOLD},
         }
-        return scalars, details
 
     def _notes(self, data: Detections, counts: np.ndarray) -> list[str]:
         notes = []
@@ -184,6 +196,14 @@ class DetectionMetrics(Metrics):
         if ignored := int(data.gt_ignore.sum()):
             noun = "object" if ignored == 1 else "objects"
             notes.append(f"{ignored} difficult or crowd {noun} ignored")
+        pairs = (data.gt_images * data.num_classes + data.gt_labels)[~data.gt_ignore]
+        if len(full := np.unique(pairs[_repeats(pairs) > MAX_DETECTIONS])):
+            images = np.unique(full // data.num_classes)
+            noun = "image has" if len(images) == 1 else "images have"
+            notes.append(
+                f"{len(images)} {noun} more than {MAX_DETECTIONS} objects of a class: COCO counts "
+                "no more predictions there, so not all can be found"
+            )
         if counts.any() and not len(data.scores):
             notes.append("the model predicted nothing")
         return notes
@@ -218,7 +238,14 @@ def pack_detections(records: list[Record], num_classes: int) -> Detections:
         gt_labels=join([a.labels for a in annotated], np.int64),
         gt_ignore=join([a.ignore for a in annotated], np.bool_),
         gt_areas=join([a.areas for a in annotated], np.float64),
+        sizes=np.array([[r.info.height, r.info.width] for r in records], np.int64).reshape(-1, 2),
     )
+
+
+def _repeats(values: np.ndarray) -> np.ndarray:
+    """``(N,)``: how often each value is there."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return counts[inverse]
 
 
 def _xywh_lists(boxes: np.ndarray) -> list[list[float]]:

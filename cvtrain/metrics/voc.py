@@ -78,18 +78,13 @@ def _best_annotations(data: Detections) -> tuple[np.ndarray, np.ndarray]:
     """``(D,)`` row of the annotation each detection overlaps most (-1: none), ``(D,)`` that IoU."""
     best = np.full(len(data.scores), -1, np.int64)
     overlap = np.zeros(len(data.scores))
-    edges = np.arange(data.num_images + 1)
-    starts = np.searchsorted(data.images, edges)
-    gt_starts = np.searchsorted(data.gt_images, edges)
-    for i in range(data.num_images):
-        dt = slice(starts[i], starts[i + 1])
-        gt = slice(gt_starts[i], gt_starts[i + 1])
-        if dt.start == dt.stop or gt.start == gt.stop:
+    for dt, gt in data.by_image():
+        if not len(dt) or not len(gt):
             continue
         ious = box_ious(data.boxes[dt], data.gt_boxes[gt])  # (D_i, G_i)
         ious[data.labels[dt, None] != data.gt_labels[None, gt]] = -1.0
         column = ious.argmax(axis=1)
         value = ious[np.arange(len(column)), column]
-        best[dt] = np.where(value >= 0, column + gt.start, -1)
+        best[dt] = np.where(value >= 0, gt[column], -1)
         overlap[dt] = value
     return best, overlap

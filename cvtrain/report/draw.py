@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from cvtrain.data.segments import decode_rle
 from cvtrain.report.results import replacing
 from cvtrain.types import IGNORE_INDEX
 
@@ -87,7 +88,7 @@ def draw(
         labels: ``(N,)``; needed with boxes.
         names: of the classes.
         scores: ``(N,)`` in 0..1, written behind the names.
-        masks: ``(N, H, W)`` instance masks.
+        masks: instance masks, ``(N, H, W)`` or N of them as RLE of the image's size.
         mask: ``(H, W)`` semantic classes; a legend is drawn below the image.
         ignore: bool ``(N,)``: drawn thin and gray, named "(ignored)".
         min_side: enlarge until the shorter side has this many pixels, or the longer LONGEST.
@@ -115,7 +116,7 @@ def draw(
         kinds = np.asarray(labels, np.int64).reshape(-1)
         void = np.zeros(len(found), bool) if ignore is None else np.asarray(ignore, bool)
         if masks is not None:
-            _instances(canvas, np.asarray(masks), kinds)
+            _instances(canvas, masks, kinds)
         canvas = _boxes(canvas, found, kinds, names, scores, void)
         if _crowded(found, kinds, names, size):
             seen += sorted({int(k) for k in kinds})
@@ -249,18 +250,40 @@ def _tint(image: np.ndarray, mask: np.ndarray, names: Sequence[str]) -> np.ndarr
     return tinted
 
 
-def _instances(canvas: np.ndarray, masks: np.ndarray, labels: np.ndarray) -> None:
+def _instances(canvas: np.ndarray, masks: Any, labels: np.ndarray) -> None:
     """Fills and outlines each instance, in place; neighbours of a class differ in shade."""
-    for k, small in enumerate(masks):
-        one = _scale(small.astype(np.uint8), canvas.shape[:2], smooth=False)
+    for k, whole in enumerate(masks):
+        mask = decode_rle(whole) if isinstance(whole, dict) else np.asarray(whole)
+        one, top, left = _seen_part(mask, canvas.shape[:2])
         if not one.any():
             continue
         shade = np.array(colour(int(labels[k]))) * (1.0, 0.8, 1.15)[k % 3]
         inside = one.astype(bool)
         paint = np.clip(shade, 0, 255)
-        canvas[inside] = (0.5 * canvas[inside] + 0.5 * paint).astype(np.uint8)
+        part = canvas[top : top + one.shape[0], left : left + one.shape[1]]
+        part[inside] = (0.5 * part[inside] + 0.5 * paint).astype(np.uint8)
         outline, _ = cv2.findContours(one, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(canvas, outline, -1, [int(v) for v in paint], 1, cv2.LINE_AA)
+        ink, offset = [int(v) for v in paint], (left, top)
+        cv2.drawContours(canvas, outline, -1, ink, 1, cv2.LINE_AA, offset=offset)
+
+
+def _seen_part(mask: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, int, int]:
+    """A mask ``(H, W)`` at another size by its nearest pixels, but only where it is something.
+
+    Returns:
+        uint8 ``(h, w)`` of 0 and 1, the row and the column of its first pixel at that size.
+    """
+    picked, starts = [], []
+    for axis, there in enumerate((mask.any(axis=1), mask.any(axis=0))):
+        scale = len(there) / size[axis]
+        places = np.minimum(
+            ((np.arange(size[axis]) + 0.5) * scale).astype(np.int64), len(there) - 1
+        )
+        inside = np.flatnonzero(there[places])
+        first, last = (int(inside[0]), int(inside[-1]) + 1) if len(inside) else (0, 0)
+        picked.append(places[first:last])
+        starts.append(first)
+    return np.ascontiguousarray(mask[np.ix_(*picked)], np.uint8), starts[0], starts[1]
 
 
 def _boxes(

@@ -78,6 +78,7 @@ def plot_pr(details: Mapping[str, Any], path: str | Path) -> Path:
     defined = np.flatnonzero(~np.isnan(precision).all(axis=1))
     scores = curves.get("ap", precision.mean(axis=1))  # the AP of each class
     at = f" at IoU {curves['iou']:g}" if "iou" in curves else ""
+    at = f" of {curves['of']}{at}" if "of" in curves else at
     ranked = defined[np.argsort(-scores[defined], kind="stable")]
     few = len(ranked) <= MAX_NAMED
     named = ranked if few else np.concatenate([ranked[:3], ranked[-3:]])
@@ -271,7 +272,7 @@ def _show_truth(
         labels = truth.labels
         if labels is None and truth.label is not None:  # one object, named by the image's class
             labels = truth.label.expand(len(truth.boxes))
-        shown = _drawn(shown, truth, names, labels, None, truth.masks, truth.ignore)
+        shown = _drawn(shown, truth, names, labels, None, truth.ignore)
     elif truth.mask is not None:
         shown = _drawn(shown, truth, names)
     if truth.label is not None:
@@ -294,7 +295,7 @@ def _show_prediction(
         labels = kept.labels
         if labels is None and prediction.probs is not None:
             labels = prediction.probs.argmax().expand(len(prediction.boxes))
-        shown = _drawn(shown, kept, names, labels, kept.scores, kept.masks)
+        shown = _drawn(shown, kept, names, labels, kept.scores)
         if kept.scores is not None and prediction.probs is None:
             what = f"prediction: {len(kept.scores)} of score {threshold:g} or more"
     elif prediction.mask is not None:
@@ -311,13 +312,14 @@ def _above(prediction: Prediction, threshold: float) -> Prediction:
 
     Of guesses at one object (boxes with ``probs``) the best is kept whatever it scores.
     """
-    fields = {name: getattr(prediction, name) for name in ("boxes", "scores", "labels", "masks")}
-    if prediction.scores is not None:
-        keep = prediction.scores >= threshold
-        if prediction.probs is not None:
-            keep[:1] = True
-        fields = {name: None if value is None else value[keep] for name, value in fields.items()}
-    return Prediction(**fields)
+    names = ("boxes", "scores", "labels", "rles")
+    objects = Prediction(**{name: getattr(prediction, name) for name in names})
+    if prediction.scores is None:
+        return objects
+    keep = prediction.scores >= threshold
+    if prediction.probs is not None:
+        keep[:1] = True
+    return objects.of(keep)
 
 
 def _answer(prediction: Prediction, truth: Target, names: Sequence[str]) -> tuple[str, str]:
@@ -364,7 +366,6 @@ def _drawn(
     names: Sequence[str],
     labels: Tensor | None = None,
     scores: Tensor | None = None,
-    masks: Tensor | None = None,
     ignore: Tensor | None = None,
 ) -> np.ndarray:
     from cvtrain.report.draw import draw
@@ -378,7 +379,7 @@ def _drawn(
         array(labels),
         [safe(name, 20) for name in names],
         scores=array(scores),
-        masks=array(masks),
+        masks=what.rles if what.rles is not None else array(getattr(what, "masks", None)),
         mask=array(what.mask),
         ignore=array(ignore),
         max_side=CELL_PIXELS,

@@ -32,14 +32,15 @@ def test_every_few_epochs_a_picture_reaches_file_and_loggers(make_task, fit, tmp
     assert album.pictures[0][1] == (size[1], size[0], 3)
 
 
-def test_the_images_lie_evenly_in_the_set(tmp_path) -> None:
+def test_the_images_lie_evenly_in_the_set(make_task, tmp_path) -> None:
     pictures = Pictures(count=3)
     pictures.path = tmp_path / "predictions.png"
     loader = SimpleNamespace(sampler=range(9))
     trainer = SimpleNamespace(
         val_dataloaders=loader, is_global_zero=True, state=SimpleNamespace(fn="validate")
     )
-    pictures.on_validation_start(trainer, None)
+    task = make_task()
+    pictures.on_validation_start(trainer, task)
     for first in (0, 4, 8):
         rows = range(first, min(first + 4, 9))
         batch = Batch(
@@ -48,7 +49,7 @@ def test_the_images_lie_evenly_in_the_set(tmp_path) -> None:
             infos=[ImageInfo(row, str(row), str(row), 2, 2) for row in rows],
         )
         outputs = {"predictions": [Prediction() for _ in rows]}
-        pictures.on_validation_batch_end(trainer, None, outputs, batch, first // 4)
+        pictures.on_validation_batch_end(trainer, task, outputs, batch, first // 4)
     assert [info.index for *_, info in pictures._samples] == [0, 4, 8]
 
 

@@ -140,13 +140,13 @@ def random_scene() -> Callable[..., Scene]:
 def score_files() -> Callable[[Path, Path], np.ndarray]:
     """What anyone would do with the two files: pycocotools' twelve numbers."""
 
-    def score(predictions: Path, ground_truth: Path) -> np.ndarray:
+    def score(predictions: Path, ground_truth: Path, iou_type: str = "bbox") -> np.ndarray:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
 
         with contextlib.redirect_stdout(io.StringIO()):
             truth = COCO(str(ground_truth))
-            evaluator = COCOeval(truth, truth.loadRes(str(predictions)), iouType="bbox")
+            evaluator = COCOeval(truth, truth.loadRes(str(predictions)), iouType=iou_type)
             evaluator.evaluate()
             evaluator.accumulate()
             evaluator.summarize()

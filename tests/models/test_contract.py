@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import torch
 import yaml
 from torch import Tensor
 
+from cvtrain.data.segments import rles_from_masks
 from cvtrain.data.table import Classes
 from cvtrain.errors import UsageError
 from cvtrain.instantiate import instantiate
 from cvtrain.metrics import metrics_for
 from cvtrain.models.base import Model, total_loss
+from cvtrain.tasks.paste import paste_rles
 from cvtrain.types import ImageInfo, Prediction, Target
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -143,14 +146,16 @@ def test_every_trainable_parameter_gets_a_gradient(
     images, targets = make_batch(task, OBJECTS["full"], SIZE)
     zero: list[str] = []
     for places in ((), SMALL, LARGE):
-        if places and task in (
-            "detection",
-            "instance_segmentation",
-        ):  # a layer may see objects of one size alone
+        # A layer may see objects of one size alone.
+        if places and task in ("detection", "instance_segmentation"):
             for target, (centre, share) in zip(targets, places, strict=True):
                 assert target.boxes is not None
                 box = [centre - share / 2] * 2 + [centre + share / 2] * 2
                 target.boxes[0] = torch.tensor(box) * SIZE
+                if target.masks is not None:
+                    low, high = (round(v * SIZE) for v in (box[0], box[2]))
+                    target.masks[0] = False
+                    target.masks[0, low:high, low:high] = True
         with torch.no_grad():  # some start at 0 on purpose, and hide those before them
             for p in model.parameters():
                 p.add_(torch.randn_like(p) * 0.01)
@@ -292,7 +297,7 @@ def test_one_batch_can_be_learnt_by_heart(
     images, targets = make_batch(task, [1, 2, 3, 1], SIZE)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     metrics = metrics_for(task, Classes.from_names(["red", "green", "blue"]))
-    value = 0.0
+    value, truths = 0.0, targets
     for step in range(1, 401):
         model.begin_epoch((step - 1) // 40, 10)  # some learn one thing after the other
         loss = total_loss(model.loss(images, targets, *given(name, images)))
@@ -303,11 +308,28 @@ def test_one_batch_can_be_learnt_by_heart(
         if step % 40 == 0:
             metrics.reset()
             infos = [ImageInfo(i, f"{i}", f"{i}", SIZE, SIZE) for i in range(len(images))]
-            metrics.update(model.predict(images, *given(name, images)), targets, infos)
+            predictions = model.predict(images, *given(name, images))
+            if task == "instance_segmentation":  # compared as RLE
+                predictions = [pasted(p) for p in predictions]
+                truths = [with_rles(t) for t in targets]
+            metrics.update(predictions, truths, infos)
             value = metrics.compute()[monitor]
             if value >= 0.95:
                 break
     assert value >= 0.95
+
+
+def pasted(p: Prediction) -> Prediction:
+    """A prediction of the small images as the metric takes it."""
+    assert p.boxes is not None
+    assert p.mask_probs is not None
+    rles = paste_rles(p.mask_probs.numpy(), p.boxes.numpy(), SIZE, SIZE)
+    return replace(p, mask_probs=None, rles=rles)
+
+
+def with_rles(target: Target) -> Target:
+    assert target.masks is not None
+    return replace(target, masks=None, rles=rles_from_masks(target.masks.numpy()))
 
 
 def assert_equal(a: Prediction, b: Prediction) -> None:
@@ -354,6 +376,7 @@ def assert_well_formed(p: Prediction, task: str, height: int, width: int) -> Non
         assert p.boxes is not None
         assert p.mask_probs is not None
         assert p.mask_probs.dtype == torch.float32
-        assert p.mask_probs.shape[0] == len(p.boxes)
-        assert p.mask_probs.shape[1] == p.mask_probs.shape[2] > 1
+        assert p.mask_probs.ndim == 3
+        assert len(p.mask_probs) == len(p.boxes)
+        assert p.mask_probs.shape[1] == p.mask_probs.shape[2] > 1  # where there is no object too
         assert ((p.mask_probs >= 0) & (p.mask_probs <= 1)).all()

@@ -403,15 +403,14 @@ def test_predictions_of_masks(tmp_path, fake_draw):
     assert [int(call.mask.max()) for call in fake_draw] == [0, 1]
     masks = torch.ones(2, 60, 80, dtype=torch.bool)
     boxes = torch.tensor([[0.0, 0, 80, 60]] * 2)
-    both = {"boxes": boxes, "labels": torch.tensor([0, 1]), "masks": masks}
-    plot_predictions(
-        [image_of(0)],
-        [Prediction(scores=torch.tensor([0.9, 0.1]), **both)],
-        [Target(**both)],
-        ["a", "b"],
-        tmp_path / "p.png",
-    )
-    assert [len(call.masks) for call in fake_draw[2:]] == [2, 1]
+    both = {"boxes": boxes, "labels": torch.tensor([0, 1])}
+    rles = [{"size": [60, 80], "counts": text} for text in "ab"]
+    said = Prediction(scores=torch.tensor([0.9, 0.1]), rles=rles, **both)
+    for truth in (Target(masks=masks, **both), Target(rles=rles, **both)):
+        plot_predictions([image_of(0)], [said], [truth], ["a", "b"], tmp_path / "p.png")
+    assert torch.equal(torch.from_numpy(fake_draw[2].masks), masks)
+    assert fake_draw[4].masks == rles
+    assert fake_draw[3].masks == fake_draw[5].masks == rles[:1]
 
 
 def test_predictions_need_as_many_of_each(tmp_path):

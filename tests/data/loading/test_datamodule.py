@@ -32,7 +32,10 @@ def sample(height=4, width=6, dtype=np.uint8, boxes=1, value=7):
             label=torch.tensor(value),
         ),
         info=ImageInfo(0, "a", "a", height, width),
-        truth=Target(boxes=torch.zeros(boxes, 4)),
+        truth=Target(
+            boxes=torch.zeros(boxes, 4),
+            rles=[{"size": [height, width], "counts": f"{n}"} for n in range(boxes)],
+        ),
     )
 
 
@@ -50,6 +53,9 @@ def test_batches_are_channels_last_and_cross_processes_whole():
         for name, value in vars(a).items():
             other = getattr(b, name)
             assert (value is None) == (other is None)
+            if name == "rles":
+                assert value == other
+                continue
             assert value is None or (torch.equal(value, other) and value.dtype == other.dtype)
 
 

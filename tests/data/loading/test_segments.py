@@ -6,10 +6,18 @@ import json
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco
 
 from cvtrain.data.segments import (
+    decode_rle,
     from_mask,
     mask_box,
+    part_to_rle,
+    plain_rle,
+    rle_areas,
+    rle_ious,
+    rles_from_masks,
+    rles_of,
     semantic_mask,
     semantic_table,
     to_mask,
@@ -55,6 +63,51 @@ def test_an_rle_of_another_size_is_refused():
 
 def test_no_rows_are_no_masks():
     assert to_masks(Blobs(), slice(0, 0), 5, 6).shape == (0, 5, 6)
+    assert rles_of(Blobs(), slice(0, 0), 5, 6) == []
+    assert rle_areas([]).shape == (0,)
+
+
+def test_rles_of_a_table_are_plain_whatever_is_stored():
+    mask = np.zeros((6, 9), np.uint8)
+    mask[1:4, 2:7] = 1
+    counts = {"size": [2, 3], "counts": [1, 2, 3]}
+    stored = Blobs([from_mask(mask), polygon(square(2, 1, 7, 4)), b""])
+    found = rles_of(stored, slice(0, 3), 6, 9)
+    assert json.loads(json.dumps(found)) == found
+    assert np.array_equal(decode_rle(found[0]), mask)
+    assert np.array_equal(decode_rle(found[1]), mask)
+    assert rle_areas(found).tolist() == [15, 15, 0]
+    plain = rles_of(Blobs([json.dumps(counts).encode()]), slice(0, 1), 2, 3)
+    assert decode_rle(plain[0]).tolist() == [[0, 1, 0], [1, 0, 0]]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_a_part_gives_the_rle_of_the_whole(share):
+    """Also parts that touch the image's edges, where runs go on in the next column."""
+    rng = np.random.default_rng(3)
+    for height, width in ((1, 1), (1, 7), (7, 1), (5, 6), (12, 9)):
+        for _ in range(20):
+            top, left = int(rng.integers(height)), int(rng.integers(width))
+            h, w = int(rng.integers(height - top + 1)), int(rng.integers(width - left + 1))
+            part = rng.random((h, w)) < share
+            whole = np.zeros((height, width), np.uint8)
+            whole[top : top + h, left : left + w] = part
+            expected = plain_rle(coco.encode(np.asfortranarray(whole)))
+            assert part_to_rle(part, top, left, height, width) == expected
+
+
+def test_overlaps_of_masks_by_hand():
+    masks = np.zeros((4, 4, 10), bool)
+    masks[0, :, :5] = True  # 20 pixels
+    masks[1, :, 3:7] = True  # 16, of which 8 in the first
+    masks[2, :2, :1] = True  # 2, all in the first
+    rles = rles_from_masks(masks)
+    ious = rle_ious(rles, rles[:2])
+    assert ious == pytest.approx(np.array([[1, 8 / 28], [8 / 28, 1], [2 / 20, 0], [0, 0]]))
+    crowd = rle_ious(rles, rles[:2], np.array([True, False]))
+    assert crowd == pytest.approx(np.array([[1, 8 / 28], [8 / 16, 1], [1, 0], [0, 0]]))
+    assert rle_ious([], rles).shape == (0, 4)
+    assert rle_ious(rles, []).shape == (4, 0)
 
 
 def test_semantic_masks_put_small_objects_on_top(files):
