@@ -7,7 +7,8 @@ Conventions, stated once
 - Boxes: xyxy, absolute pixels, float32 ``(N, 4)``, N may be 0; x to the right, y down; a box that
   covers the whole image is ``[0, 0, W, H]``.
 - Labels: int64 in ``0..K-1``; ``K = num_classes`` never counts a background class.
-- Semantic masks: int64 ``(H, W)``, ``IGNORE_INDEX`` (255) is void for losses and metrics alike.
+- Semantic masks: int64 ``(H, W)``, ``IGNORE_INDEX`` (255) is void for losses and metrics alike; in
+  pixels of the original, which may be many, uint8.
 - Instance masks: bool ``(N, H, W)`` in network pixels, COCO RLE in original pixels.
 """
 
@@ -174,7 +175,7 @@ class Placement:
         return mapped.clamp(min=0).minimum(limit)
 
     def logits_to_original(self, logits: Tensor) -> Tensor:
-        """``(K, H_net, W_net)`` -> int64 ``(height, width)``: the largest at each original pixel.
+        """``(K, H_net, W_net)`` -> uint8 ``(height, width)``: the largest at each original pixel.
 
         The logits are interpolated (bilinear, pixel centres, what lies beyond the placed image
         never mixed in), then compared: outlines follow what the network says between its pixels.
@@ -182,9 +183,9 @@ class Placement:
         """
         placed = self._placed(logits)  # (K, h, w)
         count, rows = placed.shape[0], placed.shape[-2:]
-        low, high, down = self._between(self.height, rows[0], placed)
-        left, right, along = self._between(self.width, rows[1], placed)
-        out = torch.empty((self.height, self.width), dtype=torch.int64, device=logits.device)
+        low, high, down = self.between(self.height, rows[0], placed)
+        left, right, along = self.between(self.width, rows[1], placed)
+        out = torch.empty((self.height, self.width), dtype=torch.uint8, device=logits.device)
         step = max(1, _STRIPE // (count * max(self.width, rows[1])))
         for start in range(0, self.height, step):
             part = slice(start, start + step)
@@ -211,7 +212,7 @@ class Placement:
         return x[..., top : top + height, left : left + width]
 
     @staticmethod
-    def _between(count: int, size: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def between(count: int, size: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """For ``count`` pixels of ``size`` others the two they lie between, and how far along."""
         at = (torch.arange(count, dtype=torch.float64) + 0.5) * (size / count) - 0.5
         at = at.clamp(0, size - 1)

@@ -51,4 +51,4 @@ class MaskFiles(pl.Callback):
         for prediction, info in zip(outputs["originals"], batch.infos, strict=True):
             if prediction.mask is not None:
                 path = self.run / mask_file(info.file_name, self.keep_suffix)
-                save_mask(path, prediction.mask, pl_module.classes.names)
+                save_mask(path, prediction.mask.cpu(), pl_module.classes.names)

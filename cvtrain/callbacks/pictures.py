@@ -60,7 +60,7 @@ class Pictures(pl.Callback):
         self._samples = []
         self._seen = 0
         loader: Any = trainer.val_dataloaders
-        length = len(loader.sampler)  # this process's share
+        length = len(loader.batch_sampler.sampler)  # this process's share
         rows = np.linspace(0, length - 1, min(self.count, length)).round()
         self._wanted = {int(row) for row in rows}
 

@@ -127,7 +127,7 @@ def _after_training(verb: str, key: str, group: str) -> str:
         if key in _TRAINER_ALWAYS | limits or key == "trainer":
             return ""
         return f"{key}= is read by train, not by {verb}"
-    if group == "proposals":
+    if group == "proposals" or key.startswith("task.inference."):
         return ""
     if group in ("task", "model", "backbone", "loss"):
         return f"{key}= is not read by {verb}: it comes from the checkpoint (ckpt=)"

@@ -334,7 +334,13 @@ def _check_nested(
     if not typed:
         return
     base = dict(run) if run is not None else _all_keys(conf)
+    inference = pick(base, "task.inference")
+    for t in typed:
+        if run is not None and t.key.startswith("task.inference.") and not inference:
+            task = pick(run, "task.name")
+            raise UsageError(f"{t.text} would not be read: task={task} shows a model whole images")
     base = {k: base[k] for k in ("data", "trainer") if k in base}
+    base["task"] = {"inference": inference or {}}
     said = suggest.unknown_keys(typed, base, conf, verb)
     if said:
         raise UsageError(said)
@@ -356,8 +362,8 @@ def _check_nested(
 
 
 def _all_keys(conf: ConfDirs) -> dict[str, Any]:
-    """Every key that some option of data and trainer has, for a checkpoint without its folder."""
+    """Every key that some option of a group has, for a checkpoint without its folder."""
     return {
         group: {k: v for option in conf.options(group) for k, v in conf.node(group, option).items()}
-        for group in ("data", "trainer")
+        for group in ("data", "trainer", "task")
     }

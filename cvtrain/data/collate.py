@@ -6,6 +6,7 @@ images, and one flat array for each kind of target; it unpacks itself in the tra
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -18,6 +19,8 @@ from cvtrain.augment.geometry import pad_value, widen
 from cvtrain.types import IGNORE_INDEX, Batch, ImageInfo, Target
 
 _INLINE = 1 << 16  # bytes: smaller arrays are cheaper inside the message than in shared memory
+
+_THE_TARGETS = "targets"
 
 
 @dataclass
@@ -39,7 +42,9 @@ class LoaderBatch(Batch):
     """A ``Batch`` that crosses from a worker in a few pieces; in all else a ``Batch``."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        truths = None if self.truths is None else _pack(self.truths)
+        truths: Any = None if self.truths is None else _pack(self.truths)
+        if self.truths is not None and all(map(operator.is_, self.truths, self.targets)):
+            truths = _THE_TARGETS  # originals: sent once
         boxes = None
         if self.proposals is not None:
             boxes = _pack([Target(boxes=b) for b in self.proposals])
@@ -135,11 +140,14 @@ def _unpickle(
     images: Tensor,
     targets: tuple[int, dict[str, Any]],
     infos: list[ImageInfo],
-    truths: tuple[int, dict[str, Any]] | None,
+    truths: tuple[int, dict[str, Any]] | str | None,
     boxes: tuple[int, dict[str, Any]] | None,
 ) -> LoaderBatch:
-    unpacked = None if truths is None else _unpack(*truths)
+    found = _unpack(*targets)
+    unpacked = None if truths is None else found
+    if isinstance(truths, tuple):
+        unpacked = _unpack(*truths)
     proposals = None
     if boxes is not None:
         proposals = [t.boxes for t in _unpack(*boxes) if t.boxes is not None]
-    return LoaderBatch(images, _unpack(*targets), infos, unpacked, proposals)
+    return LoaderBatch(images, found, infos, unpacked, proposals)

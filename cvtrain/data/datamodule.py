@@ -23,7 +23,7 @@ from cvtrain.data.loader import Loader
 from cvtrain.data.pixels import mask_pixels, spread
 from cvtrain.data.process import start_worker
 from cvtrain.data.proposed import BoxSource
-from cvtrain.data.sampler import EpochSampler
+from cvtrain.data.sampler import EpochSampler, SizeBatches
 from cvtrain.data.segments import semantic_table
 from cvtrain.data.source import make_reader
 from cvtrain.data.table import Classes, Table
@@ -74,6 +74,7 @@ class DataModule(pl.LightningDataModule):
         views: train on so many fixed views of each image in place of new ones every epoch.
         proposals: boxes for every image, for models that are given them; ready to be asked.
         labelled: further training images, which have a class and no boxes.
+        native: validation and test images stay as they are, at their own size.
 
     Attributes:
         notes: lines on the ``labelled`` images, for the log.
@@ -103,6 +104,7 @@ class DataModule(pl.LightningDataModule):
         views: int | None = None,
         proposals: BoxSource | None = None,
         labelled: Sequence[Table] = (),
+        native: bool = False,
     ) -> None:
         super().__init__()
         if task not in TASKS:
@@ -121,7 +123,7 @@ class DataModule(pl.LightningDataModule):
         self.batch_size, self.resize, self.channels = batch_size, resize, channels
         self.workers, self.cache, self.sampler = num_workers, cache, sampler
         self.seed, self.progress, self.views = seed, progress, views
-        self.proposals = proposals
+        self.proposals, self.native = proposals, native
         self.prepared: Any = None
         self.notes: list[str] = []
         self.augmentation = compile_augment(
@@ -134,7 +136,7 @@ class DataModule(pl.LightningDataModule):
             epochs=epochs,
         )
         self.labelled = [self._labelled(table, augment, trust, epochs) for table in labelled]
-        self._datasets: dict[tuple[str, bool], VisionDataset] = {}
+        self._datasets: dict[tuple[str, bool, bool], VisionDataset] = {}
         self._caches: dict[str, RamCache] = {}
 
     @property
@@ -170,9 +172,9 @@ class DataModule(pl.LightningDataModule):
         table = self.table("train")
         return images_per_class(table, self.task).tolist(), len(table)
 
-    def dataset(self, split: str, *, train: bool = False) -> VisionDataset:
-        """The samples of a split: augmented (``train``), or fitted with their truths."""
-        key = (split, train)
+    def dataset(self, split: str, *, train: bool = False, native: bool = False) -> VisionDataset:
+        """The samples of a split: augmented (``train``), or fitted (or not) with their truths."""
+        key = (split, train, native)
         if key not in self._datasets:
             dataset = VisionDataset(
                 self.table(split),
@@ -184,6 +186,7 @@ class DataModule(pl.LightningDataModule):
                 augmentation=self.augmentation if train else None,
                 seed=self.seed,
                 proposals=self.proposals,
+                native=native,
             )
             if self.cache == "ram":
                 if split not in self._caches:
@@ -243,9 +246,15 @@ class DataModule(pl.LightningDataModule):
         """Every image of ``test`` once, with truths."""
         return self.loader("test")
 
-    def loader(self, split: str, *, train: bool = False) -> DataLoader[Sample]:
-        """Batches of a split, for this rank of the trainer this module belongs to (or alone)."""
-        samples = self.dataset(split, train=train)
+    def loader(
+        self, split: str, *, train: bool = False, native: bool | None = None
+    ) -> DataLoader[Sample]:
+        """Batches of a split, for this rank of the trainer this module belongs to (or alone).
+
+        Batches of images as they are (``native``; None: as this module has it) are of one size.
+        """
+        native = (self.native if native is None else native) and not train
+        samples = self.dataset(split, train=train, native=native)
         fixed = train and self.views is not None
         dataset: Any = Views(samples, self.views or 1) if fixed else samples
         if train and self.labelled:
@@ -268,11 +277,18 @@ class DataModule(pl.LightningDataModule):
         lone = train and self.batch_size > 1 and len(sampler) % self.batch_size == 1
         workers = default_workers(local) if self.workers is None else self.workers
         workers = min(workers, -(-len(sampler) // self.batch_size))
+        batches: dict[str, Any] = {
+            "batch_size": self.batch_size,
+            "sampler": sampler,
+            "drop_last": lone and len(sampler) > 1,
+        }
+        if native:
+            pixels = self.batch_size * self.height * self.width
+            alike = SizeBatches(sampler, samples.table.sizes, self.batch_size, pixels)
+            batches = {"batch_sampler": alike}
         return Loader(
             dataset,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            drop_last=lone and len(sampler) > 1,
+            **batches,
             num_workers=workers,
             collate_fn=collate,
             pin_memory=self._on_cuda(),
@@ -350,6 +366,12 @@ def compile_augment(
         copy_paste=node["copy_paste"],
         closes=closing_epoch(node["close_epoch"], epochs),
     )
+
+
+def is_native(cfg: Mapping[str, Any]) -> bool:
+    """Whether a run is evaluated on images as they are on disk (``task.inference.mode``)."""
+    inference = (cfg.get("task") or {}).get("inference") or {}
+    return inference.get("mode", "fit") != "fit"
 
 
 def _for_task(tables: Mapping[str, Table], task: str) -> dict[str, Table]:
@@ -460,6 +482,7 @@ def build_datamodule(
         views=(cfg.get("transfer") or {}).get("views"),
         proposals=source,
         labelled=joined[1],
+        native=is_native(cfg),
     )
     module.prepared, module.notes = made, joined[2]
     return module, report

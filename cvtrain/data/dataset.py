@@ -6,9 +6,8 @@ transform. So a sample is the same in any worker, on any rank and after any resu
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +27,15 @@ from cvtrain.augment.geometry import (
 from cvtrain.augment.policy import Augmentation
 from cvtrain.augment.scene import Scene, box_areas
 from cvtrain.data.cache import RamCache
-from cvtrain.data.collate import LoaderBatch, Sample, collate
-from cvtrain.data.decode import decode, decode_bytes, header_pixels
-from cvtrain.data.formats.files import IMAGE_SUFFIXES, MAX_PIXELS
-from cvtrain.data.loader import Loader
+from cvtrain.data.collate import Sample
+from cvtrain.data.decode import decode
 from cvtrain.data.mask_file import ClassOfValue, decode_mask
-from cvtrain.data.process import prepare_process, start_worker
-from cvtrain.data.proposed import BoxFinder, BoxSource, around, corners
+from cvtrain.data.process import prepare_process
+from cvtrain.data.proposed import BoxSource, around, corners
 from cvtrain.data.segments import decode_rle, rle_areas, rles_of, semantic_mask, to_masks
 from cvtrain.data.table import CROWD, DIFFICULT, Blobs, Table
 from cvtrain.errors import DataError, UsageError
-from cvtrain.types import IGNORE_INDEX, RLE, ImageInfo, Target
+from cvtrain.types import IGNORE_INDEX, RLE, ImageInfo, Placement, Target
 
 
 def input_size(image_size: int | Sequence[int]) -> tuple[int, int]:
@@ -75,6 +72,8 @@ class VisionDataset(Dataset[Sample]):
         seed: of the run.
         proposals: boxes for each image, for models that are given them; they go where the image
             goes, and end up in ``Sample.proposals``. None: none.
+        native: images that are not augmented are left as they are, in pixels of the original, and
+            their target is their truth.
     """
 
     def __init__(
@@ -89,9 +88,10 @@ class VisionDataset(Dataset[Sample]):
         augmentation: Augmentation | None = None,
         seed: int = 0,
         proposals: BoxSource | None = None,
+        native: bool = False,
     ) -> None:
         prepare_process()
-        self.proposals = proposals
+        self.proposals, self.native = proposals, native
         self.table, self.task = table, task
         self.height, self.width, self.resize = height, width, resize
         self.channels, self.seed = channels, seed
@@ -107,7 +107,8 @@ class VisionDataset(Dataset[Sample]):
         if not 0 <= row < len(self):
             raise IndexError(row)
         if self.augmentation is None:
-            return self._fitted(row, self.scene(row, dense=False))
+            scene = self.scene(row, dense=False)
+            return self._whole(row, scene) if self.native else self._fitted(row, scene)
         scene = self.scene(row)
         return self._augmented(epoch, row, scene, self.augmentation, again)[0]
 
@@ -204,6 +205,15 @@ class VisionDataset(Dataset[Sample]):
         info = self._info(row, height, width, placement(place, height, width))
         return Sample(nothing, target, info, self._target(row, scene))
 
+    def _whole(self, row: int, scene: Scene) -> Sample:
+        """The original itself."""
+        height, width = scene.image.shape[:2]
+        info = self._info(row, height, width, Placement(1.0, 1.0, 0.0, 0.0, height, width))
+        truth = self._truth(row, scene)
+        points = scene.keypoints
+        boxes = None if points is None else around(points, height, width)
+        return Sample(scene.image, truth, info, truth, boxes)
+
     def _fitted(self, row: int, scene: Scene) -> Sample:
         height, width = scene.image.shape[:2]
         place = fit(height, width, self.height, self.width, self.resize)
@@ -221,7 +231,7 @@ class VisionDataset(Dataset[Sample]):
         areas = scene.areas * where.scale_x * where.scale_y
         moved = Scene(image, boxes, scene.labels, scene.ignore, areas, mask, masks)
         info = self._info(row, height, width, where)
-        target, truth = self._target(row, moved), self._target(row, scene)
+        target, truth = self._target(row, moved), self._truth(row, scene)
         if rles is not None:
             truth.rles, truth.masks = rles, None
             own = torch.from_numpy(rle_areas(rles))
@@ -319,6 +329,13 @@ class VisionDataset(Dataset[Sample]):
             target.masks = torch.from_numpy(scene.masks.astype(bool))
         return target
 
+    def _truth(self, row: int, scene: Scene) -> Target:
+        """What the metric is told: a class map may be large, and stays uint8."""
+        if self.task != "semantic_segmentation":
+            return self._target(row, scene)
+        assert scene.mask is not None
+        return Target(mask=torch.from_numpy(np.ascontiguousarray(scene.mask)))
+
     def _presence(self, row: int) -> torch.Tensor:
         """float32 ``(K,)``: 1 for each class that the image has."""
         if self.table.tags is None:
@@ -355,141 +372,3 @@ def _largest(scene: Scene) -> Scene:
     areas = np.where(scene.ignore, -1.0, box_areas(scene.boxes))
     k = np.array([int(np.argmax(areas))])
     return scene.moved(scene.image, scene.boxes[k], k, None, None)
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """A file of a folder that is no image."""
-
-    file: str
-    why: str
-
-
-@dataclass
-class ImageFolder(Dataset["Sample | Unreadable"]):
-    """Images to predict on: a file, every image below a folder, or a glob (``**`` goes deep).
-
-    Args:
-        source: file, folder or glob.
-        image_size: the network's input, pixels: an int or [H, W].
-        resize, channels: as in ``VisionDataset``.
-        proposals: finds boxes in each image, for models that are given them; they end up in
-            ``Sample.proposals``. None: none.
-
-    Attributes:
-        root: the folder that ``info.file_name`` is relative to.
-        files: POSIX paths below it, sorted.
-        unreadable: what ``batches`` could not read so far.
-
-    Raises:
-        UsageError: nothing is there, or no file of an image's extension.
-    """
-
-    source: str | Path
-    image_size: int | Sequence[int]
-    resize: str = "letterbox"
-    channels: int = 3
-    proposals: BoxFinder | None = None
-    root: Path = field(init=False)
-    files: list[str] = field(init=False)
-    height: int = field(init=False)
-    width: int = field(init=False)
-    unreadable: list[Unreadable] = field(init=False, default_factory=list)
-
-    def __post_init__(self) -> None:
-        prepare_process()
-        self.height, self.width = input_size(self.image_size)
-        self.root, self.files = find_images(self.source)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def image(self, row: int) -> np.ndarray:
-        """The upright original ``(H, W, C)``.
-
-        Raises:
-            DataError: unreadable, or more pixels than any photograph.
-        """
-        path = self.root / self.files[row]
-        try:
-            raw = np.fromfile(path, np.uint8)
-        except OSError as e:
-            raise DataError(f"{path}: {e.strerror or e}") from e
-        if not raw.size:
-            raise DataError(f"{path}: the file is empty")
-        pixels = header_pixels(raw, str(path))
-        if pixels > MAX_PIXELS:
-            raise DataError(f"{path}: more than {MAX_PIXELS} pixels; taken for a bomb")
-        return decode_bytes(raw, str(path), self.channels)
-
-    def __getitem__(self, row: int) -> Sample | Unreadable:
-        file = self.files[row]
-        try:
-            image = self.image(row)
-            found = None if self.proposals is None else self.proposals.find(file, image).boxes
-        except DataError as e:
-            return Unreadable(file, str(e))
-        height, width = image.shape[:2]
-        place = fit(height, width, self.height, self.width, self.resize)
-        boxes = None
-        if found is not None:
-            points = map_points(corners(found)[:, :2], place.matrix(height, width))
-            boxes = around(points, self.height, self.width)
-        fill = pad_value(image.dtype)
-        fitted = put(image, place, self.height, self.width, fill, nearest=False)
-        where = placement(place, height, width)
-        info = ImageInfo(row, file, file, height, width, where)
-        return Sample(fitted, Target(), info, proposals=boxes)
-
-    def batches(self, batch_size: int = 16, num_workers: int = 0) -> Iterator[LoaderBatch]:
-        """Batches in the order of ``files``; what cannot be read is left out and listed.
-
-        One that has no readable file at all is not yielded.
-        """
-        loader: Loader[Any] = Loader(
-            self,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            collate_fn=_collate_readable,
-            worker_init_fn=start_worker,
-        )
-        for batch, unreadable in loader:
-            self.unreadable.extend(unreadable)
-            if batch is not None:
-                yield batch
-
-
-def _collate_readable(
-    items: list[Sample | Unreadable],
-) -> tuple[LoaderBatch | None, list[Unreadable]]:
-    samples = [i for i in items if isinstance(i, Sample)]
-    return (collate(samples) if samples else None), [i for i in items if isinstance(i, Unreadable)]
-
-
-def find_images(source: str | Path) -> tuple[Path, list[str]]:
-    """The folder that names are relative to, and the images in it: POSIX paths, sorted.
-
-    Raises:
-        UsageError: nothing is there.
-    """
-    path = Path(source).expanduser()
-    text = str(path)
-    if path.is_file():
-        return path.parent, [path.name]
-    if path.is_dir():
-        found = [p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
-        root = path
-    elif glob.has_magic(text):
-        matches = glob.glob(text, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute one)
-        found = [p for p in map(Path, matches) if p.is_file()]
-        fixed = []
-        for part in path.parts[:-1]:
-            if glob.has_magic(part):
-                break
-            fixed.append(part)
-        root = Path(*fixed)
-    else:
-        raise UsageError(f"source={source}: no such file or folder")
-    if not found:
-        raise UsageError(f"source={source}: no images there ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return root, sorted(p.relative_to(root).as_posix() for p in found)

@@ -8,6 +8,7 @@ An alpha channel is dropped, not composited: hidden pixels keep the colour that 
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 
 import cv2
@@ -72,6 +73,17 @@ def header_pixels(raw: np.ndarray, name: str) -> int:
         return MAX_PIXELS + 1
     except (OSError, ValueError, SyntaxError) as e:
         raise DataError(f"{name}: not an image ({_short(e)})") from e
+
+
+def claimed_pixels(path: Path) -> int:
+    """Width times height as a file's header claims; 0 where it cannot be read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS judges
+            with Image.open(path, formats=FORMATS) as image:
+                return int(image.width) * int(image.height)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return 0  # named where it is to be read
 
 
 def _needs_pillow(raw: np.ndarray) -> bool:

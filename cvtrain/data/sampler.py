@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -79,6 +80,40 @@ class EpochSampler(Sampler[tuple[int, ...]]):
     def __len__(self) -> int:
         total = -(-self.length // self.world) * self.world if self.pad else self.length
         return len(range(self.rank, total, self.world))
+
+
+class SizeBatches(Sampler[list[Any]]):
+    """Batches of samples that follow each other and are of one size, in the sampler's order.
+
+    Args:
+        sampler: keys of (epoch, row).
+        sizes: ``(N, 2)`` height and width of each row.
+        batch_size: at most so many.
+        pixels: at most so many together, but one image in any case.
+    """
+
+    def __init__(
+        self, sampler: EpochSampler, sizes: np.ndarray, batch_size: int, pixels: int
+    ) -> None:
+        self.sampler, self.batch_size = sampler, batch_size
+        self.sizes, self.pixels = sizes, pixels
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        batch: list[Any] = []
+        size = (0, 0)
+        for key in self.sampler:
+            height, width = (int(v) for v in self.sizes[key[1]])
+            most = min(self.batch_size, max(1, self.pixels // max(1, height * width)))
+            if batch and (size != (height, width) or len(batch) >= most):
+                yield batch
+                batch = []
+            batch.append(key)
+            size = (height, width)
+        if batch:
+            yield batch
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def balanced(strata: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -65,4 +65,4 @@ def loaders(
     count = min(len(table), batches * data.batch_size * world_size())
     count = max(count // world_size() * world_size(), min(count, 1))  # ranks step together
     data.tables["overfit"] = table.take(range(count))
-    return data.loader("overfit"), data.loader("overfit")
+    return data.loader("overfit", native=False), data.loader("overfit")

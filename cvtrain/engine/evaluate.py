@@ -150,7 +150,9 @@ def run_settings(loaded: LoadedRun, config: Mapping[str, Any]) -> dict[str, Any]
 
 
 def set_key(settings: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key; ``data.root`` and the like also where the reader took them over."""
+    """Set a dotted key, also where it was taken over: ``data.root`` and the like by the reader,
+    ``data.image_size`` and ``data.batch_size`` by ``task.inference``.
+    """
     *path, last = key.split(".")
     node: Any = settings
     for part in path:
@@ -162,6 +164,10 @@ def set_key(settings: dict[str, Any], key: str, value: Any) -> None:
     reader = node.get("reader")
     if path == ["data"] and isinstance(reader, dict) and last in reader and reader[last] == old:
         reader[last] = value
+    inference = (settings.get("task") or {}).get("inference")
+    taken = {"image_size": "tile_size", "batch_size": "batch_size"}.get(last)
+    if path == ["data"] and taken and isinstance(inference, dict) and inference[taken] == old:
+        inference[taken] = value
 
 
 def _run_dir(config: Mapping[str, Any], run_config: Mapping[str, Any]) -> RunDir:

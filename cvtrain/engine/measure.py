@@ -181,6 +181,8 @@ def _measure(job: Job, device: Device) -> Cost:
 def _images(job: Job) -> tuple[list[Any], float]:
     """Samples of the split, evenly spaced, and the mean seconds that their proposals took."""
     config = copy.deepcopy(dict(job.config)) | {"augment": None}
+    if config["task"].get("inference"):
+        config["task"]["inference"]["mode"] = "fit"  # at data.image_size, as the others
     if job.data_root is not None:
         set_key(config, "data.root", job.data_root)
     data, _ = build_datamodule(

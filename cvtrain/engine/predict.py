@@ -16,7 +16,8 @@ from torch import Tensor
 
 from cvtrain.callbacks.console import LOG, console
 from cvtrain.callbacks.pictures import displayable
-from cvtrain.data.dataset import ImageFolder, Unreadable
+from cvtrain.data.datamodule import is_native
+from cvtrain.data.image_folder import ImageFolder, Unreadable
 from cvtrain.engine.build import build_task
 from cvtrain.engine.checkpoint import load_model
 from cvtrain.engine.device import Device, choose_device
@@ -67,6 +68,7 @@ def predict(config: dict[str, Any]) -> int:
                 data["resize"],
                 data["channels"],
                 instantiate(settings.get("proposals"), trust=config.get("trust") or ()),
+                is_native(settings),
             )
             run = RunDir(config["run_dir"]) if config.get("run_dir") else None
             if run is None:
@@ -132,20 +134,19 @@ class _Predicting:
 
     def _entries(self) -> Iterator[dict[str, Any]]:
         data = self.settings["data"]
-        model = self.task.model.to(self.device)
+        self.task.model.to(self.device)
         workers = data.get("num_workers")
         batch_size = int(data["batch_size"])
         # A few images are sooner read than processes started.
         few = len(self.images) <= 4 * batch_size
         workers = 0 if few else (min(os.cpu_count() or 1, 8) if workers is None else workers)
+        if self.images.native:  # of any size: one at a time
+            batch_size, workers = 1, min(workers, self.images.most_workers())
         for batch in self.images.batches(batch_size, workers):
             with self.autocast():
-                boxes = batch.proposals
-                given = None if boxes is None else [b.to(self.device) for b in boxes]
-                predictions = model.predict(batch.images.to(self.device), given)
-            originals = self.task.originals(predictions, batch.infos)
+                originals = self.task.predicted(batch.to(self.device))
             for prediction, info in zip(originals, batch.infos, strict=True):
-                original = self._cut(prediction)
+                original = self._cut(prediction).cpu()
                 if original.mask is not None:
                     name = mask_file(info.file_name, self.keep_suffix)
                     save_mask(self.run.path / name, original.mask, self.task.classes.names)
@@ -210,7 +211,7 @@ class _Predicting:
     def _say_shares(self, mask: Tensor) -> str:
         """How much of the image each class has, the largest first."""
         names = self.task.classes.names
-        shares = torch.bincount(mask.reshape(-1), minlength=len(names)) / mask.numel()
+        shares = torch.bincount(mask.flatten(), minlength=len(names)) / mask.numel()
         order = shares.argsort(descending=True, stable=True).tolist()
         return ", ".join(f"{names[k]} {float(shares[k]):.1%}" for k in order if shares[k] > 0)
 

@@ -27,7 +27,7 @@ def mirror(x: Tensor, around: Sequence[int]) -> Tensor:
 
     Args:
         x: ``(B, C, H, W)``.
-        around: pixels added at the left, right, top and bottom.
+        around: pixels added at the left, right, top and bottom; below 0: cut off there.
     """
     left, right, top, bottom = around
     rows = _reflected(x.shape[-2], top, bottom, x.device)

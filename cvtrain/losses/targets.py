@@ -48,7 +48,7 @@ def mask_targets(targets: list[Target]) -> Tensor:
     masks = [target.mask for target in targets if target.mask is not None]
     if len(masks) < len(targets):
         raise ValueError("a target without a mask: segmentation needs one for every image")
-    return torch.stack(masks)
+    return torch.stack(masks).long()
 
 
 def over_pixels(values: Tensor, masks: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ import math
 
 import cv2
 import numpy as np
+import torch
+from torch import Tensor
 
 from cvtrain.types import IGNORE_INDEX
 
@@ -22,6 +24,53 @@ TOLERANCE = 0.0075
 def boundary_tolerance(height: int, width: int) -> int:
     """Pixels that a boundary may be off in an image of that size."""
     return math.ceil(TOLERANCE * math.hypot(height, width))
+
+
+def device_counts(predicted: Tensor, truth: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """``boundary_counts`` by tensor operations alone, of which only the counts leave the device."""
+    reach = boundary_tolerance(*truth.shape)
+    predicted = torch.where(truth == IGNORE_INDEX, IGNORE_INDEX, predicted).to(torch.uint8)
+    pixels = torch.stack([torch.bincount(m.flatten(), minlength=256) for m in (predicted, truth)])
+    present = pixels.sum(dim=0).nonzero().flatten().tolist()  # waits for the device
+    labels = [label for label in present if label != IGNORE_INDEX]
+    counts = []
+    for label in labels:
+        said, true = _edge(predicted, label), _edge(truth, label)
+        near_said, near_true = said & _within(true, reach), true & _within(said, reach)
+        counts.append(torch.stack([m.sum() for m in (said, near_said, true, near_true)]))
+    if not counts:
+        return np.zeros(0, np.int64), np.zeros((0, 4), np.int64)
+    table = torch.stack(counts).cpu().numpy()  # (n, 4)
+    there = table[:, [0, 2]].any(axis=1)
+    return np.array(labels, np.int64)[there], table[there]
+
+
+def _edge(mask: Tensor, label: int) -> Tensor:
+    """``boundary`` of a tensor."""
+    own = mask == label
+    other = ~own & (mask != IGNORE_INDEX)
+    touched = torch.zeros_like(own)
+    touched[1:] |= other[:-1]
+    touched[:-1] |= other[1:]
+    touched[:, 1:] |= other[:, :-1]
+    touched[:, :-1] |= other[:, 1:]
+    return own & touched
+
+
+def _within(edge: Tensor, reach: int) -> Tensor:
+    """``_near`` of a tensor: for each row up and down, how far along it the nearest pixel is."""
+    height, width = edge.shape
+    at = torch.arange(width, device=edge.device).expand(height, width)
+    far = width + reach + 1
+    before = torch.where(edge, at, -far).cummax(dim=1).values
+    after = torch.where(edge, at, width - 1 + far).flip(1).cummin(dim=1).values.flip(1)
+    along = torch.minimum(at - before, after - at)  # (H, W) pixels to the nearest of the row
+    near = torch.zeros_like(edge)
+    for down in range(-min(reach, height - 1), min(reach, height - 1) + 1):
+        most = math.isqrt(reach**2 - down**2)
+        rows, others = (slice(max(0, s), height + min(0, s)) for s in (-down, down))
+        near[rows] |= along[others] <= most
+    return near
 
 
 def boundary(mask: np.ndarray, label: int) -> np.ndarray:
@@ -40,7 +89,7 @@ def boundary(mask: np.ndarray, label: int) -> np.ndarray:
     return edge
 
 
-def boundary_counts(predicted: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def boundary_counts(predicted: Tensor, truth: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Boundary pixels of one image, and those within the tolerance of the other mask's.
 
     Distances are Euclidean, from pixel centre to pixel centre. The prediction counts nothing where
@@ -48,12 +97,19 @@ def boundary_counts(predicted: np.ndarray, truth: np.ndarray) -> tuple[np.ndarra
 
     Args:
         predicted: uint8 ``(H, W)`` classes.
-        truth: uint8 ``(H, W)`` classes, 255 void.
+        truth: uint8 ``(H, W)`` classes, 255 void, on the same device: a GPU counts itself.
 
     Returns:
         int64 ``(n,)`` classes with a boundary in either, and int64 ``(n, 4)``: predicted boundary
         pixels, those with a true one near, true boundary pixels, those with a predicted one near.
     """
+    if predicted.device.type != "cpu":
+        return device_counts(predicted, truth)
+    return _counts(predicted.numpy(), truth.numpy())
+
+
+def _counts(predicted: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """By OpenCV's distance transform."""
     reach = boundary_tolerance(*truth.shape)
     predicted = np.where(truth == IGNORE_INDEX, np.uint8(IGNORE_INDEX), predicted)
     found = np.flatnonzero(

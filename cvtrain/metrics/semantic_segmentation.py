@@ -73,49 +73,50 @@ class SemanticSegmentationMetrics(Metrics):
         self.keep_suffix = False
 
     def _record(self, prediction: Prediction, truth: Target, info: ImageInfo) -> Record:
+        """Counted where the prediction is: of a GPU's no image crosses, but the counts."""
         k = len(self.classes)
         said = self._mask(prediction.mask, "Prediction.mask", info)
-        true = self._pack_truth(truth, info)
+        true = self._pack_truth(truth, info).to(said.device)
         if said.shape != true.shape:
+            shapes = tuple(said.shape), tuple(true.shape)
             raise ValueError(
-                f"{info.file_name}: a mask of {said.shape} predicted, the truth is {true.shape}"
+                f"{info.file_name}: a mask of {shapes[0]} predicted, the truth is {shapes[1]}"
             )
-        counted = true != IGNORE_INDEX
-        pairs = true[counted].astype(np.int32) * k + said[counted]
-        counts = np.bincount(pairs, minlength=k * k)
-        places = np.flatnonzero(counts)
+        # Void truths come last, in a row of their own.
+        rows = torch.where(true == IGNORE_INDEX, k, true.int())
+        counts = torch.bincount((rows * k + said).flatten(), minlength=(k + 1) * k)
+        matrix = counts.cpu().numpy()  # int64 ((K + 1) K,)
+        places = np.flatnonzero(matrix[: k * k])
         packed = PackedCounts(
             places.astype(np.int32),
-            counts[places],
+            matrix[places],
             *boundary_counts(said, true),
-            void=int(true.size - counted.sum()),
+            void=int(matrix[k * k :].sum()),
         )
-        return Record(info, self._areas(said), packed)
+        return Record(info, matrix.reshape(k + 1, k).sum(axis=0), packed)
 
-    def _mask(self, mask: Tensor | None, what: str, info: ImageInfo) -> np.ndarray:
-        """uint8 ``(H, W)``, checked."""
+    def _mask(self, mask: Tensor | None, what: str, info: ImageInfo) -> Tensor:
+        """uint8 ``(H, W)``, checked, on the device where it is."""
         if mask is None:
             raise ValueError(f"{what} is None, but this metric needs it")
-        array = mask.detach().to("cpu", torch.int64).numpy()
-        inside = (array >= 0) & (array < len(self.classes))
-        if what.startswith("Target"):
-            inside |= array == IGNORE_INDEX
-        if array.ndim != 2 or not inside.all():
+        mask, k = mask.detach(), len(self.classes)
+        low, high = (int(v) for v in mask.aminmax()) if mask.numel() else (0, 0)
+        inside = low >= 0 and high < k
+        if what.startswith("Target") and not inside:
+            inside = low >= 0 and bool(((mask < k) | (mask == IGNORE_INDEX)).all())
+        if mask.ndim != 2 or not inside:
             raise ValueError(
-                f"{info.file_name}: {what} of shape {array.shape} with values "
-                f"{int(array.min())}..{int(array.max())}, expected (H, W) of "
-                f"0..{len(self.classes) - 1}"
+                f"{info.file_name}: {what} of shape {tuple(mask.shape)} with values "
+                f"{low}..{high}, expected (H, W) of 0..{k - 1}"
             )
-        return array.astype(np.uint8)
-
-    def _areas(self, mask: np.ndarray) -> np.ndarray:
-        """int64 ``(K,)`` pixels of each class."""
-        return np.bincount(mask.ravel(), minlength=len(self.classes))
+        return mask.to(torch.uint8)
 
     def _pack_prediction(self, prediction: Prediction, info: ImageInfo) -> np.ndarray:
-        return self._areas(self._mask(prediction.mask, "Prediction.mask", info))
+        """int64 ``(K,)`` pixels of each class."""
+        mask = self._mask(prediction.mask, "Prediction.mask", info)
+        return torch.bincount(mask.flatten(), minlength=len(self.classes)).cpu().numpy()
 
-    def _pack_truth(self, truth: Target, info: ImageInfo) -> np.ndarray:
+    def _pack_truth(self, truth: Target, info: ImageInfo) -> Tensor:
         """The checked mask; it is counted, not kept."""
         return self._mask(truth.mask, "Target.mask", info)
 

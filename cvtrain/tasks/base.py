@@ -104,6 +104,17 @@ class Task(pl.LightningModule, ABC):
         pairs = zip(predictions, infos, strict=True)
         return [self.to_original(p.cpu(), info) for p, info in pairs]
 
+    def judged(self, batch: Batch) -> tuple[dict[str, Tensor], list[Prediction], list[Prediction]]:
+        """Loss terms, predictions in network pixels and in original ones, of a validation batch."""
+        terms, predictions = self.model.loss_and_predict(
+            batch.images, batch.targets, batch.proposals
+        )
+        return terms, predictions, self.originals(predictions, batch.infos)
+
+    def predicted(self, batch: Batch) -> list[Prediction]:
+        """Predictions in original pixels, of a batch without targets."""
+        return self.originals(self.model.predict(batch.images, batch.proposals), batch.infos)
+
     # The order of a run, fixed -----------------------------------------------------------------
 
     def forward(self, images: Tensor) -> Any:
@@ -158,13 +169,10 @@ class Task(pl.LightningModule, ABC):
         Returns:
             ``predictions`` in network pixels and ``originals`` in those of the image.
         """
-        terms, predictions = self.model.loss_and_predict(
-            batch.images, batch.targets, batch.proposals
-        )
-        self.val_sums.add(terms, len(batch), batch_idx)
         if batch.truths is None:
             raise ValueError("a validation batch carries no truths")
-        originals = self.originals(predictions, batch.infos)
+        terms, predictions, originals = self.judged(batch)
+        self.val_sums.add(terms, len(batch), batch_idx)
         self.metrics.update(originals, batch.truths, batch.infos)
         return {"predictions": predictions, "originals": originals}
 

@@ -11,7 +11,12 @@ import torch
 
 from cvtrain.data.table import Classes
 from cvtrain.metrics import metrics_for
-from cvtrain.metrics.contours import boundary, boundary_counts, boundary_tolerance
+from cvtrain.metrics.contours import (
+    boundary,
+    boundary_counts,
+    boundary_tolerance,
+    device_counts,
+)
 from cvtrain.metrics.semantic_segmentation import mask_file, must_keep_suffix
 from cvtrain.types import ImageInfo, Prediction, Target
 
@@ -220,6 +225,24 @@ def test_boundaries_and_their_tolerance() -> None:
     true = np.zeros((20, 20), np.uint8)
     true[:, 10:] = 1
     for shift, near in ((0, 20), (1, 20), (2, 0)):
-        classes, counts = boundary_counts(np.roll(true, shift, 1)[:, 5:15], true[:, 5:15])
+        moved = np.roll(true, shift, 1)
+        pair = [torch.from_numpy(m[:, 5:15].copy()) for m in (moved, true)]
+        classes, counts = boundary_counts(*pair)
         assert classes.tolist() == [0, 1]
         assert counts.tolist() == [[20, near, 20, near]] * 2
+
+
+@pytest.mark.parametrize("size", [(40, 60), (7, 300), (1, 50), (50, 1), (300, 300)])
+def test_a_gpu_counts_boundaries_as_the_distance_transform_does(size) -> None:
+    rng = np.random.default_rng(sum(size))
+    for side in (1, 9, 40):
+        small = [max(1, -(-n // side)) for n in size]
+        coarse = rng.integers(0, 4, (2, *small))
+        masks = coarse.repeat(side, axis=1).repeat(side, axis=2)[:, : size[0], : size[1]]
+        masks = masks.astype(np.uint8)
+        masks[1][rng.random(size) < 0.1] = 255
+        said, true = (torch.from_numpy(m.copy()) for m in masks)
+        for one, other in zip(boundary_counts(said, true), device_counts(said, true), strict=True):
+            assert one.tolist() == other.tolist()
+    void = torch.full(size, 255, dtype=torch.uint8)
+    assert [len(part) for part in device_counts(said, void)] == [0, 0]

@@ -19,9 +19,18 @@ class SegmentationModel(Model):
             scalar. The parts of a ``SumLoss`` are reported one by one.
         num_classes: K.
 
+    Attributes:
+        any_size: whether images of any size are taken; False: of ``data.image_size`` alone.
+        context: pixels on each side of a tile that its logits depend on and that it wants to be
+            shown. Above 0 ``forward`` also takes how many there are at the left, right, top and
+            bottom of the images, and gives no logits for them.
+
     Raises:
         ValueError: the loss names a class that there is not.
     """
+
+    any_size: bool = True
+    context: int = 0
 
     def __init__(self, loss: nn.Module, num_classes: int) -> None:
         super().__init__()

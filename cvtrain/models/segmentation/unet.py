@@ -13,8 +13,8 @@ Where the paper is silent or we deviate:
 
 - ``data.image_size`` is the output: any image is mirrored at its borders (beyond its size if need
   be, again) by 92 pixels and what it lacks to a size that halves evenly, and the result is cropped.
-  So an image is its own overlap tile, and tiles of a large image that are cut with 92 pixels around
-  them give what the whole image gives.
+  So an image is its own overlap tile, and tiles of a large image (task.inference.mode=tiles) that
+  are cut with their surroundings and begin at multiples of 16 give what the whole image gives.
 - Dropout of 0.5 follows the last two levels, as in the authors' network.
 - The loss is chosen by ``loss=``; the paper's is ``boundary_weighted``. The optimizer is ours (the
   paper: SGD with momentum 0.99, one tile a batch).
@@ -63,6 +63,8 @@ class UNet(SegmentationModel):
         ValueError: a width below 1.
     """
 
+    context = BORDER + 16  # a size that does not halve evenly is grown by up to 15
+
     def __init__(
         self,
         loss: nn.Module,
@@ -94,17 +96,24 @@ class UNet(SegmentationModel):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
-    def forward(self, images: Tensor) -> Tensor:
-        """``(B, C, H, W)`` of any size -> logits float32 ``(B, K, H, W)``."""
-        (height, width), sizes = images.shape[-2:], [tile_size(n)[0] for n in images.shape[-2:]]
-        top, left = (sizes[0] - height) // 2, (sizes[1] - width) // 2
+    def forward(self, images: Tensor, around: Sequence[int] = (0, 0, 0, 0)) -> Tensor:
+        """``(B, C, H, W)`` of any size -> logits float32 ``(B, K, H, W)``, less what is around.
+
+        Args:
+            images: with the tile inside.
+            around: pixels at the left, right, top and bottom that are there to be seen.
+        """
+        left, right, top, bottom = around
+        height = images.shape[-2] - top - bottom
+        width = images.shape[-1] - left - right
+        down, along = (tile_size(n)[0] - n - 2 * BORDER for n in (height, width))
+        # What a size lacks to halve evenly is added below and at the right: tiles that begin at
+        # multiples of 16 are then pooled as the whole image is.
         x = mirror(
             self.normalize(images),
-            (left, sizes[1] - width - left, top, sizes[0] - height - top),
+            (BORDER - left, BORDER + along - right, BORDER - top, BORDER + down - bottom),
         )
-        out = self.tile(x)
-        top, left = top - BORDER, left - BORDER
-        return out[..., top : top + height, left : left + width].float()
+        return self.tile(x)[..., :height, :width].float()
 
     def tile(self, x: Tensor) -> Tensor:
         """The network itself: ``(B, C, h, w)``, ``16 b + 60`` a side -> 184 less a side."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
@@ -57,6 +58,15 @@ def test_batches_are_channels_last_and_cross_processes_whole():
                 assert value == other
                 continue
             assert value is None or (torch.equal(value, other) and value.dtype == other.dtype)
+
+
+def test_originals_cross_processes_with_one_copy_of_their_truth():
+    one = sample()
+    batch = collate([replace(one, truth=one.target)])
+    assert batch.truths[0] is batch.targets[0]
+    back = pickle.loads(bytes(ForkingPickler.dumps(batch)))
+    assert back.truths[0] is back.targets[0]
+    assert torch.equal(back.truths[0].mask, one.target.mask)
 
 
 def test_large_masks_cross_processes_too():

@@ -139,7 +139,7 @@ def test_validation_holds_the_truth_in_original_pixels(shapes, task):
                 assert np.array_equal(target.masks.numpy(), np.array(placed, bool))
             if task == "semantic_segmentation":
                 assert truth.mask.shape == (48, 64)
-                assert truth.mask.dtype == torch.int64
+                assert truth.mask.dtype == torch.uint8
                 assert int((truth.mask > 0).sum()) == int(table.areas[rows].sum())
                 # 48 x 64 letterboxed into 40 x 56: a border of void left and right.
                 assert (target.mask[:, [0, -1]] == 255).all()

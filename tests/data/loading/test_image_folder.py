@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cvtrain.data.dataset import ImageFolder
+from cvtrain.data.image_folder import ImageFolder
 from cvtrain.errors import UsageError
 
 
@@ -53,7 +53,7 @@ def test_what_cannot_be_read_is_listed_and_not_fatal(folder, workers):
 
 
 def test_bombs_are_not_decoded(folder, monkeypatch):
-    monkeypatch.setattr("cvtrain.data.dataset.MAX_PIXELS", 610)
+    monkeypatch.setattr("cvtrain.data.image_folder.MAX_PIXELS", 610)
     images = ImageFolder(folder, 32)
     assert sum(len(b) for b in images.batches()) == 1
     assert all("bomb" in u.why for u in images.unreadable)

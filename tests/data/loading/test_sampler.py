@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cvtrain.data.sampler import EpochSampler, balanced
+from cvtrain.data.sampler import EpochSampler, SizeBatches, balanced
 
 
 def rows(sampler):
@@ -112,3 +112,19 @@ def test_balanced_ranks_share_one_order_and_come_back(world):
     together = [key for step in zip(*shares, strict=True) for key in step]
     assert [key[:2] for key in together[:21]] == [key[:2] for key in alone]
     assert len({len(s) for s in shares}) == 1
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_batches_are_of_one_size_and_not_too_large(world):
+    sizes = np.array([[4, 4]] * 5 + [[4, 5]] + [[40, 40]] * 2 + [[4, 4]] * 2)
+    seen = []
+    for rank in range(world):
+        sampler = EpochSampler(len(sizes), rank=rank, world=world)
+        batches = SizeBatches(sampler, sizes, batch_size=4, pixels=4 * 16)
+        found = [[row for _, row in batch] for batch in batches]
+        assert len(batches) == len(found)
+        assert all(len({tuple(sizes[row]) for row in batch}) == 1 for batch in found)
+        seen += [row for batch in found for row in batch]
+        if world == 1:
+            assert [len(batch) for batch in found] == [4, 1, 1, 1, 1, 2]
+    assert sorted(seen) == list(range(10))
