@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cvtrain.augment.config import MIXING, refuse_task, title
+from cvtrain.augment.config import MIXING, closing_epoch, is_close_epoch, refuse_task, title
 from cvtrain.cli.conf import ConfDirs
 from cvtrain.cli.typed import Typed
 from cvtrain.errors import UsageError
@@ -74,6 +74,23 @@ def check(config: DictConfig, typed: Sequence[Typed]) -> None:
                 raise UsageError(f"{t.text} would not be read: augment.{off}")
         node[key] = None
     _refuse_late_close(config, typed)
+    _refuse_no_epoch(config, typed)
+
+
+def _refuse_no_epoch(config: DictConfig, typed: Sequence[Typed]) -> None:
+    """Refuse typed mixing that ends before the first epoch.
+
+    ``augment.close_epoch=0`` alone is how all that a yaml mixes is turned off.
+    """
+    close, epochs = config.augment.get("close_epoch"), config.trainer.get("max_epochs")
+    if close is None or not is_close_epoch(close) or epochs is None or closing_epoch(close, epochs):
+        return
+    for t in typed:
+        if t.value and t.key in {f"augment.{key}" for key in MIXING}:
+            raise UsageError(
+                f"{t.text} would not be read: augment.close_epoch={close} of {epochs} epochs ends "
+                "it before the first; give more, or null: all epochs"
+            )
 
 
 def _refuse_late_close(config: DictConfig, typed: Sequence[Typed]) -> None:

@@ -191,10 +191,7 @@ def _indented(console: Console, line: Any) -> None:
 def _verdict(report: GateReport) -> tuple[str, str]:
     stopping = len(report.stopping)
     if stopping:
-        if report.on_bad == "error":
-            end = "data.on_bad=fix repairs what can be, data.on_bad=drop leaves it out"
-        else:
-            end = f"data.on_bad={report.on_bad} cannot mend that"
+        end = report.cure("data.on_bad=fix repairs what can be, data.on_bad=drop leaves it out")
         return f"{_counted(stopping, 'error')}: training stops; {end}", "red"
     if report.errors:
         left = f"{report.rejected:,} of {report.images:,} images left out"

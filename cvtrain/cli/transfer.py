@@ -211,8 +211,8 @@ def check_weights(flat: dict[str, Any]) -> None:
     """Refuse two starts at once, and a regime that starts from trained weights without any.
 
     Raises:
-        UsageError: ``pretrained`` and ``weights`` of a backbone, or of a model, are both given; or
-            neither, where the regime needs one.
+        UsageError: ``pretrained`` and ``weights`` of a backbone, or of a model, are both given, or
+            those of a model and of its backbone; or none, where the regime needs one.
     """
     for group in ("backbone", "model"):
         node = flat.get(group) or {}
@@ -220,14 +220,25 @@ def check_weights(flat: dict[str, Any]) -> None:
             raise UsageError(
                 f"{group}.pretrained=true and {group}.weights=FILE exclude each other: give one"
             )
+    whole, part = _start(flat, "model"), _start(flat, "backbone")
+    if whole and part:
+        raise UsageError(f"{whole} brings the backbone's weights too: leave out {part}")
     name = pick(flat, "transfer.name")
     if name in (None, "scratch"):
         return
-    backbone = flat.get("backbone") or {}
-    for node in (backbone, flat.get("model") or {}):  # a model's weights are its backbone's too
-        if node.get("pretrained") or node.get("weights") is not None:
-            return
-    fetch = "backbone.pretrained=true or " if "pretrained" in backbone else ""
+    if whole or part:
+        return
+    fetch = "backbone.pretrained=true or " if "pretrained" in (flat.get("backbone") or {}) else ""
     raise UsageError(
         f"transfer={name} starts from trained weights: add {fetch}backbone.weights=FILE_OR_RUN"
+    )
+
+
+def _start(flat: dict[str, Any], group: str) -> str:
+    """The key by which a backbone, or a whole model, starts from trained weights; empty: none."""
+    node = flat.get(group) or {}
+    if node.get("weights") is not None:
+        return f"{group}.weights={node['weights']}"
+    return (
+        f"{group}.pretrained={values.spell(node['pretrained'])}" if node.get("pretrained") else ""
     )

@@ -72,13 +72,12 @@ class DataModule(pl.LightningDataModule):
         progress: shows a bar while the cache fills.
         epochs: of the whole run, for an ``augment.close_epoch`` that is a part of it.
         views: train on so many fixed views of each image in place of new ones every epoch.
-        proposals: boxes for every image, for models that are given them; ready to be asked.
+        proposals: boxes for every image, for models that are given them; see ``make_boxes``.
         labelled: further training images, which have a class and no boxes.
         native: validation and test images stay as they are, at their own size.
 
     Attributes:
         notes: lines on the ``labelled`` images, for the log.
-        prepared: what making the proposals took, for a line in the log; None where there are none.
 
     Raises:
         UsageError: a value that cannot be used.
@@ -124,7 +123,6 @@ class DataModule(pl.LightningDataModule):
         self.workers, self.cache, self.sampler = num_workers, cache, sampler
         self.seed, self.progress, self.views = seed, progress, views
         self.proposals, self.native = proposals, native
-        self.prepared: Any = None
         self.notes: list[str] = []
         self.augmentation = compile_augment(
             augment,
@@ -161,6 +159,28 @@ class DataModule(pl.LightningDataModule):
             there = ", ".join(self.tables) or "none"
             raise DataError(f"the data set has no {split} split; there are: {there}")
         return self.tables[split]
+
+    def make_boxes(self, splits: Sequence[str] = ("train", "val")) -> Any:
+        """Make the proposals of every image of these splits, before a sample is asked for.
+
+        A step of its own, as it can take hours: what is wrong with a model is said before.
+
+        Returns:
+            ``cvtrain.proposals.source.Prepared``; None where there are no proposals.
+
+        Raises:
+            DataError: a file that holds boxes of other images; an image that cannot be read.
+            UsageError, RunError: see ``cvtrain.proposals.source``.
+        """
+        source: Any = self.proposals
+        if source is None:
+            return None
+        return source.prepare(
+            {name: table for name, table in self.tables.items() if name in splits},
+            channels=self.channels,
+            workers=self.workers,
+            progress=self.progress,
+        )
 
     def class_counts(self) -> tuple[list[int], int | list[int]]:
         """Of each class the training images, and all of them; where there are masks its pixels.
@@ -394,23 +414,6 @@ def _for_task(tables: Mapping[str, Table], task: str) -> dict[str, Table]:
     return ready
 
 
-def _make_boxes(
-    source: Any,
-    tables: Mapping[str, Table],
-    data: Mapping[str, Any],
-    splits: Sequence[str] | None,
-    progress: bool,
-) -> Any:
-    """Proposals for every image of these splits (training: train and val); what it took."""
-    wanted = splits or ("train", "val")  # training never looks at test
-    return source.prepare(
-        {name: table for name, table in tables.items() if name in wanted},
-        channels=data["channels"],
-        workers=data["num_workers"],
-        progress=progress,
-    )
-
-
 def build_datamodule(
     cfg: Mapping[str, Any],
     task: str,
@@ -460,7 +463,6 @@ def build_datamodule(
         for name, table in report.tables.items():
             rows = np.linspace(0, len(table) - 1, min(images, len(table)))
             report.tables[name] = table.take(rows.astype(np.int64))
-    made = None if source is None else _make_boxes(source, report.tables, data, splits, progress)
     joined: tuple[dict[str, Table], list[Table], list[str]] = (report.tables, [], [])
     if splits is None and data.get("classification_root"):  # training; they are in no other split
         joined = join_labelled(report.tables, data, seed=seed, progress=progress)
@@ -484,5 +486,5 @@ def build_datamodule(
         labelled=joined[1],
         native=is_native(cfg),
     )
-    module.prepared, module.notes = made, joined[2]
+    module.notes = joined[2]
     return module, report

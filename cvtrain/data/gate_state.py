@@ -140,10 +140,13 @@ def stops(problem: Problem, on_bad: str) -> bool:
         return False
     if on_bad == "error":
         return True
-    if problem.action:
-        return False
+    return not problem.action and not is_curable(problem)
+
+
+def is_curable(problem: Problem) -> bool:
+    """Whether ``on_bad=fix`` and ``on_bad=drop`` go on without what is wrong."""
     code = READER_CODES.get(problem.code) or GATE_CODES.get(problem.code)
-    return code is None or not code.curable  # None: a code of a user's own reader
+    return code is not None and code.curable  # None: a code of a user's own reader
 
 
 @dataclass

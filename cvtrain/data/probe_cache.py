@@ -11,7 +11,6 @@ import hashlib
 import os
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from cvtrain.data.formats.files import BROKEN_NPZ
 from cvtrain.data.probe import RECORD, VERSION, Probes, probe_files
 
 _FRESH_NS = 2_000_000_000
 """A file changed less than this before it was looked at is not remembered: it could change again
 within its clock's tick (2 s on FAT), at the same size, and nobody would see."""
-
-_BROKEN = (OSError, ValueError, KeyError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile)
-"""What numpy and zipfile raise on a file with wrong bytes in it, depending on where they are."""
 
 
 @dataclass
@@ -200,7 +197,7 @@ def _load(path: Path, warn: Callable[[str], None]) -> _Entries | None:
             entries = _Entries(**{name: arrays[name] for name in _Entries.__dataclass_fields__})
     except FileNotFoundError:
         return None
-    except _BROKEN as error:
+    except BROKEN_NPZ as error:
         warn(f"the cache {path} cannot be read ({_short(error)}); every file is opened again")
         return None
     if not _consistent(entries):

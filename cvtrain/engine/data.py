@@ -40,13 +40,30 @@ def load_data(
         data, report = build(True)
         for line in [*report.summary_lines(), *data.notes]:
             LOG.info(line)
-        if data.prepared is not None:
-            LOG.info(f"proposals: {data.prepared.summary()}")
         broadcast(None)
     else:
         broadcast(None)
         data, report = build(False)
     return data, report
+
+
+def make_boxes(data: DataModule, splits: Sequence[str] = ("train", "val")) -> None:
+    """Proposals for a model that is given its boxes: rank 0 makes them, the others find them.
+
+    After the model was built, whose errors need not wait for them.
+
+    Raises:
+        DataError: a file of proposals that holds boxes of other images.
+        UsageError, RunError: see ``cvtrain.proposals.source``.
+    """
+    if data.proposals is None:
+        return
+    if rank() == 0:
+        LOG.info(f"proposals: {data.make_boxes(splits).summary()}")
+        broadcast(None)
+    else:
+        broadcast(None)
+        data.make_boxes(splits)
 
 
 def loaders(

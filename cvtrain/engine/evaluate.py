@@ -10,7 +10,7 @@ from typing import Any
 from cvtrain.callbacks.console import LOG
 from cvtrain.engine.build import build_callbacks, build_task
 from cvtrain.engine.checkpoint import LoadedRun, load_model
-from cvtrain.engine.data import load_data
+from cvtrain.engine.data import load_data, make_boxes
 from cvtrain.engine.device import choose_device
 from cvtrain.engine.launch import launch, started_elsewhere
 from cvtrain.engine.rundir import RunDir, new_run_dir, stored_config
@@ -92,6 +92,7 @@ def _evaluate(
     _same_classes(loaded, data.classes.names)
     task = build_task(run_config, loaded.model, data.classes, trust=trust)
     callbacks = build_callbacks(run_config, trust)
+    make_boxes(data, [split])
     if rank() == 0:
         run.create(stored_config(run_config, run), [])
         log.open(run.log)

@@ -194,6 +194,7 @@ def _images(job: Job) -> tuple[list[Any], float]:
         images=job.runs,
         progress=False,
     )
+    data.make_boxes([job.split])
     samples = data.dataset(job.split)
     if not len(samples):
         raise DataError(f"the {job.split} split has no images to measure on")

@@ -29,7 +29,7 @@ from cvtrain.engine.checkpoint import (
     load_checkpoint,
     without_downloads,
 )
-from cvtrain.engine.data import load_data, loaders
+from cvtrain.engine.data import load_data, loaders, make_boxes
 from cvtrain.engine.device import Device, choose_device
 from cvtrain.engine.features import feature_loaders, fit_head, wanted
 from cvtrain.engine.imbalance import weigh_classes
@@ -155,6 +155,7 @@ class _Training:
         self.task = build_task(
             config, model, self.data.classes, trust=self.trust, transfer=self.transfer
         )
+        make_boxes(self.data)
         self._watch_training()
         header = {
             "version": cvtrain.__version__,

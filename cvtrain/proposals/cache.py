@@ -11,19 +11,17 @@ import hashlib
 import json
 import os
 import tempfile
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from cvtrain.data.formats.files import BROKEN_NPZ
 from cvtrain.errors import RunError
 from cvtrain.proposals.selective_search import VERSION, Boxes, Settings
 
 KEPT = 2000
 """Boxes kept of an image where fewer are asked for, so that a smaller number finds them too."""
-
-_BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 def cache_folder() -> Path:
@@ -68,7 +66,7 @@ class Cache:
             with np.load(self.path(key), allow_pickle=False) as arrays:
                 boxes, scores = arrays["boxes"], arrays["scores"]
                 total, seconds = int(arrays["total"]), float(arrays["seconds"])
-        except _BROKEN:
+        except BROKEN_NPZ:
             return None
         sound = boxes.ndim == 2 and boxes.shape[1] == 4 and scores.shape == (len(boxes),)
         if not sound or not 1 <= len(boxes) <= total or len(boxes) < min(self.wanted, total):

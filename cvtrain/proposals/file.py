@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from cvtrain.data.formats.files import printable
+from cvtrain.data.formats.files import BROKEN_NPZ, printable
 from cvtrain.data.table import Table
 from cvtrain.errors import DataError, RunError, UsageError
 from cvtrain.proposals.names import Names
@@ -39,7 +39,6 @@ from cvtrain.proposals.selective_search import Boxes
 from cvtrain.proposals.source import Prepared
 
 _SHOWN = 3
-_BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError)
 
 
 def write_proposals(
@@ -111,7 +110,7 @@ class ProposalFile:
                 raise zipfile.BadZipFile("it is no zip archive, or its end is missing")
             with np.load(self.path, allow_pickle=False) as arrays:
                 held = {name: arrays[name] for name in arrays.files}
-        except _BROKEN as error:
+        except BROKEN_NPZ as error:
             raise DataError(
                 f"{self.path} is no file of proposals (a .npz of numpy arrays, as `cvtrain "
                 f"proposals` writes it): {_line(error)}"

@@ -68,6 +68,11 @@ def test_no_augmentation_and_an_own_one(cli, here):
         ),
         ("augment.mixup=0.5 augment.close_epoch=2 trainer.max_epochs=2", "is not reached"),
         (
+            "augment.mixup=0.5 augment.close_epoch=0",
+            "augment.mixup=0.5 would not be read: augment.close_epoch=0 of 30 epochs ends it",
+        ),
+        ("augment.mixup=0.5 augment.close_epoch=0.2 trainer.max_epochs=2", "before the first"),
+        (
             "augment=randaugment augment.randaugment.strength=0.5",
             "did you mean augment.randaugment.magnitude (9 here)?",
         ),
@@ -117,6 +122,7 @@ def test_a_yamls_late_close_epoch_does_not_stop_a_short_run(cli, here):
     done = cli("--config-dir own augment=late trainer.max_epochs=2")
     assert done.config["augment"]["close_epoch"] == 10
     assert cli("augment.mixup=0.5 augment.close_epoch=1 trainer.max_epochs=2").code == 0
+    assert cli("model=yolox augment.close_epoch=0").code == 0  # no mixing, and the L1 loss
 
 
 @pytest.mark.parametrize("key", ["randaugment.target", "trivialaugment.strength"])

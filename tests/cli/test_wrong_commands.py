@@ -141,6 +141,11 @@ WRONG = [
         "model=faster_rcnn model.weights=file.txt model.pretrained=true",
         "model.pretrained=true and model.weights=FILE exclude each other: give one",
     ),
+    (
+        "model=faster_rcnn backbone=resnet50 backbone.pretrained=true model.pretrained=true",
+        "model.pretrained=true brings the backbone's weights too: leave out "
+        "backbone.pretrained=true",
+    ),
     ("run_dir=file.txt", "is a file"),
     # what a verb does not read
     ("data.val_fraction=0.5", "data.num_val"),

@@ -102,6 +102,16 @@ def test_boxes_reach_training_evaluation_and_prediction(config, command, tmp_pat
     assert first[1] + first[3] <= 50.001
 
 
+def test_a_wrong_model_is_said_before_boxes_are_made(config, tmp_path) -> None:
+    config["model"]["width"] = 3
+    with pytest.raises(UsageError, match="width"):
+        train(config)
+    assert not list(tmp_path.rglob("proposals/**/*.npz"))
+    del config["model"]["width"]
+    assert train(config) == 0
+    assert list(tmp_path.rglob("proposals/**/*.npz"))
+
+
 def test_a_file_of_boxes_for_prediction(config, command, tmp_path) -> None:
     assert train(config) == 0
     source = tmp_path / "photos"

@@ -135,6 +135,23 @@ def test_no_file_of_proposals(photos: Photos, tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
 
+def test_any_wrong_byte_is_one_line(photos: Photos, tmp_path: Path) -> None:
+    """In names, sizes, checksums and what is compressed; some, of no account, are not noticed."""
+    write(tmp_path / "p.npz", photos(2), [3, 3])
+    whole, refused = (tmp_path / "p.npz").read_bytes(), []
+    for place in range(0, len(whole), 3):
+        wrong = bytearray(whole)
+        wrong[place] ^= 0xFF
+        (tmp_path / "wrong.npz").write_bytes(wrong)
+        try:
+            ProposalFile(tmp_path / "wrong.npz")
+        except DataError as error:
+            refused.append(error)
+    assert len(refused) > 200
+    assert {"BadZipFile", "error"} <= {type(e.__cause__).__name__ for e in refused}  # zlib.error
+    assert not [e for e in refused if "\n" in str(e)]
+
+
 def test_a_file_that_cannot_be_written(photos: Photos, tmp_path: Path) -> None:
     (tmp_path / "blocked").write_text("")
     with pytest.raises(RunError, match="cannot be written"):

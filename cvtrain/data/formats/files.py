@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import posixpath
 import reprlib
+import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,6 +28,13 @@ MAX_PIXELS = 178_956_970
 
 OTHER_IMAGE_SUFFIXES = frozenset((".heic", ".heif", ".jxl", ".dng", ".psd", ".svg"))
 """Images that are not read; they are listed, so that nobody wonders where they went."""
+
+
+BROKEN_NPZ = (
+    *(OSError, ValueError, KeyError, EOFError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+"""What numpy and zipfile raise of an .npz with wrong bytes in it, depending on where they are."""
 
 
 _BRIEF = reprlib.Repr()

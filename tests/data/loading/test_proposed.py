@@ -152,6 +152,7 @@ def test_from_the_config(tmp_path: Any) -> None:
         },
     }  # fmt: skip
     data, _ = build_datamodule(config, "detection", progress=False)
+    assert data.make_boxes().images == len(data.table("train")) + len(data.table("val"))
     batch = next(iter(data.loader("val")))
     assert batch.proposals is not None
     assert [0, 0, 64, 64] in batch.proposals[0].tolist()
