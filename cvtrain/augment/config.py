@@ -25,10 +25,14 @@ DEFAULTS: dict[str, Any] = {
     "cutmix": 0.0,
     "cutmix_alpha": 1.0,
     "close_epoch": None,
+    "object_crops": None,
     "min_visibility": 0.1,
     "min_area": 1.0,
 }
 """The keys of a node beside ``name`` and the families, as in conf/config.yaml."""
+
+CROPS = ("first_stage_epochs", "context", "min_iou")
+"""The keys of ``object_crops``."""
 
 MIXING = ("mixup", "cutmix", "mosaic", "copy_paste")
 """Probabilities of what makes one image of several: what ``close_epoch`` ends."""
@@ -87,6 +91,7 @@ def settled(augment: Mapping[str, Any] | None) -> dict[str, Any]:
         raise UsageError(f"augment.transforms={node['transforms']!r}: give a list of transforms")
     for name in families(node):
         _check_family(name, node[name])
+    _check_crops(node)
     node["name"] = title(node)
     return node
 
@@ -108,9 +113,32 @@ def _check_family(name: str, family: Mapping[str, Any]) -> None:
         raise UsageError(f"augment.{name} is no family: give it a list, augment.{name}.transforms")
 
 
+def _check_crops(node: Mapping[str, Any]) -> None:
+    crops = node["object_crops"]
+    if crops is None:
+        return
+    if not isinstance(crops, Mapping) or set(crops) != set(CROPS):
+        raise UsageError(f"augment.object_crops={crops}: give {', '.join(CROPS)}, or null")
+    if not is_close_epoch(crops["first_stage_epochs"]):
+        raise UsageError(
+            f"augment.object_crops.first_stage_epochs={crops['first_stage_epochs']}: give a number "
+            "of epochs, a part of the run below 1, or null: all"
+        )
+    context, iou = crops["context"], crops["min_iou"]
+    if not _is_number(context) or context < 1:
+        raise UsageError(f"augment.object_crops.context={context}: give a number from 1")
+    if not _is_number(iou) or not 0 < iou <= 1:
+        raise UsageError(f"augment.object_crops.min_iou={iou}: give a number above 0, at most 1")
+    if node["mosaic"]:
+        raise UsageError(
+            f"augment.mosaic={node['mosaic']:g} and augment.object_crops exclude each other: four "
+            "images in one have no object in the middle"
+        )
+
+
 def families(node: Mapping[str, Any]) -> list[str]:
     """The names of a node's families, in the order in which they run."""
-    there = [key for key, value in node.items() if isinstance(value, Mapping)]
+    there = [k for k, value in node.items() if isinstance(value, Mapping) and k not in DEFAULTS]
     known = [name for name in FAMILIES if name in there]
     return known + [name for name in there if name not in FAMILIES]
 
@@ -167,12 +195,15 @@ def is_close_epoch(value: Any) -> bool:
     return (isinstance(value, int) and value >= 0) or (isinstance(value, float) and 0 < value < 1)
 
 
-def closing_epoch(close_epoch: float | None, epochs: int | None) -> int | None:
+def closing_epoch(
+    close_epoch: float | None, epochs: int | None, key: str = "close_epoch"
+) -> int | None:
     """The first epoch (from 0) without mixup, cutmix, mosaic and copy-paste; None: none is.
 
     Args:
         close_epoch: of the node: that many epochs have them, or that part of the run.
         epochs: of the whole run.
+        key: what a message calls it; the first stage of ``object_crops`` is said in the same way.
 
     Raises:
         UsageError: a part of a run whose epochs are not known.
@@ -180,12 +211,17 @@ def closing_epoch(close_epoch: float | None, epochs: int | None) -> int | None:
     if close_epoch is None or isinstance(close_epoch, int):
         return close_epoch
     if epochs is None:
-        raise UsageError(f"augment.close_epoch={close_epoch}: give a number of epochs here")
+        raise UsageError(f"augment.{key}={close_epoch}: give a number of epochs here")
     return round(close_epoch * epochs)
 
 
 def refuse_task(node: Mapping[str, Any], task: str) -> None:
-    """Raise UsageError where the node mixes images in a way that this task cannot take."""
+    """Raise UsageError where the node does something that this task cannot take."""
+    if node.get("object_crops") and task != "semantic_segmentation":
+        raise UsageError(
+            "augment.object_crops cuts objects out by a mask of classes: it serves "
+            f"task=semantic_segmentation, not {task}"
+        )
     for key in MIXING:
         value = node.get(key)
         if value and task not in SERVES[key]:

@@ -1,4 +1,4 @@
-"""What is done to one training sample: mosaic, the pipeline, copy-paste, and a second try.
+"""What is done to one training sample: crops, mosaic, the pipeline, copy-paste, a second try.
 
 Everything follows from the sample's own generator and the epoch, nothing from the past.
 """
@@ -14,6 +14,7 @@ import numpy as np
 from cvtrain.augment.copy_paste import copy_paste
 from cvtrain.augment.geometry import fit
 from cvtrain.augment.mosaic import mosaic
+from cvtrain.augment.object_crops import ObjectCrops
 from cvtrain.augment.scene import Scene, box_areas
 from cvtrain.types import IGNORE_INDEX
 
@@ -34,6 +35,7 @@ class Augmentation:
         min_visibility, min_area: which boxes a mosaic or a pasted object drops.
         copy_paste: probability that objects of another image are pasted in.
         closes: the first epoch without mosaic and copy-paste; None: every epoch has them.
+        crops: a sample is a crop around an object; None: it is the whole image.
     """
 
     pipeline: Pipeline
@@ -42,6 +44,7 @@ class Augmentation:
     min_area: float = 1.0
     copy_paste: float = 0.0
     closes: int | None = None
+    crops: ObjectCrops | None = None
 
     def __call__(
         self,
@@ -74,6 +77,9 @@ class Augmentation:
         is_open = self.closes is None or epoch < self.closes
         limits = {"min_visibility": self.min_visibility, "min_area": self.min_area}
         said = []
+        if self.crops is not None:
+            scene, done = self.crops(scene, epoch, generator)
+            said.append(done)
         if is_open and self.mosaic > 0 and generator.random() < self.mosaic:
             scenes = [scene, partner(), partner(), partner()]
             height, width = self.pipeline.size

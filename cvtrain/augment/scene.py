@@ -25,6 +25,9 @@ class Scene:
         keypoints: float64 ``(N, K, 3)`` of the objects, or ``(M, 3)`` of the image: x, y and
             visibility (``UNSEEN``, ``HIDDEN``, ``VISIBLE``); or None. A point that leaves the image
             stays in its place of the list, unseen.
+        objects: float64 ``(N, 5)``, boxes and class of the objects that ``mask`` shows, where the
+            data set tells them and crops are cut around them; or None.
+        windows: float32 ``(P, 4)``, proposals that crops are chosen from; or None.
     """
 
     image: np.ndarray
@@ -35,6 +38,8 @@ class Scene:
     mask: np.ndarray | None = None
     masks: np.ndarray | None = None
     keypoints: np.ndarray | None = None
+    objects: np.ndarray | None = None
+    windows: np.ndarray | None = None
 
     def moved(
         self,

@@ -64,7 +64,8 @@ def check(config: DictConfig, typed: Sequence[Typed]) -> None:
     node = config.get("augment")
     if not OmegaConf.is_dict(node):
         return
-    refuse_task({key: node.get(key) for key in MIXING}, str(config.task.name))
+    what = (*MIXING, "object_crops")
+    refuse_task({key: node.get(key) for key in what}, str(config.task.name))
     for key, needs in _NEEDS.items():
         if key not in node or any(node.get(need) for need in needs):
             continue
@@ -93,15 +94,18 @@ def _refuse_no_epoch(config: DictConfig, typed: Sequence[Typed]) -> None:
             )
 
 
+_ENDS = ("augment.close_epoch", "augment.object_crops.first_stage_epochs")
+
+
 def _refuse_late_close(config: DictConfig, typed: Sequence[Typed]) -> None:
-    """Refuse a typed ``augment.close_epoch`` that the run does not reach.
+    """Refuse a typed number of epochs, after which something ends, that the run does not reach.
 
     One of a yaml stays, so that a run cut short for a trial needs no second key.
     """
     epochs = config.trainer.get("max_epochs")
     for t in typed:
         late = isinstance(t.value, int) and isinstance(epochs, int) and t.value >= epochs
-        if t.key == "augment.close_epoch" and late:
+        if t.key in _ENDS and late:
             raise UsageError(
                 f"{t.text} is not reached: trainer.max_epochs={epochs}; give a number below it, a "
                 "part of the run (0.9), or null: all epochs"

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 WITH_BOXES = ("detection", "localization", "instance_segmentation")
 """Tasks whose objects have boxes: recall can be told."""
 
+OPTIONAL = "optional"
+"""``model.proposals`` of a model that takes boxes or does without (``proposals=null``)."""
+
 _DEFAULTS = {
     "proposals": {"task": "detection", "proposals": "selective_search"},
     "anchors": {"task": "detection", "model": "yolov2"},
@@ -50,13 +53,28 @@ def unread(t: Typed, flat: dict[str, Any], verb: str) -> str:
 
 
 def check(config: DictConfig, typed: Sequence[Typed]) -> None:
-    """In training, proposals are for models whose yaml says ``proposals: true``.
+    """In training, proposals are for models whose yaml says ``proposals: true``, or ``optional``.
 
     Raises:
-        UsageError: typed for another model, or missing for such a one.
+        UsageError: typed for another model, or missing for one that cannot do without.
     """
     model = config.model.get("name")
     mine = [t for t in typed if t.key.split(".")[0] == "proposals"]
+    if config.model.get("proposals") == OPTIONAL:
+        if any(t.kind == "group" and t.value is None for t in mine):
+            config.proposals = None
+            return
+        crops = config.augment.get("object_crops") if config.augment else None
+        trained = crops is not None and crops.get("first_stage_epochs") is not None
+        if trained or config.model.get("inference") != "whole":
+            return
+        if mine:
+            raise UsageError(
+                f"{mine[0].text} would not be read: training looks at no proposals and, with "
+                "model.inference=whole, prediction does not either"
+            )
+        config.proposals = None
+        return
     if config.model.get("proposals"):
         if config.proposals is None or any(t.kind == "group" and t.value is None for t in mine):
             raise UsageError(

@@ -312,7 +312,7 @@ def _other_boxes(
     """The node of ``proposals=NAME``, or the run's own with what was typed of it changed."""
     mine = [t for t in nested if t.key.split(".")[0] == "proposals"]
     own = pick(run, "proposals") or {}
-    if run is not None and not own:
+    if run is not None and not own and not pick(run, "model.proposals"):
         model = pick(run, "model.name")
         raise UsageError(f"{mine[0].text} would not be read: model={model} makes its own boxes")
     chosen = any(t.kind == "group" for t in mine)

@@ -124,8 +124,16 @@ def _dataset(
         module.task,
         **size,
         channels=module.channels,
-        augmentation=compile_augment(node, module.task, **size, trust=trust, epochs=epochs),
+        augmentation=compile_augment(
+            node,
+            module.task,
+            **size,
+            trust=trust,
+            epochs=epochs,
+            class_names=module.classes.names,
+        ),
         seed=module.seed,
+        proposals=module.proposals if node.get("object_crops") else None,
     )
     dataset.cache = module.dataset("train").cache
     return dataset

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from cvtrain.augment.geometry import RESIZES
+from cvtrain.augment.object_crops import ObjectCrops, background_class
 from cvtrain.augment.policy import Augmentation
 from cvtrain.data.cache import RamCache
 from cvtrain.data.collate import Sample, collate
@@ -132,6 +133,7 @@ class DataModule(pl.LightningDataModule):
             resize=resize,
             trust=trust,
             epochs=epochs,
+            class_names=self.classes.names,
         )
         self.labelled = [self._labelled(table, augment, trust, epochs) for table in labelled]
         self._datasets: dict[tuple[str, bool, bool], VisionDataset] = {}
@@ -357,8 +359,19 @@ def compile_augment(
     resize: str,
     trust: Sequence[str] = (),
     epochs: int | None = None,
+    class_names: Sequence[str] = (),
 ) -> Augmentation:
-    """The config's ``augment`` node, ready to run; ``epochs`` are those of the whole run.
+    """The config's ``augment`` node, ready to run.
+
+    Args:
+        augment: the node; None: no augmentation.
+        task: one of ``TASKS``.
+        height: of the network's input, pixels.
+        width: the same.
+        resize: ``letterbox`` or ``stretch``.
+        trust: packages that its targets may come from.
+        epochs: of the whole run.
+        class_names: of the data, for ``object_crops``, which asks which of them is the background.
 
     Raises:
         UsageError: an unknown key, transform or argument; a transform or a way to mix images that
@@ -385,6 +398,22 @@ def compile_augment(
         min_area=node["min_area"],
         copy_paste=node["copy_paste"],
         closes=closing_epoch(node["close_epoch"], epochs),
+        crops=_crops(node["object_crops"], epochs, class_names),
+    )
+
+
+def _crops(
+    node: Mapping[str, Any] | None, epochs: int | None, class_names: Sequence[str]
+) -> ObjectCrops | None:
+    from cvtrain.augment.config import closing_epoch
+
+    if node is None:
+        return None
+    return ObjectCrops(
+        closing_epoch(node["first_stage_epochs"], epochs, "object_crops.first_stage_epochs"),
+        context=float(node["context"]),
+        min_iou=float(node["min_iou"]),
+        background=background_class(class_names),
     )
 
 

@@ -32,7 +32,14 @@ from cvtrain.data.decode import decode
 from cvtrain.data.mask_file import ClassOfValue, decode_mask
 from cvtrain.data.process import prepare_process
 from cvtrain.data.proposed import BoxSource, around, corners
-from cvtrain.data.segments import decode_rle, rle_areas, rles_of, semantic_mask, to_masks
+from cvtrain.data.segments import (
+    decode_rle,
+    labelled_boxes,
+    rle_areas,
+    rles_of,
+    semantic_mask,
+    to_masks,
+)
 from cvtrain.data.table import CROWD, DIFFICULT, Blobs, Table
 from cvtrain.errors import DataError, UsageError
 from cvtrain.types import IGNORE_INDEX, RLE, ImageInfo, Placement, Target
@@ -71,7 +78,8 @@ class VisionDataset(Dataset[Sample]):
         augmentation: None for evaluation.
         seed: of the run.
         proposals: boxes for each image, for models that are given them; they go where the image
-            goes, and end up in ``Sample.proposals``. None: none.
+            goes, and end up in ``Sample.proposals``; where the augmentation cuts crops out, these
+            are chosen from them instead. None: none.
         native: images that are not augmented are left as they are, in pixels of the original, and
             their target is their truth.
     """
@@ -151,13 +159,24 @@ class VisionDataset(Dataset[Sample]):
         )
         if self.task == "semantic_segmentation":
             scene.mask = self._mask(row)
+            if self._crops:
+                scene.objects = labelled_boxes(table, row)
         if self.task == "instance_segmentation" and dense:
             scene.masks = self._masks(row, rows, image.shape[0], image.shape[1])
         if self.task == "localization":
             scene = _largest(scene)
         if self.proposals is not None:
-            scene.keypoints = corners(self.proposals.boxes(table.files[row]).boxes)
+            boxes = self.proposals.boxes(table.files[row]).boxes
+            if self._crops:
+                scene.windows = boxes
+            else:
+                scene.keypoints = corners(boxes)
         return scene
+
+    @property
+    def _crops(self) -> bool:
+        """Whether a sample is a crop, which takes the place of proposals."""
+        return self.augmentation is not None and self.augmentation.crops is not None
 
     def _masks(self, row: int, rows: slice, height: int, width: int) -> np.ndarray:
         segments = self._segments(row, rows)

@@ -172,6 +172,14 @@ def semantic_mask(table: Table, i: int) -> np.ndarray:
     return mask
 
 
+def labelled_boxes(table: Table, i: int) -> np.ndarray:
+    """Boxes and classes of the objects of image i, crowd regions left out: float64 ``(N, 5)``."""
+    rows = table.rows(i)
+    counts = (table.flags[rows] & CROWD) == 0
+    boxes, labels = table.boxes[rows][counts], table.labels[rows][counts]
+    return np.concatenate([boxes, labels[:, None]], axis=1)  # (N, 4) -> (N, 5)
+
+
 def semantic_table(table: Table) -> Table:
     """A table of segments for semantic segmentation: ``background`` becomes class 0.
 

@@ -48,6 +48,7 @@ SMALLER = {
     "unet": ["model.width=8"],
     "unet_encoder": ["model.widths=[32,32,16,16,16]"],
     "smp": ["+model.options.pyramid_channels=32", "+model.options.segmentation_channels=32"],
+    "deconvnet": ["model.width=8", "model.hidden=64", "model.max_windows=3"],
     "faster_rcnn": [
         "model.channels=64",
         "model.hidden=[128,128]",
@@ -80,6 +81,7 @@ SMALLER = {
 """What makes a model small enough for many short tests, where its defaults do not."""
 LEARNABLE = {
     "fcn": ["model.learn_last=true"],
+    "deconvnet": ["model.inference=whole"],  # windows are learnt from crops, see its own tests
     # The one map has 4 x 4 places here, and of windows everywhere most are far from all objects.
     "fast_rcnn": ["model.neck=fpn", "model.background_iou=0"],
 }

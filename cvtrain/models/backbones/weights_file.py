@@ -26,8 +26,9 @@ from cvtrain.models.backbones.weights_path import find_weights
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "module", "state_dict_ema")
 """Names under which training programs store the state dict."""
 
+MODEL_PREFIX = "model."
 BACKBONE_PREFIX = "model.backbone."
-"""What a cvtrain checkpoint puts before the names of the backbone's tensors."""
+"""What a cvtrain checkpoint puts before the names of the model's, and the backbone's, tensors."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,15 @@ class WeightsFile:
     untrained: frozenset[str] = field(default_factory=frozenset)
 
 
-def read_weights(path: str | Path, key: str = "backbone.weights") -> WeightsFile:
-    """The tensors of a file and what it tells of them; ``key`` is what messages say of the path.
+def read_weights(
+    path: str | Path, key: str = "backbone.weights", *, whole: bool = False
+) -> WeightsFile:
+    """The tensors of a file and what it tells of them.
+
+    Args:
+        path: of the file, or of a run.
+        key: what messages say of the path.
+        whole: of a checkpoint of a model without a backbone, take all of the model.
 
     Raises:
         UsageError: there is no such file.
@@ -64,7 +72,7 @@ def read_weights(path: str | Path, key: str = "backbone.weights") -> WeightsFile
     file = find_weights(Path(path).expanduser(), key)
     content, metadata = _read(file)
     if isinstance(content, Mapping) and "cvtrain" in content:
-        return _checkpoint(file, content)
+        return _checkpoint(file, content, whole)
     architecture = metadata.get("architecture")
     if isinstance(content, Mapping) and isinstance(content.get("arch"), str):
         architecture = content["arch"]
@@ -108,12 +116,12 @@ def refuse_not_finite(file: WeightsFile, taken: Mapping[str, Tensor]) -> None:
             raise CheckpointError(f"{file.path}: {next(own, name)} is not finite")
 
 
-def _checkpoint(file: Path, content: Mapping[str, Any]) -> WeightsFile:
-    state = {
-        k.removeprefix(BACKBONE_PREFIX): v
-        for k, v in _tensors(content.get("state_dict")).items()
-        if k.startswith(BACKBONE_PREFIX)
-    }
+def _checkpoint(file: Path, content: Mapping[str, Any], whole: bool) -> WeightsFile:
+    tensors = _tensors(content.get("state_dict"))
+    prefix = BACKBONE_PREFIX
+    if whole and not any(k.startswith(prefix) for k in tensors):
+        prefix = MODEL_PREFIX
+    state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     if not state:
         raise CheckpointError(f"{file} is a cvtrain checkpoint of a model without a backbone")
     header = content["cvtrain"] if isinstance(content["cvtrain"], Mapping) else {}

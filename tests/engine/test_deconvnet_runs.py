@@ -1,0 +1,144 @@
+"""DeconvNet's two stages in one command: cut in the second, evaluated, in two processes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from cvtrain.engine.checkpoint import load_checkpoint
+from cvtrain.engine.evaluate import evaluate
+from cvtrain.engine.predict import predict
+from cvtrain.engine.train import train
+from cvtrain.errors import UsageError
+
+WORDS = (
+    "task=semantic_segmentation",
+    "model=deconvnet",
+    "model.width=4",
+    "model.hidden=16",
+    "model.max_windows=3",
+    "proposals.mode=single",
+    "proposals.max_boxes=20",
+    "data=shapes",
+    "data.image_size=32",
+    "data.num_train=8",
+    "data.num_val=5",
+    "data.batch_size=4",
+    "data.num_workers=0",
+    "trainer.max_epochs=4",
+    "trainer.accelerator=cpu",
+    "callbacks.pictures=null",
+    "augment.object_crops.first_stage_epochs=2",
+)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def compose(command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict]:
+    """The configuration of a run that draws no plots and writes into ``tmp_path/run``."""
+    for name in ("curves.plot_curves", "labels.plot_labels", "plots.plot_details"):
+        monkeypatch.setattr(f"cvtrain.report.{name}", lambda *_, **__: None)
+    return lambda *words, run_dir=None: command(*words, f"run_dir={run_dir or tmp_path / 'run'}")
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    for row in found:
+        assert float(row.pop("seconds")) > 0
+    return found
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(load_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"])
+
+
+def test_a_run_cut_in_its_second_stage_goes_on_as_if_nothing_had_been(
+    compose, command, killer, tmp_path
+) -> None:
+    words = [*WORDS, *killer("SIGTERM")]
+    whole = compose(*words, run_dir=tmp_path / "whole")
+    whole["callbacks"]["killer"]["marker"] = str(tmp_path / "never")
+    assert train(whole) == 0
+    cut = tmp_path / "cut"
+    assert train(compose(*words, run_dir=cut)) == 143
+    assert len(rows(cut)) == 2, "the third epoch, the second stage's first, was cut"
+    assert train(command(f"resume={cut}", "trust=[killer_callback]")) == 0
+    before, after = weights(tmp_path / "whole"), weights(cut)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert rows(tmp_path / "whole") == rows(cut)
+
+
+def test_scored_and_predicted_as_in_training(compose, command, tmp_path, capsys) -> None:
+    run = tmp_path / "run"
+    assert train(compose(*WORDS, run_dir=run)) == 0
+    assert "proposals: boxes made for 13 of 13 images" in capsys.readouterr().out
+    results = json.loads((run / "results.json").read_text())["metrics"]
+    again = tmp_path / "again"
+    assert evaluate(command("eval", f"ckpt={run}", f"run_dir={again}")) == 0
+    assert json.loads((again / "results.json").read_text())["metrics"] == results
+    source = tmp_path / "photos"
+    source.mkdir()
+    Image.new("RGB", (70, 50), (200, 30, 30)).save(source / "a.png")
+    words = ["predict", f"ckpt={run}", f"source={source}", f"run_dir={tmp_path / 'said'}"]
+    assert predict(command(*words)) == 0
+    masks = [p for p in (tmp_path / "said").rglob("*.png") if "mask" in str(p)]
+    assert masks
+    assert Image.open(masks[0]).size == (70, 50)
+
+
+def test_without_proposals(compose, command, tmp_path, capsys) -> None:
+    boxless = [w for w in WORDS if not w.startswith("proposals.")]
+    assert train(compose(*boxless, "proposals=null")) == 0
+    assert "proposals" not in capsys.readouterr().out
+    words = ["eval", f"ckpt={tmp_path / 'run'}", f"run_dir={tmp_path / 'again'}"]
+    assert evaluate(command(*words, "proposals=selective_search", "proposals.mode=single")) == 0
+    assert "proposals: boxes made for 5 of 5 images" in capsys.readouterr().out
+
+
+def test_either_stage_alone_and_no_proposals_where_nothing_reads_them(compose) -> None:
+    boxless = [w for w in WORDS[:-1] if not w.startswith("proposals.")]
+    key = "augment.object_crops.first_stage_epochs"
+    first = compose(*boxless, f"{key}=null", "model.inference=whole")
+    assert first["proposals"] is None
+    assert train(first) == 0
+    assert compose(*boxless, f"{key}=null")["proposals"] is not None, "for the windows"
+    second = compose(*boxless, f"{key}=0", "model.inference=whole")
+    assert second["proposals"] is not None, "for the crops"
+
+
+def test_what_is_refused(compose) -> None:
+    with pytest.raises(UsageError, match=r"first_stage_epochs=4 is not reached"):
+        compose(*WORDS[:-1], "augment.object_crops.first_stage_epochs=4")
+    with pytest.raises(UsageError, match=r"proposals\.mode=single would not be read: training"):
+        compose(
+            *WORDS[:-1],
+            "augment.object_crops.first_stage_epochs=null",
+            "model.inference=whole",
+        )
+    with pytest.raises(UsageError, match="it serves task=semantic_segmentation"):
+        compose("task=detection", "model=yolo", "augment=object_crops")
+
+
+@pytest.mark.slow
+def test_two_processes(cvtrain, tmp_path) -> None:
+    done = cvtrain(*WORDS, "trainer.devices=2", "run_dir=two")
+    assert done.returncode == 0, done.stderr
+    again = cvtrain("eval", "ckpt=two", "run_dir=again", "trainer.accelerator=cpu")
+    assert again.returncode == 0, again.stderr
+    scores = [
+        json.loads((tmp_path / name / "results.json").read_text())["metrics"]
+        for name in ("two", "again")
+    ]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-6)
