@@ -13,6 +13,7 @@ from typing import Any
 _OURS = {
     "transforms": ("Affine", "ResizedCrop", "Resize", "HSV"),
     "scale_jitter": ("ScaleJitter",),
+    "elastic": ("Elastic",),
     "patch": ("SampledPatch",),
     "pixels": ("Tone", "WhiteBalance", "Gray", "Noise", "Blur"),
     "occlusion": ("CutOut", "GridDropout"),
@@ -25,6 +26,7 @@ __all__ = [
     "Affine",
     "Blur",
     "CutOut",
+    "Elastic",
     "Fog",
     "Gray",
     "GridDropout",

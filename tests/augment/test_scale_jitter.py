@@ -63,7 +63,36 @@ def test_the_same_generator_the_same_image_and_a_mirror():
     assert mirrored.boxes[0, [0, 2]].tolist() == pytest.approx([8, 32], abs=1e-4)
 
 
-@pytest.mark.parametrize("options", [{"scale": [2, 1]}, {"scale": [0, 1]}, {"hflip": 2}])
+@pytest.mark.parametrize(
+    "options", [{"scale": [2, 1]}, {"scale": [0, 1]}, {"hflip": 2}, {"of": "x"}]
+)
 def test_values_that_make_no_sense(options):
     with pytest.raises(UsageError, match="ScaleJitter"):
         ScaleJitter(**options)
+
+
+def test_crops_of_the_image_at_its_own_size():
+    """Scale 1 of ``original``: pixels as they are, void around images smaller than the crop."""
+    data = scene(100, 30)  # taller than the crop, narrower than it
+    data.image = np.random.default_rng(0).integers(0, 255, (100, 30, 3), dtype=np.uint8)
+    data.mask = np.full((100, 30), 3, np.uint8)
+    pipeline = Pipeline(
+        [ScaleJitter(scale=[1.0, 1.0], of="original")],
+        height=48,
+        width=48,
+        resize="letterbox",
+        targets=["mask"],
+    )
+    tops = set()
+    for seed in range(12):
+        out = pipeline(data, np.random.default_rng(seed))
+        known = out.mask == 3
+        assert known.sum() == 48 * 30
+        assert set(np.unique(out.mask)) == {3, 255}
+        left = int(np.flatnonzero(known.any(axis=0))[0])
+        seen = out.image[:, left : left + 30]
+        found = [y for y in range(53) if np.array_equal(seen, data.image[y : y + 48])]
+        assert len(found) == 1
+        assert (out.image[~known] == 114).all()
+        tops |= set(found)
+    assert len(tops) > 5
