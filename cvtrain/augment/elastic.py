@@ -139,7 +139,7 @@ def _pixels(grid: int, length: int) -> np.ndarray:
 
 
 def weights(grid: int, share: np.ndarray) -> np.ndarray:
-    """What each of ``grid`` values on 0..1 counts at places ``(P,)``: ``(P, G)``, cubic convolution.
+    """What each of ``grid`` values on 0..1 counts at places ``(P,)``: ``(P, G)``, by cubic rule.
 
     Outside 0..1 the border's value counts.
     """
