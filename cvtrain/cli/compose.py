@@ -125,6 +125,9 @@ def compose_command(command: Command, conf: ConfDirs) -> Composed:
             if group not in config and group not in RECIPES:
                 config[group] = None
         if command.verb == "train":
+            mode = pick(plain(config), "task.inference.mode")
+            if said := reads.of_tiles([t.key for t in typed if not t.sweep], mode):
+                raise UsageError(said)
             _drop_void(config, typed, conf)
             boxes.check(config, typed)
             boxes.check_joint(config)

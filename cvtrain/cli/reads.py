@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from cvtrain.cli.conf import GROUPS
 
 PATHS = (
@@ -74,6 +76,15 @@ def other_task(key: str, task: str | None) -> str:
     """Why a run of this task does not read ``key``; empty if it does."""
     tasks = OF_TASKS.get(key, ())
     return f"it is for task={' | '.join(tasks)}" if tasks and task not in tasks else ""
+
+
+def of_tiles(keys: Iterable[str], mode: str | None) -> str:
+    """Why the first of these keys that ``task.inference.mode=MODE`` does not read is not read."""
+    if mode in (None, "tiles"):
+        return ""
+    unread = [f"task.inference.{name}" for name in ("tile_size", "overlap", "batch_size")]
+    found = next((key for key in keys if key in unread), None)
+    return f"{found}= would not be read: it is for task.inference.mode=tiles" if found else ""
 
 
 def complaint(verb: str, key: str, *, group_choice: bool = False, multirun: bool = False) -> str:

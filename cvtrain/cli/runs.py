@@ -337,8 +337,7 @@ def _check_nested(
     inference = pick(base, "task.inference")
     for t in typed:
         if run is not None and t.key.startswith("task.inference.") and not inference:
-            task = pick(run, "task.name")
-            raise UsageError(f"{t.text} would not be read: task={task} shows a model whole images")
+            raise UsageError(f"{t.text} would not be read: it is for task=semantic_segmentation")
     base = {k: base[k] for k in ("data", "trainer") if k in base}
     base["task"] = {"inference": inference or {}}
     said = suggest.unknown_keys(typed, base, conf, verb)
@@ -356,6 +355,10 @@ def _check_nested(
             wrong = values.wrong(t.key, t.value, default, typed=t.shown)
             if wrong:
                 raise UsageError(wrong)
+    mode = by_key(typed).get("task.inference.mode")
+    chosen = pick(run, "task.inference.mode") if mode is None else mode.value
+    if said := reads.of_tiles([t.key for t in typed], chosen):
+        raise UsageError(said)
     root = by_key(typed).get("data.root")
     if root is not None:
         check_paths({"data": {"root": absolute(root.value)}}, typed)

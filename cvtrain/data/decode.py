@@ -67,21 +67,25 @@ def header_pixels(raw: np.ndarray, name: str) -> int:
         DataError: Pillow does not know the format.
     """
     try:
-        with Image.open(io.BytesIO(raw.data), formats=FORMATS) as image:
-            return int(image.width) * int(image.height)
+        return _claimed(io.BytesIO(raw.data))
     except Image.DecompressionBombError:
         return MAX_PIXELS + 1
     except (OSError, ValueError, SyntaxError) as e:
         raise DataError(f"{name}: not an image ({_short(e)})") from e
 
 
+def _claimed(file: Path | io.BytesIO) -> int:
+    with warnings.catch_warnings():
+        # Pillow warns at half of MAX_PIXELS, which alone is what we go by.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(file, formats=FORMATS) as image:
+            return int(image.width) * int(image.height)
+
+
 def claimed_pixels(path: Path) -> int:
     """Width times height as a file's header claims; 0 where it cannot be read."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS judges
-            with Image.open(path, formats=FORMATS) as image:
-                return int(image.width) * int(image.height)
+        return _claimed(path)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return 0  # named where it is to be read
 

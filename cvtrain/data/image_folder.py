@@ -90,7 +90,9 @@ class ImageFolder(Dataset["Sample | Unreadable"]):
             raise DataError(f"{path}: the file is empty")
         pixels = header_pixels(raw, str(path))
         if pixels > MAX_PIXELS:
-            raise DataError(f"{path}: more than {MAX_PIXELS} pixels; taken for a bomb")
+            raise DataError(
+                f"{path}: more than {MAX_PIXELS:,} pixels, taken for a bomb; cut it into parts"
+            )
         return decode_bytes(raw, str(path), self.channels)
 
     def most_workers(self) -> int:

@@ -33,7 +33,7 @@ from cvtrain.metrics.semantic_segmentation import (
     mask_file,
     must_keep_suffix,
 )
-from cvtrain.report.draw import draw, save_mask
+from cvtrain.report.draw import draw, save_mask, shrunk
 from cvtrain.report.results import replacing, write_json_list_atomic
 from cvtrain.tasks.base import Task
 from cvtrain.types import ImageInfo, Prediction
@@ -164,7 +164,9 @@ class _Predicting:
         return prediction.of(keep)
 
     def _draw(self, prediction: Prediction, info: ImageInfo) -> None:
-        image = self.images.image(info.index)
+        image, mask = self.images.image(info.index), None
+        if prediction.mask is not None:  # of a large image more than anyone looks at
+            image, mask = shrunk(image), shrunk(prediction.mask.numpy(), smooth=False)
         picture = displayable(torch.from_numpy(np.array(image)).permute(2, 0, 1)[None])[0]
         drawn = draw(
             picture,
@@ -173,7 +175,7 @@ class _Predicting:
             list(self.task.classes.names),
             scores=None if prediction.scores is None else _array(prediction.scores, (0,)),
             masks=prediction.rles,
-            mask=None if prediction.mask is None else prediction.mask.numpy(),
+            mask=mask,
         )
         if prediction.probs is not None:
             drawn = self._caption(drawn, prediction)

@@ -79,6 +79,7 @@ def draw(
     ignore: Any = None,
     min_side: int = MIN_SIDE,
     max_side: int | None = None,
+    listed: Sequence[int] = (),
 ) -> np.ndarray:
     """Draws annotations or predictions on a copy of an image.
 
@@ -93,6 +94,7 @@ def draw(
         ignore: bool ``(N,)``: drawn thin and gray, named "(ignored)".
         min_side: enlarge until the shorter side has this many pixels, or the longer LONGEST.
         max_side: shrink, before drawing, until the longer side has no more than this.
+        listed: classes that the legend of ``mask`` names though none of its pixels is one.
 
     Returns:
         uint8 ``(H', W', 3)``, a legend below it where there is a semantic mask or a crowd.
@@ -109,7 +111,7 @@ def draw(
     if mask is not None:
         classes = np.asarray(mask)
         canvas = _tint(canvas, _scale(classes.astype(np.uint8), size, smooth=False), names)
-        seen += [int(c) for c in np.unique(classes)]
+        seen += sorted({int(c) for c in np.unique(classes)} | set(listed))
     if boxes is not None:
         stretch = np.array([size[1] / width, size[0] / height] * 2)
         found = np.asarray(boxes, np.float64).reshape(-1, 4) * stretch
@@ -219,6 +221,21 @@ def _palette(label: int, names: Sequence[str]) -> tuple[int, int, int]:
     if label < len(names) and names[label] == BACKGROUND:
         return 0, 0, 0
     return colour(label)
+
+
+def shrunk(image: np.ndarray, longest: int = LONGEST, smooth: bool = True) -> np.ndarray:
+    """An image or class map ``(H, W[, C])`` whose longer side has at most ``longest`` pixels.
+
+    Of one that is shrunk the first three channels stay.
+    """
+    factor = longest / max(image.shape[:2])
+    if factor >= 1:
+        return image
+    if image.ndim == 3:
+        image = np.ascontiguousarray(image[:, :, : 3 if image.shape[2] >= 3 else 1])
+    size = (max(1, round(image.shape[0] * factor)), max(1, round(image.shape[1] * factor)))
+    small = _scale(image, size, smooth)
+    return small.reshape(*size, *image.shape[2:])  # OpenCV drops a last axis of 1
 
 
 def _scale(image: np.ndarray, size: tuple[int, int], smooth: bool) -> np.ndarray:
@@ -370,7 +387,7 @@ def _meet(a: Sequence[float], b: Sequence[float]) -> bool:
 def _legend(canvas: np.ndarray, classes: Sequence[int], names: Sequence[str]) -> np.ndarray:
     """Adds a strip below the image: a coloured square and the name of each class."""
     width = canvas.shape[1]
-    size = int(np.clip(width / 28, 11, 20))
+    size = int(np.clip(width / 28, 11, max(20, width / 60)))
     font, line = _font(size), int(size * 1.6)
     entries, x, row = [], 6.0, 0
     plain = names.index(BACKGROUND) if BACKGROUND in names else -1

@@ -7,7 +7,7 @@ offered here too.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -249,8 +249,11 @@ def plot_predictions(
         ):
             title = f"image {n}" if infos is None else safe(infos[n].file_name, 48 if drawn else 30)
             if drawn:
-                _show_truth(axes[n, 0], image, truth, names, title)
-                _show_prediction(axes[n, 1], image, prediction, truth, names, score_threshold)
+                listed = _classes(truth.mask) | _classes(prediction.mask)  # both legends alike
+                _show_truth(axes[n, 0], image, truth, names, title, listed)
+                _show_prediction(
+                    axes[n, 1], image, prediction, truth, names, score_threshold, listed
+                )
                 if said is not None:
                     _caption(axes[n, 1], f"\nprediction: {said[n]}")
             else:
@@ -265,7 +268,12 @@ def _caption(ax: Axes, text: str, colour: str = INK) -> None:
 
 
 def _show_truth(
-    ax: Axes, image: np.ndarray, truth: Target, names: Sequence[str], title: str
+    ax: Axes,
+    image: np.ndarray,
+    truth: Target,
+    names: Sequence[str],
+    title: str,
+    listed: Collection[int] = (),
 ) -> None:
     shown, what = image, "truth"
     if truth.boxes is not None:
@@ -274,7 +282,7 @@ def _show_truth(
             labels = truth.label.expand(len(truth.boxes))
         shown = _drawn(shown, truth, names, labels, None, truth.ignore)
     elif truth.mask is not None:
-        shown = _drawn(shown, truth, names)
+        shown = _drawn(shown, truth, names, listed=listed)
     if truth.label is not None:
         what = f"truth: {safe(names[int(truth.label)], 20)}"
     ax.imshow(shown)
@@ -288,6 +296,7 @@ def _show_prediction(
     truth: Target,
     names: Sequence[str],
     threshold: float,
+    listed: Collection[int] = (),
 ) -> None:
     shown, what, colour = image, "prediction", INK
     if prediction.boxes is not None:
@@ -299,12 +308,16 @@ def _show_prediction(
         if kept.scores is not None and prediction.probs is None:
             what = f"prediction: {len(kept.scores)} of score {threshold:g} or more"
     elif prediction.mask is not None:
-        shown = _drawn(shown, prediction, names)
+        shown = _drawn(shown, prediction, names, listed=listed)
     if prediction.probs is not None:
         answer, colour = _answer(prediction, truth, names)
         what = f"prediction: {answer}"
     ax.imshow(shown)
     _caption(ax, f"\n{what}", colour)
+
+
+def _classes(mask: Tensor | None) -> set[int]:
+    return set() if mask is None else {int(v) for v in mask.unique()}
 
 
 def _above(prediction: Prediction, threshold: float) -> Prediction:
@@ -367,6 +380,7 @@ def _drawn(
     labels: Tensor | None = None,
     scores: Tensor | None = None,
     ignore: Tensor | None = None,
+    listed: Collection[int] = (),
 ) -> np.ndarray:
     from cvtrain.report.draw import draw
 
@@ -383,4 +397,5 @@ def _drawn(
         mask=array(what.mask),
         ignore=array(ignore),
         max_side=CELL_PIXELS,
+        listed=sorted(listed),
     )

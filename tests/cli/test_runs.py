@@ -225,6 +225,8 @@ def test_predict(cli: Cli, finished_run: Path, here: Path) -> None:
         ("eval ckpt=runs/a data=coco data.root=nowhere", "no such file or folder"),
         ("eval ckpt=runs/a data=coco data.root=runs data.bach_size=1", "data.batch_size=1"),
         ("eval ckpt=runs/a data.object=only", "it is for task=localization"),
+        ("eval ckpt=runs/a task.inference.mode=tiles", "it is for task=semantic_segmentation"),
+        ("eval ckpt=runs/a task.inference=tiles", "from the checkpoint"),
         ("eval ckpt=runs/a ~trainer.devices", "trainer.devices"),
         ("eval ckpt=runs/a --cfg job", "checkpoint's own"),
         ("predict ckpt=runs/a", "predict needs source="),
@@ -243,6 +245,50 @@ def test_eval_and_predict_refuse(cli: Cli, finished_run: Path, command: str, sai
     assert done.code == 2, done.err
     assert done.verb is None
     assert said in done.line
+
+
+@pytest.fixture
+def segmentation_run(cli: Cli, here: Path, finished_run: Path) -> Path:
+    """``finished_run`` with the configuration of a segmentation."""
+    done = cli("task=semantic_segmentation data=shapes")
+    assert done.code == 0, done.err
+    stored = {**done.config, "run_dir": str(finished_run)}
+    (finished_run / "config.yaml").write_text(yaml.safe_dump(stored))
+    return finished_run
+
+
+def test_eval_and_predict_take_how_images_are_shown(cli: Cli, segmentation_run: Path) -> None:
+    words = "task.inference.mode=tiles task.inference.tile_size=[64,96] task.inference.flip=true"
+    for command in (f"eval ckpt=runs/a {words}", f"predict ckpt=runs/a source=runs {words}"):
+        done = cli(command)
+        assert done.code == 0, done.err
+        assert done.config["overrides"]["set"] == {
+            "task.inference.mode": "tiles",
+            "task.inference.tile_size": [64, 96],
+            "task.inference.flip": True,
+        }
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("task.inference.mode=tile", "did you mean task.inference.mode=tiles?"),
+        ("task.inference.overlap=1", "it takes a number from 0 to 0.9, or null"),
+        ("task.inference.scales=[]", "it takes sizes from 0.1 to 8"),
+        ("task.inference.scales=[0]", "it takes sizes from 0.1 to 8"),
+        ("task.inference.tile_size=64", "it is for task.inference.mode=tiles"),
+        ("task.inference.mode=whole task.inference.overlap=0.5", "for task.inference.mode=tiles"),
+        ("task.inference.mod=tiles", "did you mean task.inference.mode=tiles?"),
+        ("task.inference.flip=2", "true or false"),
+    ],
+)
+def test_how_images_are_shown_is_checked(
+    cli: Cli, segmentation_run: Path, words: str, said: str
+) -> None:
+    for command in (f"eval ckpt=runs/a {words}", f"task=semantic_segmentation {words}"):
+        done = cli(command)
+        assert done.code == 2, command
+        assert said in done.line
 
 
 def test_the_newest_run_is_named(cli: Cli, finished_run: Path) -> None:

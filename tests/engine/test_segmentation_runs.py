@@ -40,6 +40,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (root / kind / split).mkdir(parents=True)
         for k in range(count):
             image, mask = scene(*SIZES[k], seed=k + 10 * (split == "val"))
+            if split == "val" and k == 4:
+                mask[:] = 255  # nothing to be scored
             Image.fromarray(image).save(root / "images" / split / f"{k}.png")
             Image.fromarray(mask).save(root / "masks" / split / f"{k}.png")
     (root / "classes.txt").write_text("\n".join(NAMES))
@@ -73,8 +75,12 @@ def run(command: Callable, tmp_path: Path) -> Callable[..., Path]:
     return go
 
 
+def results(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
+
+
 def metrics(folder: Path) -> dict[str, float]:
-    return json.loads((folder / "results.json").read_text())["metrics"]
+    return results(folder)["metrics"]
 
 
 def recomputed(folder: Path, pairs: Path) -> float:
@@ -95,6 +101,7 @@ def test_training_eval_and_the_masks_on_disk_are_of_one_number(segmented, pairs,
     folder = run(segmented)
     assert metrics(folder) == pytest.approx(metrics(segmented), abs=1e-6)
     assert metrics(folder)["mIoU"] == pytest.approx(recomputed(folder, pairs), abs=1e-6)
+    assert "1 image is void altogether" in " ".join(results(folder)["notes"])
     one = run(segmented, "data.batch_size=1")  # of images and of tiles
     assert metrics(one)["mIoU"] == pytest.approx(metrics(folder)["mIoU"], abs=1e-6)
     for picture in ("predictions.png", "worst.png", "class_iou.png"):

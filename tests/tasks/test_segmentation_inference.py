@@ -143,6 +143,13 @@ def test_the_loss_is_of_the_plain_image_even_where_it_is_no_view() -> None:
     assert terms["pixels"].item() == pytest.approx(want, rel=1e-6)
 
 
+@pytest.mark.parametrize("count", [1, 200])
+def test_one_class_and_two_hundred(count) -> None:
+    model, images = Pixels(count), pictures(1, 3, 70, 90)
+    got = Inference("tiles", 32).masks(model, images, ["a"])[1]
+    assert torch.equal(got[0].long(), model.predict(images)[0].mask)
+
+
 def test_an_image_without_any_class_has_a_loss_of_nothing() -> None:
     model, images = Pixels(), pictures(1, 3, 70, 80)
     void = [Target(mask=torch.full((70, 80), 255, dtype=torch.uint8))]
