@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from cvtrain.augment.geometry import widen
+from cvtrain.augment.planes import Masks
 from cvtrain.augment.scene import Scene, hide
 
 
@@ -36,11 +37,10 @@ def copy_paste(
     chosen = candidates[generator.random(len(candidates)) < 0.5]
     if not len(chosen):
         chosen = candidates[generator.integers(len(candidates), size=1)]
-    cover: np.ndarray = np.any(other.masks[chosen], axis=0)  # (N, H, W) -> (H, W)
+    picked = other.masks.take(chosen)
+    cover = picked.union()  # (H, W)
     below = _seen(scene, cover, min_visibility, min_area)
-    pasted = other.moved(
-        other.image, other.boxes[chosen], chosen, None, other.masks[chosen], other.keypoints
-    )
+    pasted = other.moved(other.image, other.boxes[chosen], chosen, None, picked, other.keypoints)
     dtype = np.result_type(scene.image.dtype, other.image.dtype)
     image = widen(scene.image, dtype).copy()
     image[cover] = widen(other.image, dtype)[cover]
@@ -59,7 +59,7 @@ def copy_paste(
         ignore=np.concatenate([below.ignore, pasted.ignore]),
         areas=np.concatenate([below.areas, pasted.areas]),
         mask=mask,
-        masks=np.concatenate([below.masks, pasted.masks]),
+        masks=Masks.joined([below.masks, pasted.masks]),
         keypoints=points,
     )
 
@@ -67,20 +67,11 @@ def copy_paste(
 def _seen(scene: Scene, cover: np.ndarray, min_visibility: float, min_area: float) -> Scene:
     """The scene's objects as far as ``cover (H, W)`` leaves them in view."""
     assert scene.masks is not None
-    masks = scene.masks * (~cover).astype(scene.masks.dtype)
-    before = scene.masks.sum(axis=(1, 2), dtype=np.float64)
-    after = masks.sum(axis=(1, 2), dtype=np.float64)
+    masks = scene.masks.without(cover)
+    before, after = scene.masks.areas, masks.areas
     touched = after < before
     stays = (after > 0) & (after >= min_area) & (after >= min_visibility * before)
     kept = np.flatnonzero(~touched | stays)
-    boxes = scene.boxes.copy()
-    for k in kept[touched[kept]]:
-        boxes[k] = _around(masks[k])
+    boxes = np.where(touched[:, None], masks.boxes, scene.boxes)
     points = None if scene.keypoints is None else hide(scene.keypoints, cover)
-    return scene.moved(scene.image, boxes[kept], kept, scene.mask, masks[kept], points)
-
-
-def _around(mask: np.ndarray) -> np.ndarray:
-    """Xyxy ``(4,)`` around the pixels of ``(H, W)``."""
-    ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return np.array([xs[0], ys[0], xs[-1] + 1, ys[-1] + 1], np.float64)
+    return scene.moved(scene.image, boxes[kept], kept, scene.mask, masks.take(kept), points)

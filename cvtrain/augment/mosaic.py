@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cvtrain.augment.geometry import Box2Box, fit, map_boxes, map_points, pad_value, put, widen
+from cvtrain.augment.planes import Masks
 from cvtrain.augment.scene import UNSEEN, Scene, box_areas, joined_keypoints
 from cvtrain.types import IGNORE_INDEX
 
@@ -57,7 +58,7 @@ def mosaic(
         parts.append(tile)
     masks = None
     if first.masks is not None:
-        masks = np.concatenate([p.masks for p in parts if p.masks is not None])
+        masks = Masks.joined([p.masks for p in parts if p.masks is not None])
     return Scene(
         image=image,
         boxes=np.concatenate([p.boxes for p in parts]),
@@ -92,11 +93,13 @@ def _tile(
     kept = np.flatnonzero(seen)
     masks = None
     if scene.masks is not None:
-        masks = np.zeros((len(kept), *canvas), np.uint8)
-        for row, k in enumerate(kept):
-            masks[row, y0:y1, x0:x1] = put(scene.masks[k], place, qh, qw, 0, nearest=True)
-        alive = masks.any(axis=(1, 2))
-        kept, masks = kept[alive], masks[alive]
+        few = scene.masks.take(kept)
+        planes = np.zeros((len(few.planes), *canvas), np.uint8)
+        for plane, moved in zip(few.planes, planes, strict=True):
+            moved[y0:y1, x0:x1] = put(plane, place, qh, qw, 0, nearest=True)
+        masks = few.moved(planes)
+        alive = masks.areas > 0
+        kept, masks = kept[alive], masks.take(alive)
     points = scene.keypoints
     if points is not None:
         points = points.copy()

@@ -9,10 +9,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import albumentations as A
+import cv2
 import numpy as np
 
 from cvtrain.augment.config import families, transforms_of
-from cvtrain.augment.scene import Scene
+from cvtrain.augment.planes import Masks
+from cvtrain.augment.scene import Scene, box_areas
 from cvtrain.augment.transforms import Placing, Resize
 from cvtrain.errors import CvtrainError, DataError, UsageError
 
@@ -68,6 +70,7 @@ class Pipeline:
         self.applied: list[str] = []
         self._transforms = transforms
         self._leaves = [t for t in _flat(transforms) if isinstance(t, A.BasicTransform)]
+        self._blends = any(_blends(leaf) for leaf in self._leaves)
         # Processors hang on the transforms (some ask for boxes): the plain one comes first, so that
         # those of the second stay; without boxes no transform uses them.
         self._plain = A.Compose(transforms)
@@ -87,7 +90,7 @@ class Pipeline:
         Raises:
             DataError: a transform failed on this image, or left it at another size.
         """
-        count = len(scene.boxes)
+        count, masks = len(scene.boxes), scene.masks
         # Some transforms ask for boxes: a detector's pipeline gets them where there are none too.
         boxes = self._boxes or count > 0 or scene.keypoints is not None
         compose = self._compose(boxes, scene.keypoints is not None)
@@ -98,8 +101,9 @@ class Pipeline:
         if boxes:
             rows = np.arange(count, dtype=np.float64)[:, None]
             data["bboxes"] = np.concatenate([scene.boxes, rows], axis=1)  # (N, 4) -> (N, 5)
-            if scene.masks is not None and count:
-                data["masks"] = scene.masks
+            if scene.masks is not None and len(scene.masks.planes):
+                masks = scene.masks.apart() if self._blends else scene.masks
+                data["masks"] = masks.planes
         if scene.keypoints is not None:
             points = scene.keypoints.reshape(-1, 3)  # (N, K, 3) or (M, 3) -> (M, 3)
             data["keypoints"] = points - [0.5, 0.5, 0.0]  # theirs lie on pixel centres
@@ -114,7 +118,7 @@ class Pipeline:
         done = [t for t in self._leaves if t.params and not isinstance(t, Resize)]
         self.applied = [_said(transform) for transform in done]
         self._check_image(scene.image, out["image"])
-        return self._collect(scene, out, count)
+        return self._collect(scene, out, masks)
 
     def _compose(self, boxes: bool, points: bool) -> A.Compose:
         if not points:
@@ -146,20 +150,20 @@ class Pipeline:
                 "images with 8 bits"
             )
 
-    def _collect(self, scene: Scene, out: dict[str, Any], count: int) -> Scene:
+    def _collect(self, scene: Scene, out: dict[str, Any], masks: Masks | None) -> Scene:
         mask = None if scene.mask is None else out["mask"] - np.uint8(1)
-        masks = scene.masks
-        boxes = np.asarray(out["bboxes"]) if count else np.zeros((0, 5))
+        boxes = np.asarray(out["bboxes"]) if len(scene.boxes) else np.zeros((0, 5))
         kept = boxes[:, 4].astype(np.int64) if len(boxes) else np.zeros(0, np.int64)
         boxes = boxes[:, :4] if len(boxes) else np.zeros((0, 4))
         if masks is not None:
-            if count:
-                masks = np.asarray(out["masks"])[kept]
+            if "masks" in out:
+                masks = masks.moved(np.asarray(out["masks"])).take(kept)
             else:
-                masks = np.zeros((0, *self.size), np.uint8)
-            seen = masks.any(axis=(1, 2))  # a corner of the box may be left without the object
-            boxes, kept, masks = boxes[seen], kept[seen], masks[seen]
-            boxes = _tighten(boxes, masks)
+                masks = Masks.empty(*self.size)
+            # A corner of the box may be left without the object, or with little of it.
+            seen = (masks.areas > 0) & (box_areas(masks.boxes) >= self._params.min_area)
+            kept, masks = kept[seen], masks.take(seen)
+            boxes = masks.boxes
         points = scene.keypoints
         if points is not None:
             moved = np.asarray(out["keypoints"], np.float64).reshape(points.shape)
@@ -167,14 +171,11 @@ class Pipeline:
         return scene.moved(np.ascontiguousarray(out["image"]), boxes, kept, mask, masks, points)
 
 
-def _tighten(boxes: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Cuts boxes to their masks, with a pixel of slack: a turned box is larger than its object."""
-    boxes = boxes.copy()
-    for box, mask in zip(boxes, masks, strict=True):
-        ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        box[:2] = np.maximum(box[:2], [xs[0] - 1, ys[0] - 1])
-        box[2:] = np.minimum(box[2:], [xs[-1] + 2, ys[-1] + 2])
-    return boxes
+def _blends(transform: Any) -> bool:
+    """Whether a transform makes pixels of masks of several others: not by nearest neighbour."""
+    method = getattr(transform, "mask_interpolation", cv2.INTER_NEAREST)
+    nearest = (cv2.INTER_NEAREST, cv2.INTER_NEAREST_EXACT)
+    return isinstance(transform, A.Morphological) or method not in nearest
 
 
 def build_pipeline(

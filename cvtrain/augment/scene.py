@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cvtrain.augment.planes import Masks
+
 UNSEEN, HIDDEN, VISIBLE = 0, 1, 2
 """Visibility of a keypoint, as COCO has it: outside the image or not marked; covered; in view."""
 
@@ -21,7 +23,7 @@ class Scene:
         ignore: bool ``(N,)``.
         areas: float64 ``(N,)`` square pixels.
         mask: uint8 ``(H, W)`` classes, 255 void; or None.
-        masks: uint8 ``(N, H, W)`` of 0 and 1; or None.
+        masks: of the N objects; or None.
         keypoints: float64 ``(N, K, 3)`` of the objects, or ``(M, 3)`` of the image: x, y and
             visibility (``UNSEEN``, ``HIDDEN``, ``VISIBLE``); or None. A point that leaves the image
             stays in its place of the list, unseen.
@@ -36,7 +38,7 @@ class Scene:
     ignore: np.ndarray
     areas: np.ndarray
     mask: np.ndarray | None = None
-    masks: np.ndarray | None = None
+    masks: Masks | None = None
     keypoints: np.ndarray | None = None
     objects: np.ndarray | None = None
     windows: np.ndarray | None = None
@@ -47,7 +49,7 @@ class Scene:
         boxes: np.ndarray,
         kept: np.ndarray,
         mask: np.ndarray | None,
-        masks: np.ndarray | None,
+        masks: Masks | None,
         keypoints: np.ndarray | None = None,
     ) -> Scene:
         """The scene after a transform that kept rows ``kept (M,)`` with new boxes ``(M, 4)``.
@@ -56,7 +58,7 @@ class Scene:
         ``keypoints`` are all of the scene's, moved; those of objects that are gone go.
         """
         if masks is not None:
-            areas = masks.sum(axis=(1, 2), dtype=np.float64)
+            areas = masks.areas
         else:
             before = np.maximum(box_areas(self.boxes[kept]), 1e-9)
             areas = self.areas[kept] * box_areas(boxes) / before

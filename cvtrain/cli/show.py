@@ -90,7 +90,9 @@ def _blocks(node: Mapping[str, Any]) -> list[tuple[str, dict[str, Any], int]]:
     from cvtrain.augment.config import MIXING, families
 
     names = families(node)
-    whole = _heading(node, str(node["name"]), [k for k in ("mosaic", "copy_paste") if node[k]])
+    name = str(node["name"])
+    mixing = [k for k in ("mosaic", "copy_paste") if node[k] and k not in name.split("+")]
+    whole = _heading(node, name, mixing)
     parts = [""] * bool(node["transforms"]) + names
     if len(parts) < 2:
         few = bool(node["mixup"] or node["cutmix"])
@@ -105,7 +107,8 @@ def _blocks(node: Mapping[str, Any]) -> list[tuple[str, dict[str, Any], int]]:
 
 
 def _heading(node: Mapping[str, Any], name: str, more: Sequence[str]) -> str:
-    strength = (node.get(name) or {}).get("strength")
+    family = node.get(name)  # of augment=copy_paste it is that key's number
+    strength = family.get("strength") if isinstance(family, Mapping) else None
     head = name if strength is None else f"{name}, strength {strength:g}"
     return " + ".join([head, *more])
 

@@ -24,6 +24,7 @@ from cvtrain.augment.geometry import (
     placement,
     put,
 )
+from cvtrain.augment.planes import Masks
 from cvtrain.augment.policy import Augmentation
 from cvtrain.augment.scene import Scene, box_areas
 from cvtrain.data.cache import RamCache
@@ -33,12 +34,12 @@ from cvtrain.data.mask_file import ClassOfValue, decode_mask
 from cvtrain.data.process import prepare_process
 from cvtrain.data.proposed import BoxSource, around, corners
 from cvtrain.data.segments import (
-    decode_rle,
     labelled_boxes,
+    planes_of,
     rle_areas,
     rles_of,
     semantic_mask,
-    to_masks,
+    to_planes,
 )
 from cvtrain.data.table import CROWD, DIFFICULT, Blobs, Table
 from cvtrain.errors import DataError, UsageError
@@ -178,11 +179,11 @@ class VisionDataset(Dataset[Sample]):
         """Whether a sample is a crop, which takes the place of proposals."""
         return self.augmentation is not None and self.augmentation.crops is not None
 
-    def _masks(self, row: int, rows: slice, height: int, width: int) -> np.ndarray:
+    def _masks(self, row: int, rows: slice, height: int, width: int) -> Masks:
         segments = self._segments(row, rows)
         if segments is None:
-            return np.zeros((0, height, width), np.uint8)
-        return to_masks(segments, rows, height, width)
+            return Masks.empty(height, width)
+        return to_planes(segments, rows, height, width)
 
     def _segments(self, row: int, rows: slice) -> Blobs | None:
         """The table's segments; None where there are neither these nor objects."""
@@ -243,7 +244,7 @@ class VisionDataset(Dataset[Sample]):
         rles, masks = None, None
         if self.task == "instance_segmentation":
             rles = self.outlines(row)
-            masks = _small_masks(rles, place, *out)
+            masks = _small_masks(rles, (height, width), place, out)
         where = placement(place, height, width)
         boxes = map_boxes(scene.boxes, place.matrix(height, width))
         image = put(scene.image, place, *out, pad_value(scene.image.dtype), nearest=False)
@@ -345,7 +346,7 @@ class VisionDataset(Dataset[Sample]):
         if self.task == "localization":
             target.label = torch.tensor(int(scene.labels[0]))
         if scene.masks is not None:
-            target.masks = torch.from_numpy(scene.masks.astype(bool))
+            target.masks = torch.from_numpy(scene.masks.dense())
         return target
 
     def _truth(self, row: int, scene: Scene) -> Target:
@@ -369,14 +370,11 @@ class VisionDataset(Dataset[Sample]):
         return torch.tensor(int(self.table.image_labels[row]))
 
 
-def _small_masks(rles: list[RLE], place: Box2Box, height: int, width: int) -> np.ndarray:
-    """Masks placed in the network's input, ``(N, height, width)``; one large one at a time."""
-    masks = np.zeros((len(rles), height, width), np.uint8)
-    # Decoded masks lie column after column: turned by their diagonal they need not be copied.
-    turned = Box2Box(place.width, place.height, place.top, place.left)
-    for mask, rle in zip(masks, rles, strict=True):
-        mask[:] = put(decode_rle(rle).T, turned, width, height, 0, nearest=True).T
-    return masks
+def _small_masks(rles: list[RLE], size: tuple[int, int], place: Box2Box, out: Any) -> Masks:
+    """Masks of an original of that size placed in the network's input."""
+    masks = planes_of(rles, *size)
+    moved = [put(plane, place, *out, 0, nearest=True) for plane in masks.planes]
+    return masks.moved(np.stack(moved)) if moved else Masks.empty(*out)
 
 
 def _class_of_value(table: Table) -> ClassOfValue:

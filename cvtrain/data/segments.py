@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco
 
+from cvtrain.augment.planes import Masks
+from cvtrain.data.formats.rle import runs as rle_runs
 from cvtrain.data.mask_file import VOID
 from cvtrain.data.table import CROWD, Blobs, Classes, Table
 from cvtrain.errors import DataError
@@ -58,6 +60,35 @@ def to_masks(segments: Blobs, rows: slice, height: int, width: int) -> np.ndarra
         return np.zeros((0, height, width), np.uint8)
     rles = [to_rle(segments[i], height, width) for i in range(rows.start, rows.stop)]
     return np.ascontiguousarray(coco.decode(rles).transpose(2, 0, 1))  # (H, W, N) -> (N, H, W)
+
+
+def to_planes(segments: Blobs, rows: slice, height: int, width: int) -> Masks:
+    """The segments of these rows as ``Masks``, without an array of the image's size for each."""
+    return planes_of(rles_of(segments, rows, height, width), height, width)
+
+
+def planes_of(rles: list[RLE], height: int, width: int) -> Masks:
+    """Plain RLE as ``Masks`` of an image of that size."""
+    runs = rle_runs([rle["counts"] for rle in rles])
+    return Masks.packed((_window(run, height) for run in runs), height, width)
+
+
+def _window(runs: np.ndarray, height: int) -> tuple[int, int, np.ndarray]:
+    """Row and column of the box around a mask's runs down the columns, bool ``(h, w)`` in it."""
+    ends = np.cumsum(runs)
+    starts, stops = ends[0:-1:2], ends[1::2]
+    some = stops > starts
+    starts, stops = starts[some], stops[some]
+    if not len(starts):
+        return 0, 0, np.zeros((0, 0), bool)
+    left, right = int(starts[0]) // height, int(stops[-1] - 1) // height + 1
+    held = np.concatenate([[left * height], np.stack([starts, stops], 1).ravel(), [right * height]])
+    lengths = np.diff(held)
+    flat = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
+    mask = flat.reshape(right - left, height).T  # (w * H,) down the columns -> (H, w)
+    seen = np.flatnonzero(mask.any(axis=1))
+    top, bottom = int(seen[0]), int(seen[-1]) + 1
+    return top, left, mask[top:bottom]
 
 
 def to_rle_mask(mask: np.ndarray) -> dict[str, Any]:

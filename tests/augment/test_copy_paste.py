@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cvtrain.augment.copy_paste import copy_paste
+from cvtrain.augment.planes import Masks
 from cvtrain.augment.scene import HIDDEN, Scene
 
 
@@ -22,7 +23,7 @@ def make(boxes, level, labels, ignore=None, dtype=np.uint8):
         labels=np.array(labels, np.int64),
         ignore=np.zeros(len(boxes), bool) if ignore is None else np.array(ignore),
         areas=masks.sum(axis=(1, 2)).astype(np.float64),
-        masks=masks,
+        masks=Masks.of(masks),
         keypoints=np.array(points).reshape(-1, 1, 3),
     )
 

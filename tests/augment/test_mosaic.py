@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cvtrain.augment.mosaic import mosaic
+from cvtrain.augment.planes import Masks
 from cvtrain.augment.scene import Scene
 
 
@@ -23,7 +24,7 @@ def scenes(dtype=np.uint8):
                 ignore=np.array([k == 3]),
                 areas=np.array([1200.0]),
                 mask=mask,
-                masks=(mask[None] > 0).astype(np.uint8),
+                masks=Masks.of(mask[None]),
             )
         )
     return made

@@ -32,6 +32,19 @@ def compress(counts: np.ndarray) -> str:
     return (groups + 48)[place <= more[:, None]].astype(np.uint8).tobytes().decode("ascii")
 
 
+def runs(encodings: Sequence[str]) -> list[np.ndarray]:
+    """The run lengths, int64 ``(R,)``, of each of compressed encodings that are not broken."""
+    if not encodings:
+        return []
+    raw = [e.encode("ascii") for e in encodings]
+    codes = np.frombuffer(b"".join(raw), np.uint8).astype(np.int64) - 48
+    ends = (codes & 32) == 0
+    values, _ = _values(codes, ends)
+    last = np.cumsum(ends)[np.cumsum([len(r) for r in raw]) - 1] - 1  # of each string, in values
+    first = np.concatenate([[0], last[:-1] + 1])
+    return np.split(_undo_differences(values, first, last), first[1:])
+
+
 def broken(encodings: Sequence[str], pixels: Sequence[int]) -> np.ndarray:
     """Which compressed encodings are not masks of so many pixels: bool ``(n,)``."""
     part = np.cumsum([len(e) for e in encodings], dtype=np.int64) // _CHUNK
