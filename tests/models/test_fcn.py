@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from cvtrain.layers.transposed import Upsample
 from cvtrain.losses.cross_entropy import CrossEntropy
 from cvtrain.models.backbones.timm_backbone import TimmBackbone
 from cvtrain.models.segmentation.fcn import FCN
@@ -81,6 +82,27 @@ def test_it_starts_undecided_and_the_last_enlargement_is_fixed() -> None:
     assert "enlarge.weight" not in dict(model.named_parameters())
     learned = FCN(TimmBackbone("resnet18"), CrossEntropy(), 4, learn_last=True)
     assert "enlarge.weight" in dict(learned.named_parameters())
+
+
+def test_what_fixed_enlargement_can_tell_at_best() -> None:
+    """Scores fitted to a mask themselves: finer strides tell more, none tells all of it."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.rand(40, 2, generator=generator) * 64  # a mosaic of small regions
+    pixels = torch.cartesian_prod(torch.arange(64.0), torch.arange(64.0))
+    mask = (torch.cdist(pixels, centres).argmin(1) % 3).view(1, 64, 64)
+    right = []
+    for stride in (32, 16, 8):
+        enlarge = Upsample(3, stride, learned=False)
+        scores = torch.zeros(1, 3, 64 // stride, 64 // stride, requires_grad=True)
+        optimizer = torch.optim.Adam([scores], lr=0.5)
+        for _ in range(60):
+            loss = F.cross_entropy(enlarge(scores), mask)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        right.append(float((enlarge(scores).argmax(1) == mask).float().mean()))
+    assert right[0] + 0.05 < right[1]
+    assert right[1] + 0.05 < right[2] < 0.97
 
 
 def test_wrong_arguments_are_refused() -> None:

@@ -26,8 +26,7 @@ Where the paper is silent or we deviate:
   larger gets several codes, side by side; a smaller one, or one that is no multiple of 32, is
   padded at the right and below.
 - The network starts at random; with ``pretrained`` or ``weights`` the convolutions start from
-  VGG-16 with batch norm as torchvision and timm have it, as in the paper from VGG-16. The scores
-  start at zero.
+  VGG-16 with batch norm as torchvision and timm have it, as in the paper from VGG-16.
 - EDeconvNet (the mean with an FCN's output) and the CRF behind it are not here.
 """
 
@@ -142,7 +141,6 @@ class DeconvNet(SegmentationModel):
                 nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
-        nn.init.zeros_(self.score.weight)
 
     def start(self, class_names: Sequence[str]) -> None:
         if self.pretrained or self.weights is not None:
