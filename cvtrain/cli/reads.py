@@ -35,6 +35,9 @@ _BOXES_SKIP = frozenset({"data.batch_size", "data.resize", "data.cache", "data.t
 _ANCHORS_SKIP = frozenset(
     {"data.batch_size", "data.cache", "data.train_per_class", "data.num_workers"}
 )
+AFTER_TRAINING = ("model.eval_layers",)
+"""Keys of a model that change how it predicts, not what it has learnt: eval and predict read them.
+"""
 VOID = {
     ("data", "shapes", "data.val_fraction"): "shapes draws its own validation scenes: data.num_val"
 }
@@ -138,7 +141,8 @@ def _after_training(verb: str, key: str, group: str) -> str:
         if key in _TRAINER_ALWAYS | limits or key == "trainer":
             return ""
         return f"{key}= is read by train, not by {verb}"
-    if group == "proposals" or key.startswith("task.inference."):
+    inference = key.startswith("task.inference.")
+    if group == "proposals" or inference or key in AFTER_TRAINING:
         return ""
     if group in ("task", "model", "backbone", "loss"):
         return f"{key}= is not read by {verb}: it comes from the checkpoint (ckpt=)"

@@ -252,6 +252,7 @@ RULES: dict[str, Rule] = {
     ),
     "study.weights": _or_null(Rule("a path", lambda v: isinstance(v, str))),
     "model.size": _choice(*SIZES),
+    "model.eval_layers": _or_null(_int(1)),
     "model.merge": _choice("greedy", "nms"),
     "backbone.size": _choice(*SIZES),
     "transfer.head": _or_null(_choice(*HEADS)),

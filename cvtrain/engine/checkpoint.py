@@ -6,7 +6,7 @@ import copy
 import io
 import pickle
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -100,12 +100,15 @@ def load_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
     return checkpoint
 
 
-def load_model(path: str | Path, trust: Sequence[str] = ()) -> LoadedRun:
+def load_model(
+    path: str | Path, trust: Sequence[str] = (), changes: Mapping[str, Any] | None = None
+) -> LoadedRun:
     """A trained model from a checkpoint or a run folder, ready for ``model.predict(images)``.
 
     Args:
         path: a checkpoint file or a run folder.
         trust: packages of your own that the config may name in ``_target_``.
+        changes: keys of the model that change how it predicts, with their values.
 
     Returns:
         The model in eval mode on the CPU, with its classes and config. ``predict`` takes
@@ -119,6 +122,8 @@ def load_model(path: str | Path, trust: Sequence[str] = ()) -> LoadedRun:
     checkpoint = load_checkpoint(file, mmap=True)
     header = checkpoint["cvtrain"]
     config = header["config"]
+    if changes:
+        config = {**config, "model": {**config["model"], **changes}}
     classes = Classes(tuple(header["classes"]["names"]), tuple(header["classes"]["ids"]))
     try:
         model = build_model(without_downloads(config), len(classes), trust=trust)

@@ -51,7 +51,7 @@ def evaluate(config: dict[str, Any]) -> int:
         CvtrainError: one line for the user.
     """
     with session(config) as log:
-        loaded = load_model(config["ckpt"], trust=config.get("trust") or ())
+        loaded = load_model(config["ckpt"], config.get("trust") or (), model_changes(config))
         run_config = run_settings(loaded, config)
         device = choose_device(run_config["trainer"])
         if device.world_size > 1 and not started_elsewhere():
@@ -148,6 +148,13 @@ def run_settings(loaded: LoadedRun, config: Mapping[str, Any]) -> dict[str, Any]
     if config.get("seed") is not None:
         settings["seed"] = config["seed"]
     return settings
+
+
+def model_changes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of the model that this command sets."""
+    changes = (config.get("overrides") or {}).get("set") or {}
+    begin = "model."
+    return {k.removeprefix(begin): v for k, v in changes.items() if k.startswith(begin)}
 
 
 def set_key(settings: dict[str, Any], key: str, value: Any) -> None:

@@ -21,7 +21,7 @@ from cvtrain.data.image_folder import ImageFolder, Unreadable
 from cvtrain.engine.build import build_task
 from cvtrain.engine.checkpoint import load_model
 from cvtrain.engine.device import Device, choose_device
-from cvtrain.engine.evaluate import run_settings
+from cvtrain.engine.evaluate import model_changes, run_settings
 from cvtrain.engine.logs import log_quietly
 from cvtrain.engine.rundir import RunDir, new_run_dir, shown, stored_config
 from cvtrain.engine.session import session
@@ -58,7 +58,7 @@ def predict(config: dict[str, Any]) -> int:
     """
     with session(config) as log:
         try:
-            loaded = load_model(config["ckpt"], trust=config.get("trust") or ())
+            loaded = load_model(config["ckpt"], config.get("trust") or (), model_changes(config))
             settings = run_settings(loaded, config)
             data = settings["data"]
             device = choose_device({**settings["trainer"], "devices": 1, "num_nodes": 1})

@@ -207,6 +207,8 @@ def test_predict(cli: Cli, finished_run: Path, here: Path) -> None:
         ("eval ckpt=runs", "no checkpoints/best.ckpt"),
         ("eval ckpt=runs/a model=yolo", "from the checkpoint"),
         ("eval ckpt=runs/a model.nms_iou=0.4", "from the checkpoint"),
+        ("eval ckpt=runs/a model.eval_layers=2", "eval_layers"),
+        ("eval ckpt=runs/a model.eval_layers=0", "an integer from 1"),
         ("eval ckpt=runs/a task=detection", "from the checkpoint"),
         ("eval ckpt=runs/a optimizer.lr=0.1", "read by train"),
         ("eval ckpt=runs/a augment=light", "read by train"),

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 import torch
+import yaml
 
 from cvtrain.engine.checkpoint import load_checkpoint
+from cvtrain.engine.evaluate import evaluate
 from cvtrain.engine.train import train
+from cvtrain.errors import UsageError
 
 WORDS = (
     "task=detection",
@@ -39,6 +45,24 @@ def test_a_run_that_was_cut_goes_on_as_if_nothing_had_been(
     for key in ("state_dict", "current_model_state"):
         assert first[key].keys() == second[key].keys()
         assert all(torch.equal(v, second[key][k]) for k, v in first[key].items())
+
+
+def test_fewer_layers_than_were_trained_score_and_predict(compose, command, tmp_path) -> None:
+    words = [*WORDS[:-1], "trainer.max_epochs=1"]
+    assert train(compose(*words, run_dir=tmp_path / "run")) == 0
+
+    def score(*words: str) -> dict[str, Any]:
+        folder = tmp_path / f"eval{len(list(tmp_path.iterdir()))}"
+        words = ("eval", f"ckpt={tmp_path / 'run'}", f"run_dir={folder}", *words)
+        assert evaluate(command(*words)) == 0
+        assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["decoder_layers"] == 2
+        return json.loads((folder / "predictions.json").read_text())
+
+    whole, one = score(), score("model.eval_layers=1")
+    assert score("model.eval_layers=2") == whole
+    assert one != whole
+    with pytest.raises(UsageError, match="eval_layers=3: this decoder has layers 1 to 2"):
+        score("model.eval_layers=3")
 
 
 @pytest.mark.slow
