@@ -263,6 +263,9 @@ RULES: dict[str, Rule] = {
     "transfer.layer_decay": Rule(
         "a number above 0, at most 1", lambda v: _is_number(v) and 0 < v <= 1
     ),
+    "transfer.backbone_rate": Rule(
+        "a number above 0, at most 1", lambda v: _is_number(v) and 0 < v <= 1
+    ),
     "transfer.freeze_epochs": _int(0),
     "transfer.stages": _or_null(_int(1)),
     "transfer.unfreeze_every": _or_null(_int(1)),

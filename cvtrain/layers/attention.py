@@ -51,9 +51,9 @@ class SelfAttention(nn.Module):
                 row at least one. None: all see all.
         """
         query, key = self.query_key(x + position).chunk(2, dim=-1)
-        parts = [self._split(part) for part in (query, key, self.value(x))]  # (B, heads, N, C / h)
+        query, key, value = (self._split(part) for part in (query, key, self.value(x)))
         seen = None if mask is None else mask[:, None]  # (B, 1, N, N)
-        out = F.scaled_dot_product_attention(*parts, attn_mask=seen)
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
         return self.join(out.transpose(1, 2).flatten(2))  # (B, N, C)
 
     def _split(self, x: Tensor) -> Tensor:

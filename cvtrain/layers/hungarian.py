@@ -82,10 +82,10 @@ def assign(costs: Sequence[Tensor]) -> list[list[tuple[Tensor, Tensor]]]:
     # One transfer of all, for the device to be waited for once.
     flat = torch.cat([cost.flatten() for cost in costs]).nan_to_num(_NO_NUMBER, _NO_NUMBER).cpu()
     parts = flat.split([cost.numel() for cost in costs])
-    return [
-        [
-            tuple(torch.from_numpy(index).to(device) for index in linear_sum_assignment(problem))
-            for problem in part.view(cost.shape).numpy()
-        ]
-        for part, cost in zip(parts, costs, strict=True)
-    ]
+    found = []
+    for part, cost in zip(parts, costs, strict=True):
+        solved = [linear_sum_assignment(problem) for problem in part.view(cost.shape).numpy()]
+        found.append(
+            [(torch.from_numpy(q).to(device), torch.from_numpy(n).to(device)) for q, n in solved]
+        )
+    return found

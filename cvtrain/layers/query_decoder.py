@@ -180,9 +180,12 @@ class QueryDecoder(nn.Module):
         )
         self.heads = nn.ModuleList(Heads(channels, num_classes, prior) for _ in range(layers))
 
+    def _layers(self) -> list[DecoderLayer]:
+        return [layer for layer in self.layers if isinstance(layer, DecoderLayer)]
+
     def values(self, memory: Tensor, layers: int | None = None) -> list[Tensor]:
         """What each of the first ``layers`` (None: all) reads of the maps ``(B, S, C)``."""
-        return [layer.across.values(memory) for layer in self.layers[:layers]]
+        return [layer.across.values(memory) for layer in self._layers()[:layers]]
 
     def forward(
         self,
@@ -202,7 +205,8 @@ class QueryDecoder(nn.Module):
             mask: bool ``(B, Q, Q)``: whom a query sees; None: all see all.
         """
         guesses, x, before = [], queries, places
-        for layer, heads, read in zip(self.layers, self.heads, values, strict=False):
+        for layer, heads, read in zip(self._layers(), self.heads, values, strict=False):
+            assert isinstance(heads, Heads)
             boxes = places.sigmoid()
             x = layer(x, self.position(boxes.to(x.dtype)), boxes, read, sizes, mask)
             change = heads.boxes(x).float()

@@ -43,7 +43,7 @@ def build_optimizer(
     decay = arguments.pop("weight_decay", None)
     _check_arguments(found, name, arguments)
     if rates and arguments.get("lr") is None:
-        raise UsageError("transfer.layer_decay gives parts of optimizer.lr: give optimizer.lr")
+        raise UsageError("transfer=fine_tune gives parts of optimizer.lr: give optimizer.lr")
     groups = parameter_groups(module, 0.0 if decay is None else decay, arguments.get("lr"), rates)
     if not groups:
         raise UsageError("the model has no trainable parameter: nothing to optimize")

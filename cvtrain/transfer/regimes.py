@@ -7,7 +7,8 @@ else in a model stands on top of it and learns at the full rate in every epoch.
 - ``feature_extraction``: none.
 - ``fine_tune``: all, those near the image more slowly: with S stages, stage i (from 0) learns at
   ``layer_decay ** (S - i)`` of the rate (ELECTRA, Clark et al. 2020, arXiv 2003.10555; for images
-  BEiT, Bao et al. 2021, arXiv 2106.08254); none in the first ``freeze_epochs``.
+  BEiT, Bao et al. 2021, arXiv 2106.08254), times ``backbone_rate``; none in the first
+  ``freeze_epochs``.
 - ``partial``: the last ``stages``; or, with ``unfreeze_every`` E, none in the first E epochs, then
   one more every E epochs, the top first (gradual unfreezing: ULMFiT, Howard & Ruder 2018,
   arXiv 1801.06146, where E is 1).
@@ -50,6 +51,7 @@ class Transfer:
         _check_stages(model, self.stages)
         self.head = config.get("head")
         self.layer_decay = float(config.get("layer_decay") or 1.0)
+        self.backbone_rate = float(config.get("backbone_rate") or 1.0)
         self.freeze_epochs = int(config.get("freeze_epochs") or 0)
         self.unfreeze_every = config.get("unfreeze_every")
         self.last = len(self.stages)  # stages that are trained, where the epoch does not matter
@@ -91,11 +93,11 @@ class Transfer:
 
     def rates(self, model: Model) -> dict[str, float]:
         """Parameters of ``model`` that learn at a part of the rate -> that part."""
-        if self.layer_decay == 1:
+        if self.layer_decay == self.backbone_rate == 1:
             return {}
         names = {name for name, _ in model.named_parameters()}
         parts = {
-            f"backbone.{name}": self.layer_decay ** (len(self.stages) - i)
+            f"backbone.{name}": self.backbone_rate * self.layer_decay ** (len(self.stages) - i)
             for i, stage in enumerate(self.stages)
             for name in stage
         }
@@ -124,8 +126,10 @@ class Transfer:
             return said + f"{self.last} of {count} stages train, {free} of {total} parameters"
         said += f"all {count} stages train, {total} parameters"
         if self.layer_decay != 1:
-            low, high = self.layer_decay**count, self.layer_decay
+            low, high = (self.backbone_rate * self.layer_decay**n for n in (count, 1))
             said += f", at {low:.2g} (next to the image) to {high:.2g} of optimizer.lr"
+        elif self.backbone_rate != 1:
+            said += f", the backbone's at {self.backbone_rate:.2g} of optimizer.lr"
         if self.freeze_epochs:
             first = "epoch" if self.freeze_epochs == 1 else f"{self.freeze_epochs} epochs"
             said += f"; in the first {first} none"

@@ -220,6 +220,19 @@ def test_rates_follow_the_schedule_and_the_highest_is_reported(
     assert float(rows(tmp_path / "run")[-1]["lr"]) == pytest.approx(0.1)
 
 
+def test_the_whole_backbone_at_a_part_of_the_rate() -> None:
+    model = classifier()
+    config = {"name": "fine_tune", "layer_decay": 1.0, "backbone_rate": 0.1}
+    transfer = Transfer(config, model)
+    rates = transfer.rates(model)
+    assert set(rates.values()) == {0.1}
+    assert rates.keys() == {n for n, _ in model.named_parameters() if n.startswith("backbone.")}
+    assert "the backbone's at 0.1 of optimizer.lr" in transfer.summary(model, 1)
+    both = Transfer({**config, "layer_decay": 0.5}, model)
+    assert sorted(set(both.rates(model).values())) == pytest.approx([0.0125, 0.025, 0.05])
+    assert "at 0.013 (next to the image) to 0.05 of optimizer.lr" in both.summary(model, 1)
+
+
 def test_parts_of_no_rate_are_refused() -> None:
     model = classifier()
     rates = Transfer({"name": "fine_tune", "layer_decay": 0.5}, model).rates(model)
