@@ -341,7 +341,7 @@ def _check_nested(
     base = {k: base[k] for k in ("data", "trainer") if k in base}
     base["task"] = {"inference": inference or {}}
     model = dict(run["model"]) if run is not None and run.get("model") else {}
-    own = [key.split(".")[1] for key in reads.AFTER_TRAINING]
+    own = ["name", *(key.split(".")[1] for key in reads.AFTER_TRAINING)]
     base["model"] = {k: model.get(k) for k in own if run is None or k in model}
     said = suggest.unknown_keys(typed, base, conf, verb)
     if said:
