@@ -13,6 +13,8 @@ from torch import Tensor
 from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
+from cvtrain.data.formats.coco import COCOReader
+from cvtrain.data.shapes import ShapesReader
 from cvtrain.errors import CheckpointError
 from cvtrain.layers.roi_head import HardRoIs, RandomRoIs
 from cvtrain.layers.rpn import RPN
@@ -283,3 +285,23 @@ def test_a_file_of_faster_rcnn_is_refused(file: Path, tmp_path: Path) -> None:
     model = MaskRCNN(TimmBackbone("resnet50"), 1, weights=bare)
     with pytest.raises(CheckpointError, match=r"holds no Mask R-CNN of torchvision's .*masks\.log"):
         model.start(["dog"])
+
+
+SMALL = ("model=mask_rcnn", "backbone=darknet_tiny", "model.channels=32", "model.hidden=[128,128]")
+
+
+@pytest.mark.slow
+def test_16_drawn_scenes_can_be_learnt_by_heart(learn_outlines: Any) -> None:
+    reader = ShapesReader("instance_segmentation", num_train=16, scene_size=96)
+    table = reader.read("train").table
+    assert learn_outlines(table, *SMALL, size=96, batch=4) >= 0.9
+
+
+@pytest.mark.slow
+def test_16_photographs_of_nuclei_can_be_learnt_by_heart(
+    real_data: Path, learn_outlines: Any
+) -> None:
+    """A nucleus is 16 pixels wide: so are the smallest anchors, half of what they are otherwise."""
+    table = COCOReader(root=str(real_data / "nuclei_mini")).read("train").table
+    words = (*SMALL, "model.rpn.scales=[4]")
+    assert learn_outlines(table, *words, size=128, batch=4) >= 0.9
