@@ -34,6 +34,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -100,7 +101,7 @@ class MaskRCNN(FasterRCNN):
         min_score: float = 0.01,
         max_detections: int = 100,
         pretrained: bool = False,
-        weights: str | None = None,
+        weights: str | Path | None = None,
     ) -> None:
         super().__init__(
             backbone,
