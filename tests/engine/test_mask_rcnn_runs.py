@@ -19,6 +19,7 @@ WORDS = (
 )
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_goes_on_as_if_nothing_had_been(
     compose, command, killer, tmp_path
 ) -> None:

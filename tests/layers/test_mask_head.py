@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.detection.roi_heads import maskrcnn_loss
+from torchvision.ops import masks_to_boxes
 
 from cvtrain.layers.mask_head import MaskHead, MaskTargets, mask_loss, mask_targets
 from cvtrain.layers.roi_head import Foreground, RandomRoIs, RoIStage
+from cvtrain.tasks.paste import paste
 from cvtrain.types import Target
 
 HEIGHT, WIDTH = 24, 33
@@ -131,6 +133,25 @@ def test_a_mask_as_large_as_its_box_is_ones_up_to_the_edge() -> None:
     assert torch.equal(moved[:-1, :-1], torch.ones(3, 3))
     assert torch.equal(moved[-1, :-1], torch.full((3,), 0.5))
     assert torch.equal(moved[:-1, -1], torch.full((3,), 0.75))
+
+
+def test_what_is_taught_is_drawn_back_where_it_was() -> None:
+    """Discs of 9 to 16 pixels, and what half a pixel takes from them."""
+    y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    for diameter in (9, 12, 16):
+        masks = ((x - 30) ** 2 + (y - 21) ** 2 <= (diameter / 2) ** 2)[None]
+        box = masks_to_boxes(masks) + torch.tensor([0.0, 0.0, 1.0, 1.0])
+        overlap = {}
+        for half_pixel in (True, False):
+            one, target = [regions(box, [0], [0])], [Target(masks=masks)]
+            grid = mask_targets(one, target, 28, half_pixel).masks[0].numpy()
+            inside, top, left = paste(grid, box[0].double().numpy(), 64, 64)
+            drawn = torch.zeros(64, 64, dtype=torch.bool)
+            height, width = inside.shape
+            drawn[top : top + height, left : left + width] = torch.from_numpy(inside)
+            overlap[half_pixel] = float((drawn & masks[0]).sum() / (drawn | masks[0]).sum())
+        assert overlap[True] > 0.98
+        assert overlap[False] < 0.95
 
 
 def test_boxes_beyond_the_mask_read_what_is_there() -> None:

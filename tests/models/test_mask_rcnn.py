@@ -13,7 +13,6 @@ from torch import Tensor
 from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
-from cvtrain.data.formats.coco import COCOReader
 from cvtrain.data.shapes import ShapesReader
 from cvtrain.errors import CheckpointError
 from cvtrain.layers.roi_head import HardRoIs, RandomRoIs
@@ -293,20 +292,12 @@ def test_a_file_of_faster_rcnn_is_refused(file: Path, tmp_path: Path) -> None:
 
 
 SMALL = ("model=mask_rcnn", "backbone=darknet_tiny", "model.channels=32", "model.hidden=[128,128]")
+SMALL = (*SMALL, "model.rpn.candidates=[300,300]")
 
 
 @pytest.mark.slow
 def test_16_drawn_scenes_can_be_learnt_by_heart(learn_outlines: Any) -> None:
     reader = ShapesReader("instance_segmentation", num_train=16, scene_size=96)
     table = reader.read("train").table
-    assert learn_outlines(table, *SMALL, size=96, batch=4) >= 0.9
-
-
-@pytest.mark.slow
-def test_16_photographs_of_nuclei_can_be_learnt_by_heart(
-    real_data: Path, learn_outlines: Any
-) -> None:
-    """A nucleus is 16 pixels wide: so are the smallest anchors, half of what they are otherwise."""
-    table = COCOReader(root=str(real_data / "nuclei_mini")).read("train").table
-    words = (*SMALL, "model.rpn.scales=[4]")
-    assert learn_outlines(table, *words, size=128, batch=4) >= 0.9
+    # Not 4: of the same images every time, whose mean is not that of all.
+    assert learn_outlines(table, *SMALL, size=96, batch=5) >= 0.9

@@ -25,8 +25,9 @@ Where the paper is silent or we deviate:
 - RoIAlign's points are torchvision's: two a cell each way, map pixels not centred at halves.
 - Truths are read from the objects' masks by RoIAlign, shares of a cell rather than 0 or 1; from
   pixels centred at half numbers, as predictions are drawn. Torchvision has them at whole ones
-  (``half_pixel=False``), which teaches masks half a pixel to the left and up: of small objects that
-  costs much. An object without any pixel (lost in resizing) teaches no mask.
+  (``half_pixel=False``; its COCO weights learnt so), which teaches masks half a pixel to the left
+  and up: of small objects that costs much. An object without any pixel (lost in resizing) teaches
+  no mask.
 - With ``HardRoIs`` masks are learnt from the regions that count alone.
 """
 
