@@ -76,7 +76,7 @@ class Pipeline:
         self._plain = A.Compose(transforms)
         self._params = A.BboxParams(
             format="pascal_voc",
-            min_area=min_area,
+            min_area=min_area * 0.999,  # boxes are float32 fractions there: one of it stays
             min_visibility=min_visibility,
             clip=True,
             filter_invalid_bboxes=True,

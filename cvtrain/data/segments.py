@@ -158,7 +158,8 @@ def decode_rle(rle: RLE) -> np.ndarray:
 
 def rle_areas(rles: list[RLE]) -> np.ndarray:
     """float64 ``(N,)``: the pixels of each mask."""
-    return np.asarray(coco.area(rles), np.float64).reshape(-1) if rles else np.zeros(0)
+    # One at a time: of more than 255 at once pycocotools raises OverflowError.
+    return np.array([coco.area(rle) for rle in rles], np.float64)
 
 
 def rle_ious(rles: list[RLE], others: list[RLE], crowd: np.ndarray | None = None) -> np.ndarray:
@@ -196,7 +197,7 @@ def semantic_mask(table: Table, i: int) -> np.ndarray:
     if table.segments is None or rows.start == rows.stop:
         return mask
     rles = [to_rle(table.segments[i], height, width) for i in range(rows.start, rows.stop)]
-    for k in np.argsort(-coco.area(rles).astype(np.int64), kind="stable").tolist():
+    for k in np.argsort(-rle_areas(rles), kind="stable").tolist():
         row = rows.start + k
         value = VOID if table.flags[row] & CROWD else int(table.labels[row])
         mask[coco.decode(rles[k]).astype(bool)] = value  # one at a time: there may be hundreds

@@ -9,12 +9,13 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
+from cvtrain.data.datamodule import DataModule
 from cvtrain.data.formats.files import MalformedError
 from cvtrain.data.formats.id_masks import IdMasksReader
 from cvtrain.data.formats.mask_objects import objects_of, read_object, read_pixels
 from cvtrain.data.formats.object_masks import ObjectMasksReader
 from cvtrain.data.gate import run_gate
-from cvtrain.data.segments import from_mask, mask_box, to_mask, to_masks
+from cvtrain.data.segments import from_mask, mask_box, rle_areas, to_mask, to_masks
 from cvtrain.errors import DataError
 
 SIZE = (20, 30)  # height, width
@@ -256,9 +257,26 @@ def test_five_hundred_objects_are_read_at_once(tmp_path):
         pixels[y * 20 : y * 20 + 15, x * 20 : x * 20 + 15] = k + 1
     found = objects_of(read_pixels(save(tmp_path / "many.png", pixels)))
     assert len(found) == 500
-    masks = coco.decode([{"size": [512, 512], "counts": _counts(o.segment)} for o in found])
-    assert masks.sum() == 500 * 225
+    rles = [json.loads(o.segment) for o in found]
+    assert coco.decode(rles).sum() == 500 * 225
+    assert rle_areas(rles).tolist() == [225] * 500  # pycocotools' own refuses more than 255
 
 
-def _counts(segment):
-    return json.loads(segment)["counts"].encode()
+@pytest.mark.parametrize("task", ["instance_segmentation", "semantic_segmentation"])
+def test_samples_of_five_hundred_objects(numbered, task):
+    pixels = np.zeros((160, 160), np.uint16)
+    pixels[::7, ::7] = np.arange(23 * 23).reshape(23, 23) + 1
+    reader = numbered(pixels)
+    for split in ("train", "val"):
+        save(reader.root / f"images/{split}/a.png", np.zeros((160, 160, 3), np.uint8))
+    tables = run_gate(reader, task, progress=False).tables
+    for augment in (None, {"transforms": [], "copy_paste": 1.0}):
+        augment = None if task.startswith("semantic") else augment
+        module = DataModule(tables, task, augment, image_size=160, num_workers=0)
+        for train in (True, False):
+            target = module.dataset("train", train=train)[0].target
+            if task.startswith("semantic"):
+                assert int((target.mask == 1).sum()) == 529
+            else:
+                assert target.masks.sum(dim=(1, 2)).tolist() == [1] * len(target.boxes)
+                assert len(target.boxes) == 529

@@ -9,7 +9,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from cvtrain.cli.show import show
+from cvtrain.augment.config import settled
+from cvtrain.cli.show import _blocks, show
 from cvtrain.report.draw import PALETTE, colour, draw, grid, save, to_rgb8
 
 GRAY = np.full((100, 120, 3), 128, np.uint8)
@@ -244,3 +245,10 @@ def test_a_sliver_is_not_enlarged_to_a_picture_of_a_billion_pixels(shape: tuple[
     boxes = [[0, 0, width, height]] * 30
     out = draw(np.zeros((*shape, 3), np.uint8), boxes, [0, 1] * 15, ["cat", "dog"])
     assert out.size < 5000 * 200 * 3
+
+
+def test_an_augmentation_may_have_the_name_of_a_key():
+    ((head, _, _),) = _blocks(settled({"name": "copy_paste", "copy_paste": 0.5}))
+    assert head == "copy_paste"
+    ((head, _, _),) = _blocks(settled({"name": "mine", "copy_paste": 0.5}))
+    assert head == "mine + copy_paste"
