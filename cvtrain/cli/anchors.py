@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cvtrain.cli.boxes import checked_tables
 from cvtrain.cli.runs import own_folder
 from cvtrain.errors import DataError, UsageError
 
@@ -41,30 +42,14 @@ def anchors(cfg: Mapping[str, Any]) -> int:
 
     from cvtrain.cli.values import span
     from cvtrain.data.box_sizes import box_sizes
-    from cvtrain.data.gate import run_gate
-    from cvtrain.data.source import make_reader
 
-    data, trust, seed = cfg["data"], cfg.get("trust") or (), cfg["seed"]
+    data, seed = cfg["data"], cfg["seed"]
     model = cfg["model"]
     if not isinstance(model.get("anchors"), list):
         raise UsageError(f"model={model['name']} takes no anchors of this kind; model=yolov2 does")
     folder = own_folder(cfg, "anchors")
-    reader = make_reader(data, trust)
     console = Console(highlight=False, emoji=False)
-    if hasattr(reader, "found"):
-        console.print(reader.found, markup=False, soft_wrap=True)
-    report = run_gate(
-        reader,
-        cfg["task"]["name"],
-        on_bad=data["on_bad"],
-        val_fraction=data["val_fraction"],
-        seed=seed,
-        channels=data["channels"],
-    )
-    report.select(data, seed)
-    for line in report.summary_lines():
-        console.print(line, markup=False, soft_wrap=True)
-    table = report.tables.get("train")
+    table = checked_tables(cfg, console).get("train")
     if table is None:
         raise DataError("the data set has no train split to make anchors from")
     sizes = box_sizes(table, data["image_size"], data["resize"], seed)

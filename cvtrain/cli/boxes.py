@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cvtrain.cli.conf import ConfDirs, pick
@@ -11,6 +11,9 @@ from cvtrain.errors import UsageError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+    from rich.console import Console
+
+    from cvtrain.data.table import Table
 
 WITH_BOXES = ("detection", "localization", "instance_segmentation")
 """Tasks whose objects have boxes: recall can be told."""
@@ -50,6 +53,42 @@ def unread(t: Typed, flat: dict[str, Any], verb: str) -> str:
     if t.key == "data.image_size" and not drawn:
         return f"{t.text} would not be read: proposals are made on the original images"
     return ""
+
+
+def checked_tables(
+    cfg: Mapping[str, Any], console: Console, splits: list[str] | None = None
+) -> dict[str, Table]:
+    """The tables of ``cfg["data"]`` as training would take them; says what the gate says.
+
+    Args:
+        cfg: the resolved config; reads ``data``, ``task.name``, ``seed`` and ``trust``.
+        console: where it is said.
+        splits: None: all there are.
+
+    Raises:
+        DataError: the data set has errors, or none that could be read.
+        UsageError: a value that cannot be used.
+    """
+    from cvtrain.data.gate import run_gate
+    from cvtrain.data.source import make_reader
+
+    data, seed = cfg["data"], cfg["seed"]
+    reader = make_reader(data, cfg.get("trust") or ())
+    if hasattr(reader, "found"):
+        console.print(reader.found, markup=False, soft_wrap=True)
+    report = run_gate(
+        reader,
+        cfg["task"]["name"],
+        on_bad=data["on_bad"],
+        val_fraction=data["val_fraction"],
+        seed=seed,
+        channels=data["channels"],
+        splits=splits,
+    )
+    report.select(data, seed)
+    for line in report.summary_lines():
+        console.print(line, markup=False, soft_wrap=True)
+    return report.tables
 
 
 def check(config: DictConfig, typed: Sequence[Typed]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cvtrain.cli.boxes import checked_tables
 from cvtrain.cli.runs import own_folder
 
 if TYPE_CHECKING:
@@ -44,31 +45,14 @@ def proposals(cfg: Mapping[str, Any]) -> int:
     """
     from rich.console import Console
 
-    from cvtrain.data.gate import run_gate
-    from cvtrain.data.source import make_reader
     from cvtrain.instantiate import instantiate
     from cvtrain.proposals.recall import Recall
 
-    data, trust, seed = cfg["data"], cfg.get("trust") or (), cfg["seed"]
-    folder = own_folder(cfg, "proposals")
-    source: Proposals = instantiate(cfg["proposals"], trust=trust)
-    reader = make_reader(data, trust)
+    data, folder = cfg["data"], own_folder(cfg, "proposals")
+    source: Proposals = instantiate(cfg["proposals"], trust=cfg.get("trust") or ())
     console = Console(highlight=False, emoji=False)
-    if hasattr(reader, "found"):
-        console.print(reader.found, markup=False, soft_wrap=True)
-    report = run_gate(
-        reader,
-        cfg["task"]["name"],
-        on_bad=data["on_bad"],
-        val_fraction=data["val_fraction"],
-        seed=seed,
-        channels=data["channels"],
-        splits=_splits(cfg),
-    )
-    report.select(data, seed)
-    for line in report.summary_lines():
-        console.print(line, markup=False, soft_wrap=True)
-    tables = {name: table for name, table in report.tables.items() if len(table)}
+    found = checked_tables(cfg, console, _splits(cfg))
+    tables = {name: table for name, table in found.items() if len(table)}
     prepared = source.prepare(tables, channels=data["channels"], workers=data.get("num_workers"))
     results = {}
     for name, table in tables.items():
