@@ -25,13 +25,13 @@ from cvtrain.data.pixels import mask_pixels, spread
 from cvtrain.data.process import start_worker
 from cvtrain.data.proposed import BoxSource
 from cvtrain.data.sampler import EpochSampler, SizeBatches
-from cvtrain.data.segments import semantic_table
 from cvtrain.data.source import make_reader
 from cvtrain.data.table import Classes, Table
-from cvtrain.data.tags import check_sampler, for_task, images_per_class, main_objects, strata
+from cvtrain.data.tags import check_sampler, images_per_class, strata
+from cvtrain.data.task_tables import task_tables
 from cvtrain.data.views import Views
 from cvtrain.errors import DataError, UsageError
-from cvtrain.types import IGNORE_INDEX, TASKS
+from cvtrain.types import TASKS
 
 if TYPE_CHECKING:
     from cvtrain.data.gate import GateReport
@@ -119,7 +119,7 @@ class DataModule(pl.LightningDataModule):
             raise UsageError(f"data.cache={cache}: choose none or ram")
         check_sampler(sampler, task)
         self.height, self.width = input_size(image_size)
-        self.tables, self.task = _for_task(tables, task), task
+        self.tables, self.task = task_tables(tables, task), task
         self.batch_size, self.resize, self.channels = batch_size, resize, channels
         self.workers, self.cache, self.sampler = num_workers, cache, sampler
         self.seed, self.progress, self.views = seed, progress, views
@@ -421,26 +421,6 @@ def is_native(cfg: Mapping[str, Any]) -> bool:
     """Whether a run is evaluated on images as they are on disk (``task.inference.mode``)."""
     inference = (cfg.get("task") or {}).get("inference") or {}
     return inference.get("mode", "fit") != "fit"
-
-
-def _for_task(tables: Mapping[str, Table], task: str) -> dict[str, Table]:
-    """Tables with what the task needs: one object an image, a background class of masks, tags."""
-    ready = {}
-    for split, table in tables.items():
-        table = for_task(table, task)
-        if task == "localization":
-            table = main_objects(table)
-        if task == "semantic_segmentation":
-            if table.masks is None:
-                if table.segments is None and table.num_annotations:
-                    raise DataError("no masks and no segments here; use task=detection")
-                table = semantic_table(table)
-            if len(table.classes) > IGNORE_INDEX:
-                raise DataError(
-                    f"{len(table.classes)} classes; semantic masks hold at most {IGNORE_INDEX}"
-                )
-        ready[split] = table
-    return ready
 
 
 def build_datamodule(
