@@ -189,9 +189,12 @@ def _indented(console: Console, line: Any) -> None:
 
 
 def _verdict(report: GateReport) -> tuple[str, str]:
+    from cvtrain.data.gate_state import cure
+
     stopping = len(report.stopping)
     if stopping:
-        end = report.cure("data.on_bad=fix repairs what can be, data.on_bad=drop leaves it out")
+        end = "data.on_bad=fix repairs what can be, data.on_bad=drop leaves it out"
+        end = cure(report.stopping, report.on_bad, end)
         return f"{_counted(stopping, 'error')}: training stops; {end}", "red"
     if report.errors:
         left = f"{report.rejected:,} of {report.images:,} images left out"

@@ -23,7 +23,7 @@ from cvtrain.data import gate_images as images
 from cvtrain.data.formats.files import printable
 from cvtrain.data.gate_segments import check_segments
 from cvtrain.data.gate_splits import draw_val
-from cvtrain.data.gate_state import SplitState, is_curable, stops
+from cvtrain.data.gate_state import SplitState, cure, stops
 from cvtrain.data.probe import Probes
 from cvtrain.data.probe_cache import cached_probe
 from cvtrain.data.progress import file_bar
@@ -110,18 +110,6 @@ class GateReport:
     def stopping(self) -> list[Problem]:
         """Errors that train and eval stop for, given ``on_bad``."""
         return [p for p in self.problems if stops(p, self.on_bad)]
-
-    def cure(self, said: str) -> str:
-        """What ``on_bad`` can do about the errors that stop: ``said``, and for which it can't."""
-        if self.on_bad != "error":
-            return f"data.on_bad={self.on_bad} cannot mend that"
-        incurable = [p for p in self.stopping if not is_curable(p)]
-        if not incurable:
-            return said
-        codes = ", ".join(sorted({p.code for p in incurable}))
-        if len(incurable) == len(self.stopping):
-            return f"data.on_bad=fix|drop cannot mend that ({codes}): mend the data"
-        return f"{said}, but for {codes}, which only you can mend"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for check.json; ``unlisted`` is a number, the files themselves are notes."""
@@ -496,7 +484,7 @@ def _by_code(problems: Sequence[Problem]) -> str:
 def _refusal(report: GateReport) -> str:
     """One line that says all, then the first few problems."""
     found = report.stopping
-    hint = report.cure("data.on_bad=fix|drop goes on without what is wrong")
+    hint = cure(found, report.on_bad, "data.on_bad=fix|drop goes on without what is wrong")
     lines = [
         f"{report.root}: {len(found):,} error{'' if len(found) == 1 else 's'} in the data "
         f"({_by_code(found)}); `cvtrain check` with the same data keys lists all; {hint}"

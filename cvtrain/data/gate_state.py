@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -147,6 +147,19 @@ def is_curable(problem: Problem) -> bool:
     """Whether ``on_bad=fix`` and ``on_bad=drop`` go on without what is wrong."""
     code = READER_CODES.get(problem.code) or GATE_CODES.get(problem.code)
     return code is not None and code.curable  # None: a code of a user's own reader
+
+
+def cure(stopping: Sequence[Problem], on_bad: str, said: str) -> str:
+    """What ``on_bad`` can do about errors that stop: ``said``, but for those it cannot mend."""
+    if on_bad != "error":
+        return f"data.on_bad={on_bad} cannot mend that"
+    incurable = [p for p in stopping if not is_curable(p)]
+    if not incurable:
+        return said
+    codes = ", ".join(sorted({p.code for p in incurable}))
+    if len(incurable) == len(stopping):
+        return f"data.on_bad=fix|drop cannot mend that ({codes}): mend the data"
+    return f"{said}, but for {codes}, which only you can mend"
 
 
 @dataclass

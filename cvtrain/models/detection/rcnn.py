@@ -395,8 +395,8 @@ class RCNN(Model, Staged):
     # What the stages are fitted to -------------------------------------------------------------
 
     def example_settings(self) -> dict[str, Any]:
-        names = ("crop_size", "padding", "svm_map", "svm_normalize", "svm_negative_iou")
-        names += ("pair_iou", "fit_boxes")
+        names = ["crop_size", "padding", "svm_map", "svm_normalize", "svm_negative_iou"]
+        names += ["pair_iou", "fit_boxes"]
         return {"stages": list(self.stages), **{name: getattr(self, name) for name in names}}
 
     def examples(
