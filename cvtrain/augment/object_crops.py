@@ -15,12 +15,14 @@ rare classes. At the border of the image a crop ends with it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
 
+from cvtrain.augment.config import closing_epoch
 from cvtrain.augment.scene import Scene, box_areas
 from cvtrain.types import IGNORE_INDEX
 
@@ -131,6 +133,29 @@ def ious(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
     low, high = np.maximum(boxes[:, :2], box[:2]), np.minimum(boxes[:, 2:], box[2:])
     common = np.clip(high - low, 0, None).prod(axis=1)
     return common / np.maximum(box_areas(boxes) + box_areas(box[None]) - common, 1e-9)
+
+
+def crops_of(
+    node: Mapping[str, Any] | None, epochs: int | None, class_names: Sequence[str]
+) -> ObjectCrops | None:
+    """The crops of a settled ``augment.object_crops``; None: there are none.
+
+    Args:
+        node: its value.
+        epochs: of the whole run.
+        class_names: of the data, among which the background is looked for.
+
+    Raises:
+        UsageError: the first stage is a part of a run whose epochs are not known.
+    """
+    if node is None:
+        return None
+    return ObjectCrops(
+        closing_epoch(node["first_stage_epochs"], epochs, "object_crops.first_stage_epochs"),
+        context=float(node["context"]),
+        min_iou=float(node["min_iou"]),
+        background=background_class(class_names),
+    )
 
 
 def background_class(names: Sequence[str]) -> int | None:

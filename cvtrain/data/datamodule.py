@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from cvtrain.augment.geometry import RESIZES
-from cvtrain.augment.object_crops import ObjectCrops, background_class
+from cvtrain.augment.object_crops import crops_of
 from cvtrain.augment.policy import Augmentation
 from cvtrain.data.cache import RamCache
 from cvtrain.data.collate import Sample, collate
@@ -361,17 +361,9 @@ def compile_augment(
     epochs: int | None = None,
     class_names: Sequence[str] = (),
 ) -> Augmentation:
-    """The config's ``augment`` node, ready to run.
+    """The config's ``augment`` node, ready to run; ``epochs`` are those of the whole run.
 
-    Args:
-        augment: the node; None: no augmentation.
-        task: one of ``TASKS``.
-        height: of the network's input, pixels.
-        width: the same.
-        resize: ``letterbox`` or ``stretch``.
-        trust: packages that its targets may come from.
-        epochs: of the whole run.
-        class_names: of the data, for ``object_crops``, which asks which of them is the background.
+    Among ``class_names``, those of the data, ``object_crops`` looks for the background.
 
     Raises:
         UsageError: an unknown key, transform or argument; a transform or a way to mix images that
@@ -398,22 +390,7 @@ def compile_augment(
         min_area=node["min_area"],
         copy_paste=node["copy_paste"],
         closes=closing_epoch(node["close_epoch"], epochs),
-        crops=_crops(node["object_crops"], epochs, class_names),
-    )
-
-
-def _crops(
-    node: Mapping[str, Any] | None, epochs: int | None, class_names: Sequence[str]
-) -> ObjectCrops | None:
-    from cvtrain.augment.config import closing_epoch
-
-    if node is None:
-        return None
-    return ObjectCrops(
-        closing_epoch(node["first_stage_epochs"], epochs, "object_crops.first_stage_epochs"),
-        context=float(node["context"]),
-        min_iou=float(node["min_iou"]),
-        background=background_class(class_names),
+        crops=crops_of(node["object_crops"], epochs, class_names),
     )
 
 

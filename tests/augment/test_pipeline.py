@@ -237,6 +237,8 @@ def test_every_augment_yaml_runs_for_every_task(name, task):
     assert title(node) == name
     size = {"height": 64, "width": 96, "resize": "letterbox", "epochs": 10}
     wrong = [key for key in MIXING if node.get(key) and task not in SERVES[key]]
+    if node.get("object_crops") and task != "semantic_segmentation":
+        wrong.append("object_crops")
     if wrong:
         with pytest.raises(UsageError, match=f"augment.{wrong[0]}.* it serves task="):
             compile_augment(node, task, **size)

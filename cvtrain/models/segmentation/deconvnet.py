@@ -103,12 +103,13 @@ class DeconvNet(SegmentationModel):
         std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         super().__init__(loss, num_classes)
-        for name, value, least in (
+        least_values: list[tuple[str, float, float]] = [
             ("width", width, 1),
             ("hidden", width if hidden is None else hidden, 1),
             ("max_windows", max_windows, 0),
             ("context", context, 1),
-        ):
+        ]
+        for name, value, least in least_values:
             if value < least:
                 raise ValueError(f"{name}={value} must be at least {least}")
         if inference not in get_args(Inference):
@@ -137,7 +138,9 @@ class DeconvNet(SegmentationModel):
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
                 # Transposed kernels are (in, out, h, w): there torch calls "out" what goes in.
-                mode = "fan_out" if isinstance(module, nn.ConvTranspose2d) else "fan_in"
+                mode: Literal["fan_in", "fan_out"] = (
+                    "fan_out" if isinstance(module, nn.ConvTranspose2d) else "fan_in"
+                )
                 nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
