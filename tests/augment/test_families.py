@@ -30,6 +30,8 @@ def load(name, **changes):
     node = yaml.safe_load((CONF / f"{name}.yaml").read_text(encoding="utf-8"))
     if name in FAMILIES:
         node[name] |= changes
+    if name == "elastic":
+        node[name]["std"] = 0.05  # of 90 pixels the default moves little
     return node
 
 

@@ -71,16 +71,6 @@ def test_what_it_computes() -> None:
     torch.testing.assert_close(got, want[..., :20, :30], rtol=1e-4, atol=1e-5)
 
 
-def test_weights_start_with_the_papers_deviation() -> None:
-    """sqrt(2 / N), N the inputs of a neuron: an up-convolution's have one place of each channel."""
-    model = make(width=32)
-    for up in model.enlarge:
-        assert up.weight.std().item() == pytest.approx((2 / up.in_channels) ** 0.5, rel=0.05)
-    for block in model.down[1:]:
-        count = block[2].in_channels * 9
-        assert block[2].weight.std().item() == pytest.approx((2 / count) ** 0.5, rel=0.05)
-
-
 def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="width=0 must be at least 1"):
         make(width=0)

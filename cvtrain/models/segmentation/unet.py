@@ -95,9 +95,6 @@ class UNet(SegmentationModel):
                 nn.init.zeros_(module.bias)
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            if isinstance(module, nn.ConvTranspose2d):
-                # Each output meets one place of every input channel, whatever torch counts.
-                nn.init.normal_(module.weight, std=math.sqrt(2 / module.in_channels))
 
     def forward(self, images: Tensor, around: Sequence[int] = (0, 0, 0, 0)) -> Tensor:
         """``(B, C, H, W)`` of any size -> logits float32 ``(B, K, H, W)``, less what is around.
