@@ -145,6 +145,41 @@ def part_to_rle(part: np.ndarray, top: int, left: int, height: int, width: int) 
     return plain_rle(coco.frPyObjects({"size": size, "counts": counts.tolist()}, height, width))
 
 
+def rle_part(rle: RLE) -> tuple[np.ndarray, int, int]:
+    """The part of a mask where something is; what it costs goes by the part, not by the image.
+
+    Returns:
+        bool ``(h, w)``, the row and the column of its first pixel; ``(0, 0)`` of an empty mask.
+    """
+    (runs,) = rle_runs([rle["counts"]])
+    top, left, part = _window(runs, int(rle["size"][0]))
+    return part, top, left
+
+
+def resize_part(
+    part: np.ndarray, top: int, left: int, size: tuple[int, int], new: tuple[int, int]
+) -> tuple[np.ndarray, int, int]:
+    """A part of an image of one size, in one of another size: each pixel from the nearest.
+
+    Args:
+        part: ``(h, w)``.
+        top: the row of its first pixel.
+        left: the column of it.
+        size: height and width of the image.
+        new: those it gets.
+
+    Returns:
+        The part ``(h', w')``, and its row and column.
+    """
+    chosen, starts = [], []
+    for start, count, old, pixels in zip((top, left), part.shape, size, new, strict=True):
+        nearest = (2 * np.arange(pixels) + 1) * old // (2 * pixels)
+        first, last = np.searchsorted(nearest, [start, start + count])
+        chosen.append(nearest[first:last] - start)
+        starts.append(int(first))
+    return part[np.ix_(*chosen)], starts[0], starts[1]
+
+
 def rles_from_masks(masks: np.ndarray) -> list[RLE]:
     """``(N, H, W)`` of 0 and 1 (or bool) -> their plain RLE."""
     return [plain_rle(to_rle_mask(mask)) for mask in masks]

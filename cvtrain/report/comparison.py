@@ -81,7 +81,9 @@ class Comparison:
         self.monitor, self.mode, self.title, self.score = monitor, mode, title, score
         self.rows = sorted(rows, key=self._rank)
         metrics = list(dict.fromkeys(name for row in rows for name in row.scores))
-        self.metrics = list(dict.fromkeys([*metrics[:2], monitor]))
+        shown = dict.fromkeys([*metrics[:2], monitor])
+        boxes = [name for name in metrics if f"mask_{name}" in shown]  # of masks also their boxes'
+        self.metrics = list(shown | dict.fromkeys(boxes))
         self.classes = list(dict.fromkeys(name for row in rows for name in row.per_class))
         self.front = self._front()
 

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from cvtrain.data.segments import decode_rle
+from cvtrain.data.segments import resize_part, rle_part
 from cvtrain.report.results import replacing
 from cvtrain.types import IGNORE_INDEX
 
@@ -37,6 +37,9 @@ LONGEST = 4096
 """No image is enlarged so far that its longer side exceeds this, pixels."""
 CROWDED = 25
 """More objects than this are drawn with thin lines and a legend instead of a name each."""
+
+MOST_COVERED = 0.15
+"""Names that would cover more of the image than this share of it go into a legend, too."""
 
 _FEW = 4  # so many are always named
 BACKGROUND = "background"
@@ -120,7 +123,7 @@ def draw(
         if masks is not None:
             _instances(canvas, masks, kinds)
         canvas = _boxes(canvas, found, kinds, names, scores, void)
-        if _crowded(found, kinds, names, size):
+        if _crowded(found, _tags(kinds, names, scores, void), size):
             seen += sorted({int(k) for k in kinds})
     return _legend(canvas, seen, names) if seen else canvas
 
@@ -270,8 +273,12 @@ def _tint(image: np.ndarray, mask: np.ndarray, names: Sequence[str]) -> np.ndarr
 def _instances(canvas: np.ndarray, masks: Any, labels: np.ndarray) -> None:
     """Fills and outlines each instance, in place; neighbours of a class differ in shade."""
     for k, whole in enumerate(masks):
-        mask = decode_rle(whole) if isinstance(whole, dict) else np.asarray(whole)
-        one, top, left = _seen_part(mask, canvas.shape[:2])
+        if isinstance(whole, dict):
+            (part, top, left), size = rle_part(whole), tuple(whole["size"])
+        else:
+            part, top, left, size = np.asarray(whole), 0, 0, whole.shape
+        part, top, left = resize_part(part, top, left, size, canvas.shape[:2])
+        one = np.ascontiguousarray(part, np.uint8)
         if not one.any():
             continue
         shade = np.array(colour(int(labels[k]))) * (1.0, 0.8, 1.15)[k % 3]
@@ -280,27 +287,9 @@ def _instances(canvas: np.ndarray, masks: Any, labels: np.ndarray) -> None:
         part = canvas[top : top + one.shape[0], left : left + one.shape[1]]
         part[inside] = (0.5 * part[inside] + 0.5 * paint).astype(np.uint8)
         outline, _ = cv2.findContours(one, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        ink, offset = [int(v) for v in paint], (left, top)
+        # Lighter than what it encloses: neighbours stay apart.
+        ink, offset = [int(v) for v in 255 - (255 - paint) * 0.45], (left, top)
         cv2.drawContours(canvas, outline, -1, ink, 1, cv2.LINE_AA, offset=offset)
-
-
-def _seen_part(mask: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, int, int]:
-    """A mask ``(H, W)`` at another size by its nearest pixels, but only where it is something.
-
-    Returns:
-        uint8 ``(h, w)`` of 0 and 1, the row and the column of its first pixel at that size.
-    """
-    picked, starts = [], []
-    for axis, there in enumerate((mask.any(axis=1), mask.any(axis=0))):
-        scale = len(there) / size[axis]
-        places = np.minimum(
-            ((np.arange(size[axis]) + 0.5) * scale).astype(np.int64), len(there) - 1
-        )
-        inside = np.flatnonzero(there[places])
-        first, last = (int(inside[0]), int(inside[-1]) + 1) if len(inside) else (0, 0)
-        picked.append(places[first:last])
-        starts.append(first)
-    return np.ascontiguousarray(mask[np.ix_(*picked)], np.uint8), starts[0], starts[1]
 
 
 def _boxes(
@@ -312,7 +301,8 @@ def _boxes(
     ignore: np.ndarray,
 ) -> np.ndarray:
     height, width = canvas.shape[:2]
-    crowded = _crowded(boxes, labels, names, (height, width))
+    tags = _tags(labels, names, scores, ignore)
+    crowded = _crowded(boxes, tags, (height, width))
     thick = 1 if crowded else max(2, round(min(height, width) / 200))
     for box, label, void in zip(boxes, labels, ignore, strict=True):
         # Pixel i covers [i, i + 1): the last pixel of a box ends before its right edge.
@@ -327,13 +317,8 @@ def _boxes(
     pen = ImageDraw.Draw(sheet)
     placed: list[tuple[float, float, float, float]] = []
     for k in np.argsort(boxes[:, 1], kind="stable"):
-        text = _name(int(labels[k]), names)
-        if scores is not None:
-            text += f" {float(np.asarray(scores)[k]):.2f}"
-        if ignore[k]:
-            text += " (ignored)"
         ink = (150, 150, 150) if ignore[k] else colour(int(labels[k]))
-        placed.append(_tag(pen, text, boxes[k], (height, width), ink, _font(size), placed))
+        placed.append(_tag(pen, tags[k], boxes[k], (height, width), ink, _font(size), placed))
     return np.asarray(sheet).copy()
 
 
@@ -342,16 +327,25 @@ def _tag_size(height: int, width: int) -> int:
     return int(np.clip(min(height, width) / 26, 12, 30))
 
 
-def _crowded(
-    boxes: np.ndarray, labels: np.ndarray, names: Sequence[str], size: tuple[int, int]
-) -> bool:
-    """Whether names at the boxes would hide what is in them: many boxes, or mostly narrow ones."""
+def _tags(labels: np.ndarray, names: Sequence[str], scores: Any, ignore: np.ndarray) -> list[str]:
+    """What is written at each box."""
+    said = [_name(int(k), names) for k in labels]
+    if scores is not None:
+        said = [f"{text} {float(s):.2f}" for text, s in zip(said, np.asarray(scores), strict=True)]
+    return [f"{text} (ignored)" if void else text for text, void in zip(said, ignore, strict=True)]
+
+
+def _crowded(boxes: np.ndarray, tags: Sequence[str], size: tuple[int, int]) -> bool:
+    """Whether tags would hide what is there: many boxes, mostly narrow ones, or large tags."""
     if len(boxes) <= _FEW:
         return False
-    font = _font(_tag_size(*size))
-    tags = np.array([font.getlength(_name(int(k), names)) for k in labels])
-    narrow = boxes[:, 2] - boxes[:, 0] < tags
-    return len(boxes) > CROWDED or bool(narrow.mean() > 0.5)
+    if len(boxes) > CROWDED:
+        return True
+    height = _tag_size(*size)
+    widths = np.array([_font(height).getlength(text) for text in tags])
+    narrow = boxes[:, 2] - boxes[:, 0] < widths
+    covered = 1.4 * height * widths.sum() / (size[0] * size[1])
+    return bool(narrow.mean() > 0.5) or covered > MOST_COVERED
 
 
 def _tag(

@@ -14,8 +14,10 @@ from cvtrain.data.segments import (
     mask_box,
     part_to_rle,
     plain_rle,
+    resize_part,
     rle_areas,
     rle_ious,
+    rle_part,
     rles_from_masks,
     rles_of,
     semantic_mask,
@@ -94,6 +96,45 @@ def test_a_part_gives_the_rle_of_the_whole(share):
             whole[top : top + h, left : left + w] = part
             expected = plain_rle(coco.encode(np.asfortranarray(whole)))
             assert part_to_rle(part, top, left, height, width) == expected
+            back, top, left = rle_part(expected)
+            again = np.zeros_like(whole)
+            again[top : top + back.shape[0], left : left + back.shape[1]] = back
+            assert np.array_equal(again, whole)
+            assert not back.size or (back[[0, -1]].any(1).all() and back[:, [0, -1]].any(0).all())
+
+
+def test_long_runs_and_runs_of_falling_length_are_read_back():
+    y, x = np.mgrid[:1500, :900]
+    for mask in (np.hypot(y - 700, x - 450) < 400, (y < 1499) & (x > 2), y + x > 50, x == 3):
+        part, top, left = rle_part(rles_from_masks(mask[None])[0])
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        assert (top, left) == (rows[0], columns[0])
+        assert np.array_equal(part, mask[top : rows[-1] + 1, left : columns[-1] + 1])
+
+
+@pytest.mark.parametrize("new", [(7, 5), (30, 41), (12, 16), (1, 1), (13, 300)])
+def test_a_part_at_another_size_is_the_part_of_the_whole(new):
+    whole = np.zeros((12, 16), np.uint8)
+    whole[3:9, 5:14] = np.random.default_rng(1).integers(1, 9, (6, 9))
+    rows = ((np.arange(new[0]) + 0.5) * 12 / new[0]).astype(int)
+    columns = ((np.arange(new[1]) + 0.5) * 16 / new[1]).astype(int)
+    expected = whole[np.ix_(rows, columns)]
+    part, top, left = resize_part(whole[3:9, 5:14], 3, 5, (12, 16), new)
+    got = np.zeros_like(expected)
+    got[top : top + part.shape[0], left : left + part.shape[1]] = part
+    assert np.array_equal(got, expected)
+
+
+def test_hundreds_of_masks_are_measured():
+    """Of more than 255 at once pycocotools' own area() fails."""
+    masks = np.zeros((300, 4, 75), bool)
+    for n, mask in enumerate(masks):
+        mask.ravel()[: n + 1] = True
+    rles = rles_from_masks(masks)
+    assert rle_areas(rles).tolist() == list(range(1, 301))
+    ious = rle_ious(rles, rles)
+    assert ious[299, 149] == ious[149, 299] == pytest.approx(0.5)
+    assert (np.diag(ious) == 1).all()
 
 
 def test_overlaps_of_masks_by_hand():
