@@ -29,8 +29,14 @@ import numpy as np
 from cvtrain.data.formats.files import MalformedError, read_lines, read_text, shorten, storable
 from cvtrain.data.table import Classes
 
-FOUND = ("palette.txt", "palette.csv", "palette.json", "class_dict.csv", "label_colors.txt")
-FOUND += ("labelmap.txt",)
+FOUND: tuple[str, ...] = (
+    "palette.txt",
+    "palette.csv",
+    "palette.json",
+    "class_dict.csv",
+    "label_colors.txt",
+    "labelmap.txt",
+)
 """Names of palettes that are read where none is named, if the masks are in colours."""
 
 VOID_NAMES = frozenset({"void", "ignore", "ignored", "unlabeled", "unlabelled"})
