@@ -195,6 +195,13 @@ def is_close_epoch(value: Any) -> bool:
     return (isinstance(value, int) and value >= 0) or (isinstance(value, float) and 0 < value < 1)
 
 
+def shown_as(config: Mapping[str, Any]) -> str:
+    """``task.inference.mode`` as training shows images: tiles of the original, or fitted."""
+    transforms = (config.get("augment") or {}).get("transforms") or []
+    kept = any(isinstance(t, Mapping) and t.get("of") == "original" for t in transforms)
+    return "tiles" if kept else "fit"
+
+
 def closing_epoch(
     close_epoch: float | None, epochs: int | None, key: str = "close_epoch"
 ) -> int | None:

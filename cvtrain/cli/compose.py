@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cvtrain.augment.config import settled
+from cvtrain.augment.config import settled, shown_as
 from cvtrain.cli import augments, boxes, habits, reads, suggest, values
 from cvtrain.cli.args import Command
 from cvtrain.cli.conf import GROUPS, ConfDirs, is_hidden, is_timm, joined, pick, timm_has
@@ -125,12 +125,16 @@ def compose_command(command: Command, conf: ConfDirs) -> Composed:
             if group not in config and group not in RECIPES:
                 config[group] = None
         if command.verb == "train":
+            if pick(plain(config), "task.inference") and config.task.inference.mode is None:
+                config.task.inference.mode = shown_as(plain(config))
             mode = pick(plain(config), "task.inference.mode")
             if said := reads.of_tiles([t.key for t in typed if not t.sweep], mode):
                 raise UsageError(said)
             _drop_void(config, typed, conf)
             boxes.check(config, typed)
             boxes.check_joint(config)
+            if said := reads.of_boxes(plain(config)):
+                raise UsageError(said)
             void = settle(config, typed)
             augments.check(config, typed)
         _fix_paths(config)

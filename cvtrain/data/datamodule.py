@@ -397,7 +397,7 @@ def compile_augment(
 def is_native(cfg: Mapping[str, Any]) -> bool:
     """Whether a run is evaluated on images as they are on disk (``task.inference.mode``)."""
     inference = (cfg.get("task") or {}).get("inference") or {}
-    return inference.get("mode", "fit") != "fit"
+    return inference.get("mode") in ("whole", "tiles")
 
 
 def build_datamodule(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cvtrain.data.formats.files import FORMATS, MAX_PIXELS
 from cvtrain.errors import DataError
@@ -70,6 +70,8 @@ def header_pixels(raw: np.ndarray, name: str) -> int:
         return _claimed(io.BytesIO(raw.data))
     except Image.DecompressionBombError:
         return MAX_PIXELS + 1
+    except UnidentifiedImageError as e:  # whose text is the address of a buffer
+        raise DataError(f"{name}: not an image of a format that is read") from e
     except (OSError, ValueError, SyntaxError) as e:
         raise DataError(f"{name}: not an image ({_short(e)})") from e
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cvtrain.augment.config import shown_as
 from cvtrain.callbacks.console import LOG
 from cvtrain.engine.build import build_callbacks, build_task
 from cvtrain.engine.checkpoint import LoadedRun, load_model
@@ -145,6 +146,9 @@ def run_settings(loaded: LoadedRun, config: Mapping[str, Any]) -> dict[str, Any]
         settings["proposals"] = overrides["proposals"]
     for key, value in (overrides.get("set") or {}).items():
         set_key(settings, key, value)
+    inference = settings["task"].get("inference")
+    if inference and inference["mode"] is None:
+        inference["mode"] = shown_as(settings)
     if config.get("seed") is not None:
         settings["seed"] = config["seed"]
     return settings

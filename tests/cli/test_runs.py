@@ -270,6 +270,22 @@ def test_eval_and_predict_take_how_images_are_shown(cli: Cli, segmentation_run: 
         }
 
 
+def test_images_are_shown_as_training_shows_them(cli: Cli) -> None:
+    words = "task=semantic_segmentation data=shapes"
+    for more, mode in (
+        ("", "fit"),
+        ("augment=crops", "tiles"),
+        ("augment=crops task.inference.mode=whole", "whole"),
+        ("augment=crops task.inference.tile_size=64", "tiles"),
+    ):
+        done = cli(f"{words} {more}")
+        assert done.code == 0, done.err
+        assert done.config["task"]["inference"]["mode"] == mode
+    boxes = "model=deconvnet task.inference.mode=tiles data=shapes"
+    assert "given boxes looks at the fitted image" in cli(boxes).line
+    assert cli(f"{boxes} proposals=null").code == 0
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
