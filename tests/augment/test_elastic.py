@@ -7,6 +7,7 @@ import pytest
 
 from cvtrain.augment.elastic import Elastic, fetched_from, goes_to, weights
 from cvtrain.augment.pipeline import Pipeline
+from cvtrain.augment.planes import Masks
 from cvtrain.augment.scene import Scene
 from cvtrain.errors import UsageError
 
@@ -30,7 +31,7 @@ def scene(channels=3):
         ignore=np.zeros(1, bool),
         areas=np.array([2000.0]),
         mask=masks[0] * np.uint8(7),
-        masks=masks,
+        masks=Masks.of(masks),
         keypoints=np.array([[[65.0, 50, 2]]]),
     )
 
