@@ -370,7 +370,9 @@ class VisionDataset(Dataset[Sample]):
         return torch.tensor(int(self.table.image_labels[row]))
 
 
-def _small_masks(rles: list[RLE], size: tuple[int, int], place: Box2Box, out: Any) -> Masks:
+def _small_masks(
+    rles: list[RLE], size: tuple[int, int], place: Box2Box, out: tuple[int, int]
+) -> Masks:
     """Masks of an original of that size placed in the network's input."""
     masks = planes_of(rles, *size)
     moved = [put(plane, place, *out, 0, nearest=True) for plane in masks.planes]
