@@ -115,7 +115,12 @@ def joined(one: Target, other: Target, share: float) -> Target:
         marked.append(replace(target, ignore=ignore))
     names = ("boxes", "labels", "ignore", "areas")
     pairs = {name: [getattr(t, name) for t in marked] for name in names}
-    return Target(**{k: torch.cat(v) for k, v in pairs.items() if all(x is not None for x in v)})
+    fields: dict[str, Any] = {
+        name: torch.cat(pair)
+        for name, pair in pairs.items()
+        if all(value is not None for value in pair)
+    }
+    return Target(**fields)
 
 
 def _both(batch: Batch, partners: np.ndarray) -> list[Tensor] | None:

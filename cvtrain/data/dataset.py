@@ -254,6 +254,7 @@ class VisionDataset(Dataset[Sample]):
         target, truth = self._target(row, moved), self._truth(row, scene)
         if rles is not None:
             truth.rles, truth.masks = rles, None
+            assert truth.areas is not None
             own = torch.from_numpy(rle_areas(rles))
             truth.areas = own.where(self._unknown_areas(row), truth.areas)
         points = scene.keypoints

@@ -37,7 +37,7 @@ def worst_images(
         ``file_name``, ``index``, ``quality`` in 0..1, and the numbers of ``found`` and ``missed``
         objects and of ``wrong`` predictions.
     """
-    entries = []
+    entries: list[dict[str, Any]] = []
     for info, (rows, truths) in zip(infos, data.by_image(), strict=True):
         overlaps, missed, wrong = _matches(data, best_first(data, rows, score), truths, iou)
         whole = len(overlaps) + (missed + wrong) / 2

@@ -109,9 +109,9 @@ class DeconvNet(SegmentationModel):
             ("max_windows", max_windows, 0),
             ("context", context, 1),
         ]
-        for name, value, least in least_values:
-            if value < least:
-                raise ValueError(f"{name}={value} must be at least {least}")
+        for name, given, least in least_values:
+            if given < least:
+                raise ValueError(f"{name}={given} must be at least {least}")
         if inference not in get_args(Inference):
             raise ValueError(f"inference={inference}: expected {' | '.join(get_args(Inference))}")
         if aggregate not in get_args(Aggregate):
@@ -120,7 +120,7 @@ class DeconvNet(SegmentationModel):
             raise ValueError("pretrained=true and weights=FILE exclude each other: give one")
         self.pretrained, self.weights = pretrained, weights
         self.inference, self.aggregate = inference, aggregate
-        self.max_windows, self.context = max_windows, context
+        self.max_windows, self.window_context = max_windows, context
         size = [image_size] * 2 if isinstance(image_size, int) else list(image_size)
         self.cells = (math.ceil(size[0] / MULTIPLE), math.ceil(size[1] / MULTIPLE))
         self.normalize = Normalize(in_channels, mean, std)
@@ -234,7 +234,7 @@ class DeconvNet(SegmentationModel):
     ) -> list[tuple[int, int, int, int]]:
         """The whole image, and around the best boxes: top, left, bottom, right in whole pixels."""
         boxes = boxes[: self.max_windows].float().cpu() if grow else boxes
-        more = (self.context - 1) / 2 if grow else 0.0
+        more = (self.window_context - 1) / 2 if grow else 0.0
         border = (boxes[:, 2:] - boxes[:, :2]) * more
         low = (boxes[:, :2] - border).floor().clamp(min=0)
         high = (boxes[:, 2:] + border).ceil().minimum(torch.tensor([width, height]))
