@@ -64,7 +64,8 @@ def scene(channels=3, dtype=np.uint8):
 
 def compiled(node, **options):
     settings = {"height": HEIGHT, "width": WIDTH, "resize": "letterbox", "epochs": 10, **options}
-    node = {**node, "mixup": 0.0}  # blends whole images: not for this task
+    # Neither is for this task: one blends whole images, one cuts objects out of masks of classes.
+    node = {**node, "mixup": 0.0, "object_crops": None}
     return compile_augment(node, "instance_segmentation", **settings).pipeline
 
 
