@@ -178,7 +178,7 @@ def _share(
 def _counter(many: int) -> Namer:
     def name(scene: Scene, rows: slice, columns: slice) -> str | None:
         assert scene.masks is not None
-        if not scene.masks[:, rows, columns].any():
+        if not scene.masks.union()[rows, columns].any():
             return COUNTS[0]
         x = (scene.boxes[:, 0] + scene.boxes[:, 2]) / 2
         y = (scene.boxes[:, 1] + scene.boxes[:, 3]) / 2

@@ -60,7 +60,9 @@ class Pictures(pl.Callback):
         self._samples = []
         self._seen = 0
         loader: Any = trainer.val_dataloaders
-        length = len(loader.batch_sampler.sampler)  # this process's share
+        # This process's share: beside a batch sampler, the loader's own sampler is the whole set.
+        sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler.sampler
+        length = len(sampler)
         rows = np.linspace(0, length - 1, min(self.count, length)).round()
         self._wanted = {int(row) for row in rows}
 

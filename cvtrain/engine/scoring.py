@@ -95,7 +95,7 @@ def write_scores(
     if isinstance(pictures, Pictures):
         pictures.draw(task)
     plot_details(details, run.plots)
-    if "worst" in details:
+    if task.name in ("semantic_segmentation", "instance_segmentation"):
         assert isinstance(dataset, VisionDataset)
         _draw_worst(run, task, details["worst"], dataset)
     truth = task.metrics.ground_truth_json()

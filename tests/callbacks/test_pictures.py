@@ -35,7 +35,7 @@ def test_every_few_epochs_a_picture_reaches_file_and_loggers(make_task, fit, tmp
 def test_the_images_lie_evenly_in_the_set(make_task, tmp_path) -> None:
     pictures = Pictures(count=3)
     pictures.path = tmp_path / "predictions.png"
-    loader = SimpleNamespace(sampler=range(9))
+    loader = SimpleNamespace(sampler=range(9), batch_sampler=None)
     trainer = SimpleNamespace(
         val_dataloaders=loader, is_global_zero=True, state=SimpleNamespace(fn="validate")
     )

@@ -80,9 +80,9 @@ def test_paths(offered: Callable[[str], list[str]], here: Path) -> None:
 def test_a_users_own_options_are_offered(offered: Callable[[str], list[str]], here: Path) -> None:
     (here / "conf" / "model").mkdir(parents=True)
     (here / "conf" / "model" / "mynet.yaml").write_text("model: {tasks: [detection]}\n")
-    assert offered("cvtrain --config-dir conf model=m") == ["model=mynet"]
-    assert offered("cvtrain --config-dir=conf model=m") == ["model=mynet"]
-    assert offered("cvtrain --config-dir=absent model=m") == []
+    assert offered("cvtrain --config-dir conf model=my") == ["model=mynet"]
+    assert offered("cvtrain --config-dir=conf model=my") == ["model=mynet"]
+    assert offered("cvtrain --config-dir=absent model=my") == []
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -266,7 +266,16 @@ def fake_draw(monkeypatch):
     calls = []
 
     def draw(
-        image, boxes, labels, names, scores=None, masks=None, mask=None, ignore=None, max_side=None
+        image,
+        boxes,
+        labels,
+        names,
+        scores=None,
+        masks=None,
+        mask=None,
+        ignore=None,
+        max_side=None,
+        listed=(),
     ):
         call = {"boxes": boxes, "labels": labels, "names": names, "scores": scores}
         calls.append(SimpleNamespace(**call, masks=masks, mask=mask, ignore=ignore))
