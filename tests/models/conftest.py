@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 from torch import Tensor
 from torchvision.ops import masks_to_boxes
@@ -31,17 +33,31 @@ EPOCHS = 20
 COLOURS = torch.tensor([[230, 30, 30], [30, 220, 40], [40, 60, 240]], dtype=torch.uint8)
 
 
+PARTS = ("model", "task", "backbone", "loss")
+
+
 @pytest.fixture(scope="session")
 def compose_config() -> Callable[..., dict[str, Any]]:
-    """Overrides -> the composed configuration, resolved, as plain dicts (groups that resolve)."""
+    """Overrides -> the composed configuration, resolved, as plain dicts (groups that resolve).
 
-    def composed(*overrides: str) -> dict[str, Any]:
+    ``backbone``: a file of conf/backbone put in place of the composed one, which is what choosing
+    it composes to and many times faster; test_contract.py compares the two.
+    """
+
+    @functools.cache  # Hydra takes longer than most of what is tested
+    def composed(overrides: tuple[str, ...]) -> DictConfig:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose("config", overrides=list(overrides))
-        parts = ("model", "task", "backbone", "loss")
-        return {p: OmegaConf.to_container(cfg[p], resolve=True) for p in parts}
+            return compose("config", overrides=list(overrides))
 
-    return composed
+    def resolved(*overrides: str, backbone: str | None = None) -> dict[str, Any]:
+        cfg = composed(overrides)
+        if backbone is not None:
+            cfg = copy.deepcopy(cfg)
+            with open_dict(cfg):
+                cfg.backbone = OmegaConf.load(CONF / "backbone" / f"{backbone}.yaml")
+        return {p: OmegaConf.to_container(cfg[p], resolve=True) for p in PARTS}
+
+    return resolved
 
 
 @pytest.fixture(scope="session")

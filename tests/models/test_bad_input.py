@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cvtrain.models.base import total_loss
 from cvtrain.types import Prediction, Target
-from tests.models.test_contract import MODELS, SMALLER
+from tests.models.test_contract import MODELS, overrides
 
 DETECTORS = {
     name: task
@@ -112,8 +112,7 @@ def noise(count: int, height: int = 64, width: int = 64, channels: int = 3) -> T
 @pytest.fixture(scope="module")
 def make(build_model: Any) -> Any:
     def build(name: str, *words: str, size: str = "64", num_classes: int = 3) -> Any:
-        words = (f"model={name}", "data=shapes", f"data.image_size={size}", *words)
-        words = (f"task={DETECTORS[name]}", *words, *SMALLER.get(name, []))
+        words = (*overrides(name, DETECTORS[name]), f"data.image_size={size}", *words)
         model = build_model(*words, num_classes=num_classes)
         model.yaml_name = name
         return model

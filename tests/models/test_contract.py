@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ MODELS = {
     for path in sorted((CONF / "model").glob("*.yaml"))
 }
 PAIRS = [(name, task) for name, model in MODELS.items() for task in model["tasks"]]
+WITH_BACKBONE = [p for p in PAIRS if "backbone" in MODELS[p[0]]]
 BACKBONES = sorted(p.stem for p in (CONF / "backbone").glob("*.yaml"))
 LOSSES = sorted(p.stem for p in (CONF / "loss").glob("*.yaml"))
 SMALL = ((0.19, 0.12), (0.375, 0.22), (0.375, 0.25), (0.25, 0.4))
@@ -35,6 +37,15 @@ SMALL = ((0.19, 0.12), (0.375, 0.22), (0.375, 0.25), (0.25, 0.4))
 LARGE = ((0.5, 0.55), (0.5, 0.68), (0.5, 0.82), (0.5, 0.97))
 OBJECTS = {"full": [2, 3, 1, 4], "half_empty": [2, 0, 0, 3], "empty": [0, 0, 0, 0]}
 
+RELATED = {
+    "darknet53": "darknet19",
+    "mobilenet_v3_large": "mobilenet_v3_small",
+    "overfeat_accurate": "overfeat_fast",
+    "resnet34": "timm",
+    "resnet101": "resnet50",
+    "yolov1": "yolov1_20",
+}
+"""Backbones that are paired in the slow tests, since one of the same code is in the fast ones."""
 SHALLOW = ("window_net",)
 """Backbones that end too early for a pyramid: models that need one say so."""
 
@@ -67,6 +78,8 @@ SMALLER = {
         "model.rpn.candidates=[200,100]",
     ],
     "fast_rcnn": ["model.hidden=[128,128]"],
+    "fcos": ["model.channels=64"],
+    "retinanet": ["model.channels=64"],
     "rt_detr": [
         "model.channels=64",
         "model.hidden=128",
@@ -79,6 +92,11 @@ SMALLER = {
     "overfeat": ["model.hidden=[64,64]", "model.regressor_hidden=[64,64]"],
 }
 """What makes a model small enough for many short tests, where its defaults do not."""
+THIN = {
+    "resnet18": ["backbone=timm", "backbone.name=test_resnet"],
+    "overfeat_fast": ["backbone=darknet_tiny"],
+}
+"""In place of a backbone, one of few parameters, for the short tests that learn nothing."""
 LEARNABLE = {
     "fcn": ["model.learn_last=true"],
     # Windows are learnt from crops; batch norm has 16 codes here, where one an image made four.
@@ -89,9 +107,16 @@ LEARNABLE = {
 """What a model is set to where it is to learn one batch of so small images by heart."""
 
 
-def overrides(name: str, task: str) -> list[str]:
+def shipped(name: str, task: str) -> list[str]:
+    """A model on the backbone of its yaml."""
     words = [f"task={task}", f"model={name}", "data=shapes", f"data.image_size={SIZE}"]
     return [*words, *SMALLER.get(name, []), *SMALLER.get(f"{name} {task}", [])]
+
+
+def overrides(name: str, task: str) -> list[str]:
+    """The same on a thin backbone: what is tested is what the model makes of its maps."""
+    chosen = re.search(r"override /backbone: (\w+)", (CONF / "model" / f"{name}.yaml").read_text())
+    return [*shipped(name, task), *(THIN.get(chosen[1], []) if chosen else [])]
 
 
 def given(name: str, images: Tensor) -> list[list[Tensor]]:
@@ -237,29 +262,28 @@ def test_the_config_round_trips_through_a_checkpoint(
         assert_equal(a, b)
 
 
-@pair
+@pytest.mark.parametrize(("name", "task"), WITH_BACKBONE)
 def test_the_model_keeps_the_backbone_under_its_name(
-    name: str, task: str, compose_config: Build, build_model: Build
+    name: str, task: str, build_model: Build
 ) -> None:
     """``backbone.weights=CHECKPOINT`` looks for it there."""
-    if "backbone" not in compose_config(*overrides(name, task))["model"]:
-        pytest.skip("a model without a backbone")
     keys = build_model(*overrides(name, task)).state_dict()
     assert any(k.startswith("backbone.") for k in keys)
 
 
-@pair
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize(
+    "backbone",
+    [pytest.param(b, marks=pytest.mark.slow) if b in RELATED else b for b in BACKBONES],
+)
+@pytest.mark.parametrize(("name", "task"), WITH_BACKBONE)
 def test_every_pairing_instantiates_on_the_meta_device(
     name: str, task: str, backbone: str, compose_config: Build
 ) -> None:
-    config = compose_config(f"task={task}", f"model={name}", "data=shapes")
-    chosen = [f"backbone={backbone}"] if "backbone" in config["model"] else []
     side = MODELS[name]["default_image_size"]
     if "timm_backbone" in (CONF / "backbone" / f"{backbone}.yaml").read_text():
         side -= side % 32  # transformers take whole patches alone
-    size = f"data.image_size={side}"
-    config = compose_config(f"task={task}", f"model={name}", "data=shapes", size, *chosen)
+    words = (f"task={task}", f"model={name}", "data=shapes", f"data.image_size={side}")
+    config = compose_config(*words, backbone=backbone)
     model, said = None, ""
     try:
         with torch.device("meta"):
@@ -274,17 +298,43 @@ def test_every_pairing_instantiates_on_the_meta_device(
     assert all(p.is_meta for p in model.parameters())
 
 
-@pair
-@pytest.mark.parametrize("loss", LOSSES)
-def test_every_loss_a_model_names_works_with_it(
-    name: str, task: str, loss: str, compose_config: Build, make_batch: MakeBatch
+@pytest.mark.parametrize("name", [n for n, m in MODELS.items() if "backbone" not in m])
+def test_a_model_without_a_backbone_instantiates_on_the_meta_device(
+    name: str, compose_config: Build
 ) -> None:
-    config = compose_config(*overrides(name, task), f"loss={loss}")
-    built = instantiate(config["loss"])
+    config = compose_config(f"task={MODELS[name]['tasks'][0]}", f"model={name}", "data=shapes")
+    with torch.device("meta"):
+        model = instantiate(config["model"], num_classes=20)
+    assert all(p.is_meta for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "backbone"),
+    [(*p, BACKBONES[i % len(BACKBONES)]) for i, p in enumerate(WITH_BACKBONE)],
+)
+def test_a_backbone_in_place_is_the_one_chosen(
+    name: str, task: str, backbone: str, compose_config: Build
+) -> None:
+    """For every model and every backbone: pairings need not be composed one by one."""
+    words = (f"task={task}", f"model={name}", "data=shapes", "data.image_size=96")
+    chosen = compose_config(*words, f"backbone={backbone}")
+    assert compose_config(*words, backbone=backbone) == chosen
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_is_a_module(loss: str, compose_config: Build) -> None:
+    built = instantiate(compose_config("data=shapes", f"loss={loss}")["loss"])
     assert isinstance(built, torch.nn.Module)
-    if "loss" not in config["model"] or loss not in MODELS[name].get("losses", LOSSES):
-        return
-    model = instantiate(config["model"], num_classes=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "loss"),
+    [(n, t, c) for n, t in PAIRS if "loss" in MODELS[n] for c in MODELS[n].get("losses", LOSSES)],
+)
+def test_every_loss_a_model_names_works_with_it(
+    name: str, task: str, loss: str, build_model: Build, make_batch: MakeBatch
+) -> None:
+    model = build_model(*overrides(name, task), f"loss={loss}")
     images, targets = make_batch(task, OBJECTS["half_empty"], SIZE)
     terms = model.loss(images, targets, *given(name, images))
     assert torch.isfinite(total_loss(terms))
@@ -295,8 +345,8 @@ def test_every_loss_a_model_names_works_with_it(
 def test_one_batch_can_be_learnt_by_heart(
     name: str, task: str, build_model: Build, compose_config: Build, make_batch: MakeBatch
 ) -> None:
-    monitor = compose_config(*overrides(name, task))["task"]["monitor"]
-    model = build_model(*overrides(name, task), *LEARNABLE.get(name, [])).train()
+    monitor = compose_config(*shipped(name, task))["task"]["monitor"]
+    model = build_model(*shipped(name, task), *LEARNABLE.get(name, [])).train()
     images, targets = make_batch(task, [1, 2, 3, 1], SIZE)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     metrics = metrics_for(task, Classes.from_names(["red", "green", "blue"]))
