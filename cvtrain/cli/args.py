@@ -11,9 +11,9 @@ from cvtrain.errors import UsageError
 
 VERBS = (
     *("train", "eval", "predict", "export", "compare"),
-    *("check", "show", "proposals", "anchors", "list"),
+    *("check", "show", "proposals", "anchors", "list", "cache"),
 )
-TAKE_WORDS = ("compare", "list")
+TAKE_WORDS = ("compare", "list", "cache")
 """Verbs that what follows them, other than ``key=value``, belongs to."""
 
 
@@ -24,7 +24,7 @@ class Command:
     Attributes:
         verb: one of VERBS.
         overrides: the ``key=value`` words, as typed and in order.
-        words: what follows ``list`` and ``compare``.
+        words: what follows ``list``, ``compare`` and ``cache``.
         config_dirs: folders given with ``--config-dir``.
         cfg: ``job`` with ``--cfg job``: print the composed configuration and stop.
         completion: the argument of ``-sc``, e.g. ``install=bash``.

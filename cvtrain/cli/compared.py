@@ -69,7 +69,7 @@ def find(words: Sequence[str]) -> tuple[list[Run], list[str]]:
     """The runs that the words name, and a line for each of a sweep's that is not finished.
 
     Raises:
-        UsageError: neither a run nor a sweep, a run without a finished validation.
+        UsageError: neither a run nor a sweep, a run that was not finished.
     """
     runs: list[Run] = []
     skipped: list[str] = []
@@ -92,9 +92,15 @@ def find(words: Sequence[str]) -> tuple[list[Run], list[str]]:
         jobs.sort(key=lambda p: (len(p.name), p.name))
         done = [p for p in jobs if (p / RESULTS).is_file()]
         if not done:
-            raise UsageError(f"{word}: none of its {len(jobs)} runs has a finished validation")
+            last = child.near(jobs[-1])
+            raise UsageError(
+                f"{word}: none of its {len(jobs)} runs was finished; the last, {last}, "
+                f"{_unfinished(jobs[-1], last)}"
+            )
         skipped += [
-            f"left out, no finished validation: {child.near(p)}" for p in jobs if p not in done
+            f"left out: {child.near(p)} {_unfinished(p, child.near(p))}"
+            for p in jobs
+            if p not in done
         ]
         runs += [_read(p, child.near(p)) for p in done]
     return runs, skipped
@@ -124,11 +130,7 @@ def _results(folder: Path, shown: str, config: Mapping[str, Any]) -> dict[str, A
     if not path.is_file():
         if (folder / "predictions.json").is_file():
             raise UsageError(f"{shown} holds predictions without a score: give the run itself")
-        go_on = f"; cvtrain resume={shown} goes on with it"
-        has_any = any((folder / "checkpoints").glob("*.ckpt"))
-        raise UsageError(
-            f"{shown} has no finished validation (no {RESULTS}){go_on if has_any else ''}"
-        )
+        raise UsageError(f"{shown} {_unfinished(folder, shown)}")
     results = _json(path)
     for key, kind in (("task", str), ("split", str), ("metrics", dict), ("per_class", list)):
         if not isinstance(results.get(key), kind):
@@ -137,6 +139,16 @@ def _results(folder: Path, shown: str, config: Mapping[str, Any]) -> dict[str, A
     if monitor not in results["metrics"]:
         raise UsageError(f"{path} has no {monitor}, which decides which epoch is best")
     return results
+
+
+def _unfinished(folder: Path, shown: str) -> str:
+    """Why a run without results cannot be compared, and what to do."""
+    if not any((folder / "checkpoints").glob("*.ckpt")):
+        return f"was not finished (no {RESULTS}), and none of its epochs was: train it anew"
+    return (
+        f"was not finished (no {RESULTS}): cvtrain resume={shown} finishes it, or "
+        f"cvtrain eval ckpt={shown} scores it as it is; compare takes the folder that this names"
+    )
 
 
 def _json(path: Path) -> dict[str, Any]:

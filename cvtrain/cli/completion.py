@@ -12,8 +12,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from cvtrain.cache import KINDS
 from cvtrain.cli import reads, values
 from cvtrain.cli.args import VERBS
+from cvtrain.cli.caching import ALL, CLEAR
 from cvtrain.cli.conf import GROUPS, LISTS, ConfDirs, pick, timm_names
 from cvtrain.cli.typed import OPTIONAL, RECIPES
 from cvtrain.errors import UsageError
@@ -104,6 +106,8 @@ def candidates(line: str, conf: ConfDirs) -> list[str]:
         found = _FLAGS
     elif verb == "list":
         found = GROUPS
+    elif verb == "cache":
+        found = [*KINDS, ALL] if CLEAR in words else [CLEAR]
     elif verb == "compare" and "=" not in word:
         found = [*_paths(word), *_keys(word, words, verb, conf)]
     elif "=" in word:

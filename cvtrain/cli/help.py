@@ -20,6 +20,7 @@ _VERBS = {
     "proposals": "boxes that may hold objects, and their recall: data= [proposals.mode=] [split=]",
     "anchors": "anchors from the boxes of a data set, and what they are worth: data= [k=1..15]",
     "list": "what there is to choose: list models, list backbones filter=convnext*, ...",
+    "cache": "features, proposals and checks kept between runs, their size: cache [clear NAME]",
 }
 
 _GROUPS = {

@@ -70,6 +70,10 @@ def _run(words: Sequence[str]) -> int:
         from cvtrain.cli.listing import show_list
 
         return show_list(command, conf)
+    if command.verb == "cache":
+        from cvtrain.cli.caching import cache
+
+        return cache(command)
     if command.verb == "train":
         from cvtrain.cli.study import is_study, run_study
 

@@ -36,7 +36,7 @@ _BOXES_SKIP = frozenset({"data.batch_size", "data.resize", "data.cache", "data.t
 _ANCHORS_SKIP = frozenset(
     {"data.batch_size", "data.cache", "data.train_per_class", "data.num_workers"}
 )
-AFTER_TRAINING = ("model.eval_layers",)
+AFTER_TRAINING = ("model.eval_layers", "model.merge", "model.merge_threshold")
 """Keys of a model that change how it predicts, not what it has learnt: eval and predict read them.
 """
 VOID = {
@@ -175,11 +175,12 @@ def _data_only(verb: str, key: str, group: str, group_choice: bool) -> str:
         return f"{key}= is not read by proposals: no model is run" if group == "model" else ""
     if group in ("task", "experiment") or (group == "model" and group_choice):
         return ""
-    if group == "augment" and verb == "show":
+    if group in ("augment", "proposals") and verb == "show":
         return ""
-    readers = {"augment": "train and show", "proposals": "train, eval, predict and proposals"}.get(
-        group, "train"
-    )
+    readers = {
+        "augment": "train and show",
+        "proposals": "train, eval, predict, show and proposals",
+    }.get(group, "train")
     return f"{key}= is read by {readers}, not by {verb}"
 
 

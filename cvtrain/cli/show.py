@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from cvtrain.data.collate import Sample
     from cvtrain.data.datamodule import DataModule
     from cvtrain.data.dataset import VisionDataset
+    from cvtrain.data.table import Table
+    from cvtrain.proposals.selective_search import Boxes
     from cvtrain.types import Batch
 
 ROWS = 5
@@ -22,6 +24,8 @@ VARIANTS = 5
 """Variants of an image where one augmentation alone is shown."""
 EPOCHS = 16
 """Epochs among which the variants are chosen, so that they differ in what was done."""
+PROPOSALS = 10
+"""Boxes of ``proposals=`` drawn on an image, the first of the ranking."""
 DRAWS = 50
 """Batches among which those are chosen that show mixup and cutmix best."""
 CELL = 448
@@ -35,7 +39,8 @@ def show(cfg: Mapping[str, Any]) -> int:
     columns each, and then together; mixup and cutmix come last.
 
     Args:
-        cfg: the resolved config; reads ``task.name``, ``data``, ``augment``, ``seed``, ``trust``,
+        cfg: the resolved config; reads ``task.name``, ``data``, ``augment``, ``proposals`` (None:
+            none are drawn), ``seed``, ``trust``,
             ``trainer.max_epochs`` and ``run_dir`` (None: ``runs/show/<timestamp>``).
 
     Returns:
@@ -57,6 +62,8 @@ def show(cfg: Mapping[str, Any]) -> int:
     for line in report.summary_lines():
         print(line)
     node = settled(cfg.get("augment"))
+    if module.proposals is not None:
+        module.proposals = _Asked(module.proposals, module.table("train"), module.channels)
     originals = module.dataset("train")
     order = np.random.default_rng([seed, 0, 0, 1]).permutation(len(originals))
     rows = [int(r) for r in order[:ROWS]]
@@ -75,7 +82,7 @@ def show(cfg: Mapping[str, Any]) -> int:
         len(columns),
         [caption for _, caption in cells],
         heads=heads,
-        title=f"augment={node['name']} on {cfg['data']['name']}, {task.replace('_', ' ')}",
+        title=_title(cfg, node, task),
     )
     folder = Path(cfg.get("run_dir") or Path("runs") / "show" / time.strftime("%Y-%m-%d_%H-%M-%S"))
     print(draw.save(folder / f"{cfg['data']['name']}_{node['name']}.png", sheet))
@@ -83,6 +90,38 @@ def show(cfg: Mapping[str, Any]) -> int:
 
 
 Column = list[tuple["np.ndarray", str]]
+
+
+def _title(cfg: Mapping[str, Any], node: Mapping[str, Any], task: str) -> str:
+    title = f"augment={node['name']} on {cfg['data']['name']}, {task.replace('_', ' ')}"
+    source = cfg.get("proposals")
+    return (
+        f"{title}; thin and white: the first {PROPOSALS} of {source['name']}" if source else title
+    )
+
+
+class _Asked:
+    """Proposals made when an image is asked for: few are shown, a whole split takes long."""
+
+    def __init__(self, source: Any, table: Table, channels: int) -> None:
+        self.source, self.table, self.channels = source, table, channels
+        self.row_of = {table.files[i]: i for i in range(len(table))}
+        self.known: dict[str, Boxes] = {}
+
+    def boxes(self, file: str) -> Boxes:
+        """Of an image of the table, best first.
+
+        Raises:
+            DataError: a file of proposals does not have the image.
+            UsageError, RunError: see ``cvtrain.proposals.source``.
+        """
+        import numpy as np
+
+        if file not in self.known:
+            alone = self.table.take(np.array([self.row_of[file]]))
+            self.source.prepare({"train": alone}, channels=self.channels, workers=0, progress=False)
+            self.known[file] = self.source.boxes(file)
+        return self.known[file]
 
 
 def _blocks(node: Mapping[str, Any]) -> list[tuple[str, dict[str, Any], int]]:
@@ -136,7 +175,7 @@ def _dataset(
             class_names=module.classes.names,
         ),
         seed=module.seed,
-        proposals=module.proposals if node.get("object_crops") else None,
+        proposals=module.proposals,
     )
     dataset.cache = module.dataset("train").cache
     return dataset
@@ -150,7 +189,9 @@ def _originals(dataset: VisionDataset, rows: Sequence[int], names: Sequence[str]
         said = _classes(sample.truth, names)
         file = Path(sample.info.file_name).name
         caption = f"{said} ({file})" if said else file
-        column.append((_picture(dataset.image(row), sample.truth, names), caption))
+        source = dataset.proposals
+        found = None if source is None else source.boxes(dataset.table.files[row]).boxes
+        column.append((_picture(dataset.image(row), sample.truth, names, found), caption))
     return column
 
 
@@ -172,7 +213,7 @@ def _variants(
             chosen.append(best)
         for column, epoch in zip(columns, sorted(chosen), strict=True):
             sample: Sample = drawn[epoch][0]
-            picture = _picture(sample.image, sample.target, names)
+            picture = _picture(sample.image, sample.target, names, sample.proposals)
             column.append((picture, f"epoch {epoch + 1}: {said[epoch]}"))
     return columns
 
@@ -221,7 +262,7 @@ def _share(batch: Batch) -> float:
     return sum(shares) / max(1, len(shares))
 
 
-def _picture(image: Any, target: Any, names: Any) -> Any:
+def _picture(image: Any, target: Any, names: Any, proposals: Any = None) -> Any:
     from cvtrain.report import draw
 
     return draw.draw(
@@ -233,6 +274,7 @@ def _picture(image: Any, target: Any, names: Any) -> Any:
         mask=target.mask,
         ignore=target.ignore,
         max_side=CELL,
+        thin=None if proposals is None else proposals[:PROPOSALS],
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from cvtrain import cache
 from cvtrain.data.formats.files import BROKEN_NPZ
 from cvtrain.data.probe import RECORD, VERSION, Probes, probe_files
 
@@ -48,8 +49,7 @@ class _Entries:
 
 def cache_folder() -> Path:
     """``$XDG_CACHE_HOME/cvtrain/gate``, by default below ``~/.cache``."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
-    return Path(home) / "cvtrain" / "gate"
+    return cache.cache_folder("gate")
 
 
 def cached_probe(

@@ -259,6 +259,8 @@ class _Training:
         )
         if self.transfer is not None:
             LOG.info(self.transfer.summary(task.model, self.epochs))
+        if doubt := task.model.doubts(str(self.config["optimizer"]["name"])):
+            LOG.warning(doubt)
         LOG.info(f"{data['name']}: {sizes[0]:,} training images, {sizes[1]:,} for validation")
         LOG.info(f"run folder: {self.run}")
 

@@ -61,6 +61,10 @@ class Model(nn.Module, ABC):
             CheckpointError: they do not fit.
         """
 
+    def doubts(self, optimizer: str) -> str:
+        """What speaks against training this with that optimizer, in one line; empty: nothing."""
+        return ""
+
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Called before each training epoch: whatever changes with time is decided here.
 

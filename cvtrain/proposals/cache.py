@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cvtrain import cache
 from cvtrain.data.formats.files import BROKEN_NPZ
 from cvtrain.errors import RunError
 from cvtrain.proposals.selective_search import VERSION, Boxes, Settings
@@ -26,8 +27,7 @@ KEPT = 2000
 
 def cache_folder() -> Path:
     """``$XDG_CACHE_HOME/cvtrain/proposals``, by default below ``~/.cache``."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
-    return Path(home) / "cvtrain" / "proposals"
+    return cache.cache_folder("proposals")
 
 
 def content_key(content: bytes | memoryview | np.ndarray) -> bytes:

@@ -12,7 +12,6 @@ import errno
 import hashlib
 import json
 import math
-import os
 import shutil
 import tempfile
 import time
@@ -26,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cvtrain import cache
 from cvtrain.data.table import Blobs, Strings, Table
 from cvtrain.errors import RunError
 
@@ -40,8 +40,7 @@ _OLD = 24 * 3600.0  # seconds after which a half-written folder is nobody's any 
 
 def cache_folder() -> Path:
     """``$XDG_CACHE_HOME/cvtrain/features``, by default below ``~/.cache``."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
-    return Path(home) / "cvtrain" / "features"
+    return cache.cache_folder("features")
 
 
 class _Folder:

@@ -111,7 +111,10 @@ def test_runs_and_sweeps_are_found_and_what_is_not_finished_is_said(make: Make, 
     (here / "s/3/config.yaml").write_text((here / "a/config.yaml").read_text())
     runs, skipped = find(["a", "s"])
     assert [run.shown for run in runs] == ["a", "s/2", "s/10"]
-    assert skipped == ["left out, no finished validation: s/3"]
+    (line,) = skipped
+    assert line.startswith(
+        "left out: s/3 was not finished (no results.json), and none of its epochs"
+    )
     assert runs[0].train_seconds == 12.5
 
 
@@ -121,22 +124,31 @@ def test_runs_and_sweeps_are_found_and_what_is_not_finished_is_said(make: Make, 
         ("b", "b: there is no such file or folder"),
         ("a/checkpoints/best.ckpt", "is a file; give the run's folder: a"),
         ("empty", "neither a run (it has no config.yaml) nor a sweep"),
-        ("begun", "begun has no finished validation (no results.json); cvtrain resume=begun"),
+        (
+            "begun",
+            "begun was not finished (no results.json): cvtrain resume=begun finishes it, or "
+            "cvtrain eval ckpt=begun scores it as it is; compare takes the folder",
+        ),
+        (
+            "new",
+            "new was not finished (no results.json), and none of its epochs was: train it anew",
+        ),
         ("predicted", "holds predictions without a score"),
         ("lost", "its checkpoint is gone"),
         ("broken", "results.json cannot be read"),
         ("other", "is not the result of a run: it has no split"),
-        ("sweep", "none of its 1 runs has a finished validation"),
+        ("sweep", "none of its 1 runs was finished; the last, sweep/0, was not finished (no res"),
     ],
 )
 def test_what_is_no_finished_run(make: Make, here: Path, word: str, wanted: str) -> None:
-    for name in ("a", "begun", "predicted", "lost", "broken", "other", "sweep/0"):
+    for name in ("a", "begun", "new", "predicted", "lost", "broken", "other", "sweep/0"):
         make(name)
     (here / "empty").mkdir()
-    for name in ("begun", "predicted", "sweep/0"):
+    for name in ("begun", "new", "predicted", "sweep/0"):
         (here / name / "results.json").unlink()
     (here / "predicted/predictions.json").touch()
-    (here / "lost/checkpoints/best.ckpt").unlink()
+    for name in ("new", "lost"):
+        (here / name / "checkpoints/best.ckpt").unlink()
     (here / "broken/results.json").write_text("{")
     (here / "other/results.json").write_text('{"task": "detection"}')
     with pytest.raises(UsageError) as error:

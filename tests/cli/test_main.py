@@ -103,7 +103,7 @@ def test_other_ranks_say_who_they_are(
 def test_every_verb_has_a_job_that_exists() -> None:
     import importlib
 
-    assert {*cli_main.JOBS, "list"} == set(VERBS)
+    assert {*cli_main.JOBS, "list", "cache"} == set(VERBS)
     for target in cli_main.JOBS.values():
         module, name = target.split(":")
         assert callable(getattr(importlib.import_module(module), name)), target

@@ -52,7 +52,7 @@ def test_defaults_of_the_verb(cli: Cli) -> None:
         ("proposals data=voc", "needs data.root=FOLDER"),
         ("proposals data=voc data.root=. data.image_size=64", "made on the original images"),
         ("model=yolo proposals=selective_search", "would not be read: model=yolo makes its own"),
-        ("check proposals=file", "read by train, eval, predict and proposals, not by check"),
+        ("check proposals=file", "read by train, eval, predict, show and proposals, not by check"),
         ("propsals data=voc", "did you mean proposals?"),
     ],
 )

@@ -208,6 +208,7 @@ def test_predict(cli: Cli, finished_run: Path, here: Path) -> None:
         ("eval ckpt=runs/a model=yolo", "from the checkpoint"),
         ("eval ckpt=runs/a model.nms_iou=0.4", "from the checkpoint"),
         ("eval ckpt=runs/a model.eval_layers=2", "a key of model=rt_detr, not of model=yolo"),
+        ("eval ckpt=runs/a model.merge=nms", "a key of model=overfeat, not of model=yolo"),
         ("eval ckpt=runs/a task=detection", "from the checkpoint"),
         ("eval ckpt=runs/a optimizer.lr=0.1", "read by train"),
         ("eval ckpt=runs/a augment=light", "read by train"),

@@ -70,6 +70,24 @@ def test_a_run_cut_in_its_second_phase_goes_on_as_if_nothing_had_been(
     assert any(not torch.equal(value, new[name]) for name, value in old.items())
 
 
+def test_boxes_are_merged_otherwise_without_training_again(compose, command, tmp_path) -> None:
+    words = [*WORDS[:-1], "trainer.max_epochs=2", "callbacks.ema=null"]
+    assert train(compose(*words, run_dir=tmp_path / "run")) == 0
+
+    def score(*words: str) -> str:
+        folder = tmp_path / f"eval{len(list(tmp_path.iterdir()))}"
+        words = ("eval", f"ckpt={tmp_path / 'run'}", f"run_dir={folder}", *words)
+        assert evaluate(command(*words)) == 0
+        return (folder / "predictions.json").read_text()
+
+    asked = score()
+    assert score("model.merge=greedy") == asked
+    assert score("model.merge=nms") != asked
+    assert score("model.merge=nms", "model.merge_threshold=0.5") == score("model.merge=nms")
+    with pytest.raises(UsageError, match="merge_threshold"):
+        score("model.merge_threshold=-1")
+
+
 def test_convolutions_and_classifier_are_fixed_in_the_second(compose, tmp_path) -> None:
     saved = {}
     for epochs in (2, 3):

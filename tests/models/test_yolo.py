@@ -198,6 +198,14 @@ def test_all_cells_start_alike_and_look_at_their_own_place(make: Callable[..., Y
     assert (out == out[0, 0, 0]).all()  # nobody else saw it
 
 
+def test_sgd_is_doubted_where_the_connected_layers_are_slowed(make: Callable[..., YOLO]) -> None:
+    said = make(connected_scale=0.04).doubts("SGD")
+    assert said.startswith("model.connected_scale=0.04 is for optimizers like Adam: with optimizer")
+    assert "learn at 0.0016 of the others' rate; say model.connected_scale=1" in said
+    assert make(connected_scale=0.04).doubts("adamw") == ""
+    assert make(connected_scale=1.0).doubts("sgd") == ""
+
+
 def test_connected_scale_changes_the_speed_and_not_the_function(make: Callable[..., YOLO]) -> None:
     slow, plain = make(connected_scale=0.1).eval(), make().eval()
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)

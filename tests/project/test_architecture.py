@@ -14,6 +14,7 @@ PACKAGE = ROOT / "cvtrain"
 
 # folder or module of cvtrain -> what it may import of cvtrain; itself is always allowed.
 MAY_IMPORT = {
+    "cache": set(),
     "errors": set(),
     "interrupt": set(),
     "types": set(),
@@ -22,11 +23,11 @@ MAY_IMPORT = {
     "losses": {"types", "errors", "layers"},
     "models": {"types", "errors", "layers", "losses"},
     "augment": {"types", "errors", "instantiate"},
-    "data": {"types", "errors", "augment", "instantiate", "interrupt"},
-    "proposals": {"errors", "data"},
+    "data": {"types", "errors", "augment", "instantiate", "interrupt", "cache"},
+    "proposals": {"errors", "data", "cache"},
     "metrics": {"types", "errors", "data"},
     "optim": {"errors"},
-    "transfer": {"types", "errors", "models", "data"},
+    "transfer": {"types", "errors", "models", "data", "cache"},
     "tasks": {"types", "errors", "models", "metrics", "optim", "data", "transfer"},
     "report": {"types", "errors", "metrics", "data"},
     "callbacks": {"types", "errors", "report", "data", "metrics", "tasks", "optim"} | {"interrupt"},

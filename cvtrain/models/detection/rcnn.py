@@ -38,6 +38,10 @@ the map at one length, 50             0.61, 0.45    0.98, 0.68    0.82, 0.30
 the map at one length, 2, the default 0.66, 0.47    0.94, 0.67    1.00, 0.35
 ===================================== ============= ============= =============
 
+The default was chosen by the first column, so that its 0.66 is no measure of what it is worth
+elsewhere. On data that had no part in the choice, photographs of raccoons, 100 to train on and 40
+others, it took mAP50 from 0.53 (the map, 50) to 0.55, and mAP from 0.17 to 0.15.
+
 Deviations:
 - Boxes are cut out of the image as it comes from the loader: letterboxed at ``data.image_size`` and
   augmented, so that a long side of VOC's 500 pixels is the original, and larger photographs lose

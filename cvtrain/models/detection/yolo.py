@@ -130,6 +130,17 @@ class YOLO(Model):
         self.connected_scale = connected_scale
         self._start_cell_by_cell(channels)
 
+    def doubts(self, optimizer: str) -> str:
+        """Where all layers have one rate, what ``connected_scale`` s leaves of it is s squared."""
+        scale = self.connected_scale
+        if scale == 1 or not optimizer.lower().startswith(("sgd", "momentum", "nesterov")):
+            return ""
+        return (
+            f"model.connected_scale={scale:g} is for optimizers like Adam: with "
+            f"optimizer={optimizer.lower()} the connected layers learn at {scale**2:.2g} of the "
+            "others' rate; say model.connected_scale=1"
+        )
+
     @torch.no_grad()
     def _start_cell_by_cell(self, channels: int) -> None:
         """Hidden unit u belongs to cell ``u % S^2`` and sees the map there; the cell's outputs see

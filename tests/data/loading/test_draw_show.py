@@ -10,6 +10,7 @@ import yaml
 from PIL import Image
 
 from cvtrain.augment.config import settled
+from cvtrain.cache import cache_folder
 from cvtrain.cli.show import _blocks, show
 from cvtrain.report.draw import PALETTE, colour, draw, grid, save, to_rgb8
 
@@ -51,6 +52,15 @@ def test_scores_ignored_and_unknown_classes_are_drawn():
     scored = draw(GRAY, [[10, 30, 90, 90]], [7], ["a"], scores=[0.5])
     ignored = draw(GRAY, [[10, 30, 90, 90]], [7], ["a"], ignore=[True])
     assert near(scored, colour(7), 5) > near(plain, colour(7), 5) > near(ignored, colour(7), 5) == 0
+
+
+def test_thin_boxes_are_white_on_a_dark_edge_and_below_the_others():
+    out = draw(GRAY, [[10, 20, 60, 90]], [2], ["a", "b", "c"], min_side=100,
+               thin=[[10, 20, 60, 90], [70, 10, 110, 95]])  # fmt: skip
+    assert (out[10, 70:110] == 255).all()
+    assert (out[94, 70:110] == 255).all()
+    assert (out[10:95, 69] == 40).all()
+    assert near(out[60:90, 10][None], colour(2)) > 25
 
 
 def test_masks_tint_and_a_legend_names_them():
@@ -133,7 +143,7 @@ def drawn(monkeypatch):
     calls = []
 
     def record(images, columns, captions, heads, title):
-        calls.append((columns, captions, heads, title))
+        calls.append((columns, captions, heads, title, images))
         return grid(images[:1], 1)
 
     monkeypatch.setattr("cvtrain.report.draw.grid", record)
@@ -152,7 +162,7 @@ def show_shapes(tmp_path, augment, task="classification", **more):
 
 def test_a_familys_variants_differ_and_say_what_was_done(tmp_path, drawn):
     show_shapes(tmp_path, node_of("weather"))
-    ((columns, captions, heads, title),) = drawn
+    ((columns, captions, heads, title, _),) = drawn
     assert columns == 6
     assert heads == ["original"] + ["weather, strength 0.5"] * 5
     assert title == "augment=weather on shapes, classification"
@@ -164,7 +174,7 @@ def test_a_familys_variants_differ_and_say_what_was_done(tmp_path, drawn):
 
 def test_a_composition_has_a_block_a_family_and_one_of_all(tmp_path, drawn):
     show_shapes(tmp_path, node_of("weather", "geometric"), "detection")
-    ((columns, captions, heads, _),) = drawn
+    ((columns, captions, heads, _, _),) = drawn
     expected = ["geometric, strength 0.5", "weather, strength 0.5", "together"]
     assert heads == ["original", *(h for h in expected for _ in range(2))]
     for row in range(5):
@@ -179,7 +189,7 @@ def test_a_composition_has_a_block_a_family_and_one_of_all(tmp_path, drawn):
 
 def test_mixed_images_are_shown_with_their_shares(tmp_path, drawn):
     show_shapes(tmp_path, node_of("light", mixup=0.5, cutmix=0.5))
-    ((columns, captions, heads, _),) = drawn
+    ((columns, captions, heads, _, _),) = drawn
     assert heads[-4:] == ["mixup"] * 2 + ["cutmix"] * 2
     mixed = [c for k, c in enumerate(captions) if k % columns >= columns - 4]
     assert all(" + " in c or c.count(" ") == 0 for c in mixed)  # two of a class are that class
@@ -188,9 +198,22 @@ def test_mixed_images_are_shown_with_their_shares(tmp_path, drawn):
 
 def test_mosaic_and_copy_paste_are_in_the_captions(tmp_path, drawn):
     show_shapes(tmp_path, node_of("light", mosaic=0.5, copy_paste=0.5), "instance_segmentation")
-    ((_, captions, heads, _),) = drawn
+    ((_, captions, heads, _, _),) = drawn
     assert heads[1] == "light + mosaic + copy_paste"
     assert any("mosaic, affine, copy-paste" in c for c in captions)
+
+
+def test_the_first_proposals_are_drawn_and_made_for_the_shown_images_alone(tmp_path, drawn):
+    source = {"_target_": "cvtrain.proposals.source.SelectiveSearch", "mode": "single"}
+    more = {"task": "detection", "proposals": {"name": "selective_search", **source}}
+    show_shapes(tmp_path, node_of("light"), **more)
+    assert drawn[0][3].endswith("; thin and white: the first 10 of selective_search")
+    assert len(list(cache_folder("proposals").rglob("*.npz"))) == 5
+    show_shapes(tmp_path, node_of("light"), "detection")
+    with_boxes, without = ([np.asarray(p) for p in call[4]] for call in drawn)
+    assert len(with_boxes) == len(without) == 30
+    for a, b in zip(with_boxes, without, strict=True):
+        assert (a == 255).all(axis=2).sum() > (b == 255).all(axis=2).sum() + 100
 
 
 def test_heads_title_and_long_captions_have_their_place():
