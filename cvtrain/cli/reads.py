@@ -36,7 +36,10 @@ _BOXES_SKIP = frozenset({"data.batch_size", "data.resize", "data.cache", "data.t
 _ANCHORS_SKIP = frozenset(
     {"data.batch_size", "data.cache", "data.train_per_class", "data.num_workers"}
 )
-AFTER_TRAINING = ("model.eval_layers", "model.merge", "model.merge_threshold")
+AFTER_TRAINING = (
+    *("model.eval_layers", "model.merge", "model.merge_threshold"),
+    *("model.max_detections", "model.rpn.proposals"),
+)
 """Keys of a model that change how it predicts, not what it has learnt: eval and predict read them.
 """
 VOID = {

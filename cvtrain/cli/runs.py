@@ -340,9 +340,7 @@ def _check_nested(
             raise UsageError(f"{t.text} would not be read: it is for task=semantic_segmentation")
     base = {k: base[k] for k in ("data", "trainer") if k in base}
     base["task"] = {"inference": inference or {}}
-    model = dict(run["model"]) if run is not None and run.get("model") else {}
-    own = ["name", *(key.split(".")[1] for key in reads.AFTER_TRAINING)]
-    base["model"] = {k: model.get(k) for k in own if run is None or k in model}
+    base["model"] = _after_training(run)
     said = suggest.unknown_keys(typed, base, conf, verb)
     if said:
         raise UsageError(said)
@@ -365,6 +363,21 @@ def _check_nested(
     root = by_key(typed).get("data.root")
     if root is not None:
         check_paths({"data": {"root": absolute(root.value)}}, typed)
+
+
+def _after_training(run: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What of the model eval and predict read, of this run's or of any."""
+    known: dict[str, Any] = {}
+    for key in ("model.name", *reads.AFTER_TRAINING):
+        *path, last = key.split(".")[1:]
+        there: Any = run.get("model") if run is not None else {}
+        node = known
+        for part in path:
+            there = there.get(part) if isinstance(there, Mapping) else None
+            node = node.setdefault(part, {})
+        if run is None or (isinstance(there, Mapping) and last in there):
+            node[last] = (there or {}).get(last)
+    return {k: v for k, v in known.items() if v != {}}
 
 
 def _all_keys(conf: ConfDirs) -> dict[str, Any]:

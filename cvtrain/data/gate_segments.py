@@ -200,7 +200,7 @@ def _check_encodings(
             message = f"an RLE needs size [h, w] and counts; its size is {size}"
             state.annotation_problem(int(rows[k]), int(images[k]), "segment-malformed", message)
         elif size != sizes[k].tolist():
-            message = f"the RLE is {size[1]} x {size[0]}, its image {sizes[k, 1]} x {sizes[k, 0]}"
+            message = f"the mask is {size[1]} x {size[0]}, its image {sizes[k, 1]} x {sizes[k, 0]}"
             state.annotation_problem(int(rows[k]), int(images[k]), "segment-size", message)
         else:
             which.append(k)
@@ -215,7 +215,7 @@ def _check_encodings(
             message = f"the RLE's runs do not add up to {pixels[j]:,} pixels"
             state.annotation_problem(row, image, "segment-malformed", message)
         elif not coco.area({"size": parsed[k]["size"], "counts": counts[j].encode()}):
-            state.annotation_problem(row, image, "segment-empty", "the RLE has no pixel set")
+            state.annotation_problem(row, image, "segment-empty", "the mask has no pixel set")
 
 
 def _is_size(size: Any) -> TypeGuard[list[int]]:

@@ -92,7 +92,7 @@ GATE_CODES: dict[str, Code] = {
         "give 3 points or more; on_bad=fix leaves out the ring (the object, if it is its last), "
         "on_bad=drop the object",
     ),
-    "segment-size": Code("error", "annotation", f"encode it at the image's size; {_BOX_OUT}"),
+    "segment-size": Code("error", "annotation", f"draw the mask at its image's size; {_BOX_OUT}"),
     "segment-empty": Code("error", "annotation", f"draw the object again; {_BOX_OUT}"),
     "segment-missing": Code("error", "annotation", f"draw the object's outline; {_BOX_OUT}"),
     "segments-partial": Code(

@@ -1,4 +1,4 @@
-"""The embedded data set: drawn scenes of circles, squares, triangles and stars, for all five tasks.
+"""The embedded data set: drawn scenes of circles, squares, triangles and stars, for every task.
 
 Scene i of a split follows from (seed, split, i) alone, by integer arithmetic and bit-exact OpenCV
 calls, so that every platform and worker draws the same bytes. What is annotated is what is seen:

@@ -16,7 +16,7 @@ from lightning_fabric.plugins import CheckpointIO
 
 from cvtrain.data.table import Classes
 from cvtrain.engine.build import build_model
-from cvtrain.errors import CheckpointError
+from cvtrain.errors import CheckpointError, UsageError
 from cvtrain.models.base import Model
 from cvtrain.report.results import replacing
 
@@ -108,7 +108,8 @@ def load_model(
     Args:
         path: a checkpoint file or a run folder.
         trust: packages of your own that the config may name in ``_target_``.
-        changes: keys of the model that change how it predicts, with their values.
+        changes: keys of the model (``rpn.proposals``: of a part of it) that change how it
+            predicts, with their values.
 
     Returns:
         The model in eval mode on the CPU, with its classes and config. ``predict`` takes
@@ -116,14 +117,24 @@ def load_model(
 
     Raises:
         CheckpointError: a file that is damaged, unsafe, or does not fit its own config.
-        UsageError: the config names a class outside the allow-list.
+        UsageError: the config names a class outside the allow-list; a change of a key that it does
+            not have.
     """
     file = checkpoint_path(path)
     checkpoint = load_checkpoint(file, mmap=True)
     header = checkpoint["cvtrain"]
     config = header["config"]
     if changes:
-        config = {**config, "model": {**config["model"], **changes}}
+        config = copy.deepcopy(config)
+        for key, value in changes.items():
+            *path, last = key.split(".")
+            node: Any = config["model"]
+            for part in path:
+                node = node.get(part) if isinstance(node, dict) else None
+            if not isinstance(node, dict) or last not in node:
+                name = config["model"].get("name")
+                raise UsageError(f"model.{key}: {file.name} is model={name}, which has no such key")
+            node[last] = value
     classes = Classes(tuple(header["classes"]["names"]), tuple(header["classes"]["ids"]))
     try:
         model = build_model(without_downloads(config), len(classes), trust=trust)

@@ -21,6 +21,8 @@ from cvtrain.callbacks.pictures import Pictures, displayable
 from cvtrain.data.dataset import VisionDataset
 from cvtrain.data.table import Table
 from cvtrain.engine.device import Device
+from cvtrain.engine.limits import TASKS as OBJECT_TASKS
+from cvtrain.engine.limits import objects_of, too_few
 from cvtrain.engine.logs import log_quietly
 from cvtrain.engine.rundir import RunDir
 from cvtrain.engine.signals import KeepSignals
@@ -90,7 +92,11 @@ def write_scores(
     from cvtrain.report.plots import plot_details
     from cvtrain.report.table import results_table
 
-    details = task.metrics.details()
+    details = dict(task.metrics.details())
+    if task.name in OBJECT_TASKS:
+        scored = [info.index for info in task.metrics.infos()]
+        said = too_few(config["model"], objects_of(table)[scored])
+        details["notes"] = [*details["notes"], *([said] if said else [])]
     pictures = callbacks.get("pictures")
     if isinstance(pictures, Pictures):
         pictures.draw(task)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments import ClusterEnvironment
 
@@ -34,6 +35,8 @@ from cvtrain.engine.device import Device, choose_device
 from cvtrain.engine.features import feature_loaders, fit_head, wanted
 from cvtrain.engine.imbalance import weigh_classes
 from cvtrain.engine.launch import launch, started_elsewhere
+from cvtrain.engine.limits import TASKS as OBJECT_TASKS
+from cvtrain.engine.limits import objects_of, too_few
 from cvtrain.engine.rundir import RunDir, new_run_dir, stored_config
 from cvtrain.engine.scoring import score, write_scores
 from cvtrain.engine.session import session
@@ -262,6 +265,10 @@ class _Training:
         if doubt := task.model.doubts(str(self.config["optimizer"]["name"])):
             LOG.warning(doubt)
         LOG.info(f"{data['name']}: {sizes[0]:,} training images, {sizes[1]:,} for validation")
+        if task.name in OBJECT_TASKS:
+            counts = [objects_of(self.data.tables[split]) for split in ("train", "val")]
+            if said := too_few(self.config["model"], np.concatenate(counts)):
+                LOG.info(f"note: {said}")
         LOG.info(f"run folder: {self.run}")
 
     # Epochs ------------------------------------------------------------------------------------

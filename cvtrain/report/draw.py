@@ -124,10 +124,15 @@ def draw(
         found = np.asarray(boxes, np.float64).reshape(-1, 4) * stretch
         kinds = np.asarray(labels, np.int64).reshape(-1)
         void = np.zeros(len(found), bool) if ignore is None else np.asarray(ignore, bool)
+        crowded = _crowded(found, _tags(kinds, names, scores, void), size)
+        outlined = np.zeros(len(found), bool)
         if masks is not None:
-            _instances(canvas, masks, kinds)
-        canvas = _boxes(canvas, found, kinds, names, scores, void)
-        if _crowded(found, _tags(kinds, names, scores, void), size):
+            outlined = _instances(canvas, masks, kinds, 1 if crowded else _thick(*size) // 2)
+        hidden = (
+            outlined & ~void & crowded
+        )  # of many, boxes around outlines would hide what is there
+        canvas = _boxes(canvas, found, kinds, names, scores, void, hidden)
+        if crowded:
             seen += sorted({int(k) for k in kinds})
     return _legend(canvas, seen, names) if seen else canvas
 
@@ -274,8 +279,13 @@ def _tint(image: np.ndarray, mask: np.ndarray, names: Sequence[str]) -> np.ndarr
     return tinted
 
 
-def _instances(canvas: np.ndarray, masks: Any, labels: np.ndarray) -> None:
-    """Fills and outlines each instance, in place; neighbours of a class differ in shade."""
+def _instances(canvas: np.ndarray, masks: Any, labels: np.ndarray, thick: int) -> np.ndarray:
+    """Fills and outlines each instance, in place; neighbours of a class differ in shade.
+
+    Returns:
+        bool ``(N,)``: where there was something to draw.
+    """
+    drawn = np.zeros(len(masks), bool)
     for k, whole in enumerate(masks):
         if isinstance(whole, dict):
             (part, top, left), size = rle_part(whole), tuple(whole["size"])
@@ -283,7 +293,8 @@ def _instances(canvas: np.ndarray, masks: Any, labels: np.ndarray) -> None:
             part, top, left, size = np.asarray(whole), 0, 0, whole.shape
         part, top, left = resize_part(part, top, left, size, canvas.shape[:2])
         one = np.ascontiguousarray(part, np.uint8)
-        if not one.any():
+        drawn[k] = one.any()
+        if not drawn[k]:
             continue
         shade = np.array(colour(int(labels[k]))) * (1.0, 0.8, 1.15)[k % 3]
         inside = one.astype(bool)
@@ -293,7 +304,13 @@ def _instances(canvas: np.ndarray, masks: Any, labels: np.ndarray) -> None:
         outline, _ = cv2.findContours(one, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         # Lighter than what it encloses: neighbours stay apart.
         ink, offset = [int(v) for v in 255 - (255 - paint) * 0.45], (left, top)
-        cv2.drawContours(canvas, outline, -1, ink, 1, cv2.LINE_AA, offset=offset)
+        cv2.drawContours(canvas, outline, -1, ink, max(1, thick), cv2.LINE_AA, offset=offset)
+    return drawn
+
+
+def _thick(height: int, width: int) -> int:
+    """Of the lines of a few boxes, pixels."""
+    return max(2, round(min(height, width) / 200))
 
 
 def _thin(canvas: np.ndarray, boxes: np.ndarray) -> None:
@@ -311,12 +328,16 @@ def _boxes(
     names: Sequence[str],
     scores: Any,
     ignore: np.ndarray,
+    hidden: np.ndarray,
 ) -> np.ndarray:
+    """Boxes, but those that are ``hidden``, and the names of a few."""
     height, width = canvas.shape[:2]
     tags = _tags(labels, names, scores, ignore)
     crowded = _crowded(boxes, tags, (height, width))
-    thick = 1 if crowded else max(2, round(min(height, width) / 200))
-    for box, label, void in zip(boxes, labels, ignore, strict=True):
+    thick = 1 if crowded else _thick(height, width)
+    for box, label, void, hide in zip(boxes, labels, ignore, hidden, strict=True):
+        if hide:
+            continue
         # Pixel i covers [i, i + 1): the last pixel of a box ends before its right edge.
         x0, y0, x1, y1 = (int(v) for v in np.rint(box))
         x1, y1 = x1 - 1, y1 - 1
@@ -336,7 +357,8 @@ def _boxes(
 
 def _tag_size(height: int, width: int) -> int:
     """Font size of the names, pixels."""
-    return int(np.clip(min(height, width) / 26, 12, 30))
+    side = min(height, width)
+    return int(np.clip(side / 26, 12, max(30, side / 60)))
 
 
 def _tags(labels: np.ndarray, names: Sequence[str], scores: Any, ignore: np.ndarray) -> list[str]:

@@ -121,8 +121,8 @@ def test_what_is_wrong_with_masks_of_objects(make):
     save(make.root / "masks/train/b_0.png", block(1, 1))
     report = gate(ObjectMasksReader(make.root), on_bad="fix")
     said = {p.file.rpartition("/")[2]: (p.code, p.message) for p in report.errors}
-    assert said.pop("a_1.png") == ("segment-empty", "the RLE has no pixel set")
-    assert said.pop("a_2.png") == ("segment-size", "the RLE is 4 x 3, its image 30 x 20")
+    assert said.pop("a_1.png") == ("segment-empty", "the mask has no pixel set")
+    assert said.pop("a_2.png") == ("segment-size", "the mask is 4 x 3, its image 30 x 20")
     assert said.pop("a_3.png")[0] == "object-unreadable"
     assert said.pop("a_4.png") == ("object-unreadable", "it is empty (0 bytes)")
     assert said.pop("b_0.png")[0] == "mask-without-image"

@@ -86,6 +86,33 @@ def test_a_crowd_gets_a_legend_instead_of_names():
     assert (out[4, 4] == 128).all()  # what is in the boxes stays in view
 
 
+def test_a_crowd_of_outlines_has_no_boxes_but_of_what_has_no_outline():
+    corners = [(x, y) for x in range(0, 100, 10) for y in range(0, 90, 10)]
+    boxes = np.array([[x, y, x + 9, y + 9] for x, y in corners])
+    masks = np.zeros((len(boxes), 100, 120), bool)
+    for k, (x, y) in enumerate(corners):
+        masks[k, y + 3 : y + 6, x + 3 : x + 6] = k > 1
+    ignore = np.arange(len(boxes)) == 2
+    out = draw(GRAY, boxes, np.zeros(len(boxes)), ["n"], masks=masks, ignore=ignore, min_side=100)
+    edges = np.array([out[y, x + 1] for x, y in corners], int)
+    assert np.abs(edges[:3] - [PALETTE[0], PALETTE[0], [150] * 3]).max() < 15
+    assert (edges[3:] == 128).all()
+    few = draw(GRAY, boxes[-2:], [0, 0], ["n"], masks=masks[-2:], min_side=100)
+    assert np.abs(few[boxes[-1, 1], boxes[-1, 0] + 1].astype(int) - PALETTE[0]).max() < 15
+
+
+def test_outlines_and_names_grow_with_the_image():
+    image = np.full((3000, 3000, 3), 128, np.uint8)
+    masks = np.zeros((1, 3000, 3000), bool)
+    masks[0, 1000:2000, 1000:2000] = True
+    out = draw(image, [[1000, 1000, 2000, 2000]], [0], ["thing"], masks=masks)
+    inside = (0.5 * 128 + 0.5 * PALETTE[0]).astype(np.uint8)
+    row = np.abs(out[1500, 1000:1500].astype(int) - inside).max(axis=1) > 2
+    assert 9 <= row.sum() <= 20  # the box's edge and the outline
+    named = np.flatnonzero((out[:1000, 1100] == PALETTE[0]).all(axis=1))
+    assert len(named) > 50  # pixels high; of 3000
+
+
 @pytest.mark.parametrize(
     "image",
     [np.zeros((8, 9), np.uint8), np.full((8, 9, 1), 60_000, np.uint16), np.eye(9)[:8, :, None],
