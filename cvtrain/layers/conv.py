@@ -11,7 +11,8 @@ LEAK = 0.1
 class ConvBlock(nn.Module):
     """A convolution, "same"-padded unless told otherwise, batch norm where asked for, activation.
 
-    Weights start as He et al. 2015 (arXiv 1502.01852) for this slope, biases at 0.
+    Weights start as He et al. 2015 (arXiv 1502.01852) for this slope, or as ``std`` says, biases
+    at 0.
 
     Args:
         in_channels, out_channels: channels.
@@ -22,6 +23,7 @@ class ConvBlock(nn.Module):
         leak: slope below zero; 0: a plain ReLU.
         groups: parts that the channels are divided into, each convolved for itself.
         act: the activation; None: a leaky ReLU.
+        std: of the Gaussian that the weights start from; None: He's.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class ConvBlock(nn.Module):
         leak: float = LEAK,
         groups: int = 1,
         act: nn.Module | None = None,
+        std: float | None = None,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(
@@ -50,7 +53,10 @@ class ConvBlock(nn.Module):
         if act is None:
             act = nn.LeakyReLU(leak, inplace=True) if leak else nn.ReLU(inplace=True)
         self.act = act
-        nn.init.kaiming_normal_(self.conv.weight, a=leak, nonlinearity="leaky_relu")
+        if std is None:
+            nn.init.kaiming_normal_(self.conv.weight, a=leak, nonlinearity="leaky_relu")
+        else:
+            nn.init.normal_(self.conv.weight, std=std)
         if self.conv.bias is not None:
             nn.init.zeros_(self.conv.bias)
 

@@ -37,3 +37,9 @@ def test_starts_with_about_unit_outputs() -> None:
     with torch.no_grad():
         y = ConvBlock(64, 64, batch_norm=False)(x)
     assert 0.8 < float(y.square().mean()) < 1.25
+
+
+def test_the_width_of_the_start_can_be_given() -> None:
+    torch.manual_seed(0)
+    block = ConvBlock(64, 64, 1, std=0.02)
+    assert float(block.conv.weight.detach().std()) == pytest.approx(0.02, rel=0.05)

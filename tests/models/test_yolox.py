@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cvtrain.layers.csp import SPP
+from cvtrain.layers.conv import ConvBlock
+from cvtrain.layers.csp import SPP, STD
 from cvtrain.layers.simota import simota
 from cvtrain.losses.boxes import IoULoss, SmoothL1
 from cvtrain.models.backbones.csp_darknet import CSPDarknet
@@ -68,6 +69,15 @@ def test_the_stem_is_focus_in_another_order() -> None:
     weight = stem.weight.reshape(-1, 3, 3, 2, 3, 2)  # rows and columns 6 = 3 places x 2 pixels
     weight = weight.permute(0, 1, 3, 5, 2, 4).reshape(-1, 12, 3, 3)
     torch.testing.assert_close(stem(x), F.conv2d(pixels, weight, padding=1))
+
+
+def test_normalised_convolutions_start_alike_however_few_their_inputs() -> None:
+    """Depthwise ones too: Adam turns a kernel as slowly as it is large."""
+    model = build("nano")
+    kernels = [m.conv.weight.detach() for m in model.modules() if isinstance(m, ConvBlock)]
+    assert any(k.shape[1:] == (1, 3, 3) for k in kernels)
+    for kernel in kernels:
+        assert float(kernel.std()) == pytest.approx(STD, rel=0.25)
 
 
 def test_pooling_three_times_by_5_is_pooling_by_5_9_and_13() -> None:

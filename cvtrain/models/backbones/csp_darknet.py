@@ -25,7 +25,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from cvtrain.layers.conv import ConvBlock
-from cvtrain.layers.csp import CSP, SPP, Size, conv3, scale_of
+from cvtrain.layers.csp import CSP, SPP, STD, Size, conv3, scale_of
 from cvtrain.layers.pad import pad_to_multiple
 from cvtrain.models.backbones.base import Backbone
 from cvtrain.models.backbones.weights import load_weights
@@ -58,7 +58,8 @@ class CSPDarknet(Backbone):
         self.architecture = f"csp_darknet_{size}"
         self.in_channels = in_channels
         width = scale.channels(STEM)
-        self.stem = ConvBlock(in_channels, width, 6, stride=2, padding=2, act=nn.SiLU(inplace=True))
+        act = nn.SiLU(inplace=True)
+        self.stem = ConvBlock(in_channels, width, 6, stride=2, padding=2, act=act, std=STD)
         self.channels, self.strides = [width], [2]
         self.blocks = nn.ModuleList()
         for i, count in enumerate(UNITS):

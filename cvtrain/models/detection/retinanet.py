@@ -17,6 +17,8 @@ Where the paper is silent or we deviate:
 - The box loss is the L1 distance by default (``loss=l1``): the paper's smooth L1 with its turn at 1
   hardly sees such unscaled offsets; its authors' code puts the turn at 0.11. ``loss=smooth_l1`` and
   the IoU losses can be chosen.
+- The heads' convolutions before the last start as He's, not from a Gaussian of 0.01: four of those
+  leave a hundredth of the signal, which long training grows again and short training does not.
 - Anchors lie at multiples of a level's stride. torchvision divides the image by the map, which
   differs where an image is no multiple of 128 pixels.
 - The backbone is any, its batch norms train; the paper's is ResNet-50 or 101, pretrained.

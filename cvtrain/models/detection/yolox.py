@@ -21,7 +21,7 @@ Where the paper is silent or we deviate:
 - Any backbone serves; neck and head keep the widths of ``size``.
 - The loss of boxes is chosen by ``loss=``, 1 - IoU by default.
 - Positives are counted by each process for itself.
-- Batch norm has torch's momentum and eps.
+- Batch norm has torch's momentum and eps. Weights before it start small, see layers/csp.py.
 - Probabilities start at ``prior`` (as RetinaNet's); at 0.5 each, the first steps would go into
   thousands of places without an object.
 """
