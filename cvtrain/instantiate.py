@@ -38,6 +38,7 @@ META_KEYS = frozenset(
         "heads",
         "proposals",
         "joint",
+        "least_batch",
         "default_image_size",
         "default_resize",
     }

@@ -202,6 +202,20 @@ def shown_as(config: Mapping[str, Any]) -> str:
     return "tiles" if kept else "fit"
 
 
+def refuse_views(config: Mapping[str, Any]) -> None:
+    """Raise UsageError where a model that is given boxes is to be shown images otherwise than
+    fitted and once (``task.inference``, its mode settled).
+    """
+    inference = (config.get("task") or {}).get("inference")
+    if not inference or not config.get("proposals"):
+        return
+    if inference["mode"] != "fit" or inference["flip"] or list(inference["scales"]) != [1.0]:
+        raise UsageError(
+            "task.inference: a model that is given boxes looks at the fitted image, once; use "
+            "mode=fit without flip and scales, or proposals=null"
+        )
+
+
 def closing_epoch(
     close_epoch: float | None, epochs: int | None, key: str = "close_epoch"
 ) -> int | None:

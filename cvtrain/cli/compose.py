@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cvtrain.augment.config import settled, shown_as
+from cvtrain.augment.config import refuse_views, settled, shown_as
 from cvtrain.cli import augments, boxes, habits, reads, suggest, values
 from cvtrain.cli.args import Command
 from cvtrain.cli.conf import GROUPS, ConfDirs, is_hidden, is_timm, joined, pick, timm_has
@@ -133,8 +133,7 @@ def compose_command(command: Command, conf: ConfDirs) -> Composed:
             _drop_void(config, typed, conf)
             boxes.check(config, typed)
             boxes.check_joint(config)
-            if said := reads.of_boxes(plain(config)):
-                raise UsageError(said)
+            refuse_views(plain(config))
             void = settle(config, typed)
             augments.check(config, typed)
         _fix_paths(config)
@@ -417,6 +416,7 @@ def finish(composed: Composed) -> dict[str, Any]:
     if flat["command"] == "train":
         check_tree(flat)
         check_weights(flat)
+        values.check_batch(flat)
     return flat
 
 

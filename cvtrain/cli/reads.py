@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from cvtrain.cli.conf import GROUPS
 
@@ -92,16 +91,6 @@ def of_tiles(keys: Iterable[str], mode: str | None) -> str:
     unread = [f"task.inference.{name}" for name in ("tile_size", "overlap", "batch_size")]
     found = next((key for key in keys if key in unread), None)
     return f"{found}= would not be read: it is for task.inference.mode=tiles" if found else ""
-
-
-def of_boxes(config: Mapping[str, Any]) -> str:
-    """Why a model that is given boxes cannot be shown images as ``task.inference`` says."""
-    inference = (config.get("task") or {}).get("inference")
-    if not inference or not config.get("proposals"):
-        return ""
-    plain = inference["mode"] == "fit" and not inference["flip"] and inference["scales"] == [1.0]
-    said = "task.inference: a model that is given boxes looks at the fitted image, once; "
-    return "" if plain else f"{said}use mode=fit without flip and scales, or proposals=null"
 
 
 def complaint(verb: str, key: str, *, group_choice: bool = False, multirun: bool = False) -> str:

@@ -309,13 +309,19 @@ def _other_data(
 def _other_boxes(
     nested: Sequence[Typed], run: Mapping[str, Any] | None, conf: ConfDirs
 ) -> dict[str, Any]:
-    """The node of ``proposals=NAME``, or the run's own with what was typed of it changed."""
+    """The node of ``proposals=NAME``, or the run's own with what was typed of it changed; ``{}``
+    for ``proposals=null``.
+    """
     mine = [t for t in nested if t.key.split(".")[0] == "proposals"]
     own = pick(run, "proposals") or {}
     if run is not None and not own and not pick(run, "model.proposals"):
         model = pick(run, "model.name")
         raise UsageError(f"{mine[0].text} would not be read: model={model} makes its own boxes")
     chosen = any(t.kind == "group" for t in mine)
+    if any(t.kind == "group" and t.value is None for t in mine):
+        if other := next((t for t in mine if t.kind != "group"), None):
+            raise UsageError(f"{other.text} would not be read: proposals=null looks at none")
+        return {}
     texts = [t.text for t in mine] + [f"seed={pick(run, 'seed') or 0}"]
     if not chosen and own:
         texts.append(f"proposals={own['name']}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cvtrain.augment.config import FAMILIES, MIXING, is_close_epoch
+from cvtrain.errors import UsageError
 
 HEADS = ("linear", "mlp", "svm", "logistic_regression", "knn")
 """What ``transfer=feature_extraction`` can put on a classifier's features."""
@@ -354,6 +355,19 @@ def _nearest(key: str, value: Any, rule: Rule) -> str:
         return ""
     close = difflib.get_close_matches(str(value).lower(), rule.choices, n=1, cutoff=0.4)
     return f"; did you mean {key}={close[0]}?" if close else ""
+
+
+def check_batch(flat: Mapping[str, Any]) -> None:
+    """Raise UsageError where a training step has fewer images than the model can learn from
+    (``model.least_batch``).
+    """
+    model, size = flat.get("model") or {}, (flat.get("data") or {}).get("batch_size")
+    least = model.get("least_batch") or 1
+    if size is not None and size < least:
+        raise UsageError(
+            f"data.batch_size={size}: model={model.get('name')} normalises over the images of a "
+            f"step (of each process): give data.batch_size={least} or more"
+        )
 
 
 def spell(value: Any) -> str:

@@ -164,18 +164,32 @@ def note_images_without_objects(state: SplitState) -> None:
     """Images that are kept as background, and masks that are void throughout."""
     table = state.table
     if state.masks is not None:
-        for i in np.flatnonzero(state.images).tolist():
-            values, _ = state.masks.values.get(i, (np.zeros(0, np.int64), None))
-            classes = mask_values(state)
-            if len(values) and len(classes) and not np.isin(values, classes).any():
-                message = f"its mask {table.masks[i]!r} is void throughout"  # type: ignore[index]
-                state.image_problem(i, "image-without-annotation", message)
+        _note_void_masks(state)
     elif table.tag_starts is not None:
         none = (np.diff(table.tag_starts) == 0) & state.images
         state.each_image(none, "image-without-annotation", lambda i: "no class is named for it")
     elif table.image_labels is None:
         none = (np.diff(table.starts) == 0) & state.images
         state.each_image(none, "image-without-annotation", lambda i: "no object is annotated on it")
+
+
+def _note_void_masks(state: SplitState) -> None:
+    """Masks without a class; an error where train or val has no others."""
+    assert state.masks is not None
+    assert state.table.masks is not None
+    classes, there = mask_values(state), np.flatnonzero(state.images).tolist()
+    void = 0
+    for i in there:
+        values, _ = state.masks.values.get(i, (np.zeros(0, np.int64), None))
+        if len(values) and len(classes) and not np.isin(values, classes).any():
+            void += 1
+            message = f"its mask {state.table.masks[i]!r} is void throughout"
+            state.image_problem(i, "mask-void", message)
+    if void and void == len(there) and state.name in ("train", "val"):
+        use = "learned" if state.name == "train" else "scored"
+        state.split_problem(
+            "split-void", f"every mask of {state.name} is void throughout: nothing can be {use}"
+        )
 
 
 def check_localization(state: SplitState, only: bool = False) -> None:

@@ -208,6 +208,8 @@ def _check_mask(state: SplitState, probes: Probes, i: int, name: str) -> None:
             state.image_problem(i, "mask-size", message, file=name)
     if not len(mask_values(state)):
         return  # without classes, which is an error of its own, no value is wrong
+    if name.lower().endswith((".jpg", ".jpeg")):
+        state.image_problem(i, "mask-lossy", "the mask is a JPEG", file=name)
     values, counts = probes.values[i]
     known = np.concatenate([mask_values(state), void_values(state)])
     wrong = ~np.isin(values, known)

@@ -123,7 +123,12 @@ GATE_CODES: dict[str, Code] = {
         "add it to the palette (as `void R G B`, if it is no class); on_bad=fix takes these "
         "pixels for void, on_bad=drop leaves the image out",
     ),
+    "mask-lossy": Code("note", "nothing", "save masks as PNG: JPEG changes values near outlines"),
+    "mask-void": Code("note", "nothing", "none needed: no pixel of it is learned or scored"),
     # The data set.
+    "split-void": Code(
+        "error", "nothing", f"label pixels with their classes; {VOID} means none of them", False
+    ),
     "classes-differ": READER_CODES["classes-differ"],
     "empty-split": Code("error", "nothing", "add images, or remove the split", False),
     "no-train-split": Code("error", "nothing", "add images to train on", False),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cvtrain.augment.config import shown_as
+from cvtrain.augment.config import refuse_views, shown_as
 from cvtrain.callbacks.console import LOG
 from cvtrain.engine.build import build_callbacks, build_task
 from cvtrain.engine.checkpoint import LoadedRun, load_model
@@ -46,7 +46,7 @@ def evaluate(config: dict[str, Any]) -> int:
     Args:
         config: ``ckpt`` (file or run folder), ``split``, ``run_dir`` (None: a new folder),
             ``trust``, ``overrides``: ``{"data": a whole data node or None, "proposals": the same,
-            "set": {key: value}}``.
+            or {} for none, "set": {key: value}}``.
 
     Raises:
         CvtrainError: one line for the user.
@@ -134,7 +134,8 @@ def run_settings(loaded: LoadedRun, config: Mapping[str, Any]) -> dict[str, Any]
     """The run's own config with this command's changes.
 
     Raises:
-        UsageError: a key the run does not have.
+        UsageError: a key the run does not have, boxes and ``task.inference`` that do not go
+            together.
     """
     settings = copy.deepcopy(loaded.config)
     settings["trainer"].update(_HERE)
@@ -142,8 +143,11 @@ def run_settings(loaded: LoadedRun, config: Mapping[str, Any]) -> dict[str, Any]
     if overrides.get("data"):
         fixed = {k: settings["data"][k] for k in MODEL_INPUT if k in settings["data"]}
         settings["data"] = {**fixed, **overrides["data"]}
-    if overrides.get("proposals"):
-        settings["proposals"] = overrides["proposals"]
+    if overrides.get("proposals") is not None:  # {}: none
+        settings["proposals"] = overrides["proposals"] or None
+        if not overrides["proposals"] and settings["model"].get("proposals") is True:
+            name = settings["model"].get("name")
+            raise UsageError(f"proposals=null: model={name} is given its boxes, it needs some")
     for key, value in (overrides.get("set") or {}).items():
         set_key(settings, key, value)
     inference = settings["task"].get("inference")
@@ -151,6 +155,7 @@ def run_settings(loaded: LoadedRun, config: Mapping[str, Any]) -> dict[str, Any]
         inference["mode"] = shown_as(settings)
     if config.get("seed") is not None:
         settings["seed"] = config["seed"]
+    refuse_views(settings)
     return settings
 
 

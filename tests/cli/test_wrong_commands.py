@@ -100,6 +100,7 @@ WRONG = [
     ("model=overfeat model.merge=vote", "model.merge=vote: it takes greedy | nms"),
     ("model=overfeat model.merge=mns", "did you mean model.merge=nms?"),
     ("model=rt_detr model.eval_layers=0", "it takes an integer from 1, or null"),
+    ("model=deconvnet data=shapes data.batch_size=1", "give data.batch_size=2 or more"),
     ("model=yolox model.size=xl", "it takes nano | tiny | s | m | l"),
     ("model=fcos backbone=csp_darknet backbone.size=big", "it takes nano | tiny | s | m | l"),
     ("loss.class_weights=balanced", "auto, effective, or a list of numbers from 0"),

@@ -103,8 +103,19 @@ def test_without_proposals(compose, command, tmp_path, capsys) -> None:
     assert train(compose(*boxless, "proposals=null")) == 0
     assert "proposals:" not in capsys.readouterr().out
     words = ["eval", f"ckpt={tmp_path / 'run'}", f"run_dir={tmp_path / 'again'}"]
-    assert evaluate(command(*words, "proposals=selective_search", "proposals.mode=single")) == 0
+    selective = ["proposals=selective_search", "proposals.mode=single"]
+    for views in ("mode=tiles", "flip=true", "scales=[0.5]"):
+        with pytest.raises(UsageError, match="given boxes looks at the fitted image, once"):
+            evaluate(command(*words, *selective, f"task.inference.{views}"))
+    assert "proposals:" not in capsys.readouterr().out, "said before any are made"
+    assert evaluate(command(*words, *selective)) == 0
     assert "proposals: boxes made for 5 of 5 images" in capsys.readouterr().out
+    words[-1] = f"run_dir={tmp_path / 'tiles'}"
+    tiled = ["proposals=null", "task.inference.mode=tiles", "task.inference.flip=true"]
+    assert evaluate(command(*words, *tiled)) == 0
+    assert "proposals:" not in capsys.readouterr().out
+    with pytest.raises(UsageError, match="proposals=null looks at none"):
+        command(*words, "proposals=null", "proposals.mode=single")
 
 
 def test_either_stage_alone_and_no_proposals_where_nothing_reads_them(compose) -> None:

@@ -131,6 +131,13 @@ def test_a_file_of_boxes_for_prediction(config, command, tmp_path) -> None:
         predict(command(*words, f"run_dir={tmp_path / 'again'}"))
 
 
+def test_no_boxes_for_a_model_that_needs_some(config, command, tmp_path) -> None:
+    assert train(config) == 0
+    words = ["eval", f"ckpt={tmp_path / 'run'}", "trust=[given_model]", "proposals=null"]
+    with pytest.raises(UsageError, match="proposals=null: model=given is given its boxes"):
+        evaluate(command(*words, f"run_dir={tmp_path / 'said'}"))
+
+
 def test_boxes_for_a_model_that_makes_its_own(command, trained, tmp_path) -> None:
     for verb in ("eval", "predict source=."):
         with pytest.raises(UsageError, match="model=yolo makes its own boxes"):

@@ -121,10 +121,35 @@ def test_palette_and_bit_masks_hold_indices(masks) -> None:
 def test_mask_without_a_class_is_a_note(masks) -> None:
     Image.new("L", (60, 40), 255).save(masks.root / "masks/b.png")
     report = masks.gate()
-    assert [(p.code, p.file) for p in report.notes] == [
-        ("image-without-annotation", "images/b ö.png")
-    ]
+    assert [(p.code, p.file) for p in report.notes] == [("mask-void", "images/b ö.png")]
     assert report.counts["train"].used == 3
+
+
+@pytest.mark.parametrize(("split", "names"), [("train", "abc"), ("val", "v")])
+@pytest.mark.parametrize("on_bad", ["error", "fix", "drop"])
+def test_a_split_of_nothing_but_void_is_an_error(masks, split, names, on_bad) -> None:
+    for name in names:
+        Image.new("L", (60, 40), 255).save(masks.root / f"masks/{name}.png")
+    report = masks.gate("semantic_segmentation", on_bad=on_bad)
+    (problem,) = report.errors
+    assert problem.code == "split-void"
+    assert problem.message.startswith(f"every mask of {split} is void throughout")
+    assert report.stopping
+
+
+def test_a_test_split_without_labels_stops_nothing(masks) -> None:
+    masks.save("masks/t.png", Image.new("L", (60, 40), 255))
+    masks.add("images/t.png", split="test", mask="masks/t.png")
+    assert masks.codes("semantic_segmentation")["mask-void"] == 1
+    assert not masks.gate("semantic_segmentation").errors
+
+
+def test_masks_as_jpeg_are_doubted(masks) -> None:
+    values = np.zeros((40, 60), np.uint8)
+    masks.rows["train"][1].mask = "masks/b.jpg"
+    Image.fromarray(values).save(masks.root / "masks/b.jpg", quality=100)
+    (problem,) = masks.gate("semantic_segmentation").notes
+    assert (problem.code, problem.file) == ("mask-lossy", "masks/b.jpg")
 
 
 def test_class_of_no_pixel_is_a_note(masks) -> None:
