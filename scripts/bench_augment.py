@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """How many 640 x 480 images a second one core augments, for every yaml of conf/augment.
 
-Each runs as training runs it: at its default strength, with seven boxes an image, from an image of
+Each runs as training runs it: at its default strength, with seven boxes an image (seven masks where
+objects are pasted in by theirs, a mask of classes where they are cut out of one), from an image of
 640 x 480 to an input of 640 x 480, decoding and batching left out. ``ratio`` is the time over that
 of augment=none. Below them the families' transforms alone, each applied always and at full
 strength, where one that is too slow would show. Times are CPU seconds, so that a busy machine
@@ -15,6 +16,7 @@ import os
 import statistics
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ import yaml
 
 from cvtrain.augment.config import FAMILIES, scaled, settled
 from cvtrain.augment.pipeline import Pipeline, build_pipeline
+from cvtrain.augment.planes import Masks
 from cvtrain.augment.policy import Augmentation
 from cvtrain.augment.scene import Scene
 from cvtrain.cli.conf import package_conf
@@ -44,9 +47,11 @@ def main() -> None:
     scenes = [_scene(seed) for seed in range(args.images)]
     print(f"{WIDTH} x {HEIGHT}, {BOXES} boxes an image; one core")
     print(f"{'augment=':38}{'ms/image':>9}{'images/s':>10}{'ratio':>8}")
-    plain = _seconds(_whole({}), scenes, args.rounds)
+    plain = _seconds(_whole({}, args.rounds), scenes, args.rounds)
     for name, node in _choices():
-        _report(name, _seconds(_whole(node), scenes, args.rounds), plain)
+        task = _task(node)
+        shown = [_as(task, scene) for scene in scenes]
+        _report(name, _seconds(_whole(node, args.rounds), shown, args.rounds), plain)
     print(f"\n{'alone, at full strength':38}{'ms/image':>9}{'images/s':>10}{'ratio':>8}")
     for name, pipeline in _transforms():
         _report(name, _seconds(Augmentation(pipeline), scenes, args.rounds), plain)
@@ -97,8 +102,36 @@ def _load(path: Path) -> dict[str, Any]:
     return node
 
 
-def _whole(node: dict[str, Any]) -> Augmentation:
-    return compile_augment(node, "detection", height=HEIGHT, width=WIDTH, resize="letterbox")
+def _task(node: dict[str, Any]) -> str:
+    """A task that the node serves: detection, where it can be."""
+    if node.get("object_crops"):
+        return "semantic_segmentation"
+    return "instance_segmentation" if node.get("copy_paste") else "detection"
+
+
+def _as(task: str, scene: Scene) -> Scene:
+    """The scene with the truths of another task: its boxes filled."""
+    if task == "detection":
+        return scene
+    masks = np.zeros((BOXES, HEIGHT, WIDTH), np.uint8)
+    for mask, (left, top, right, bottom) in zip(masks, scene.boxes.astype(int), strict=True):
+        mask[top:bottom, left:right] = 1
+    if task == "instance_segmentation":
+        return replace(scene, masks=Masks.of(masks))
+    nothing = np.zeros(0, np.int64)
+    return scene.moved(scene.image, np.zeros((0, 4)), nothing, masks.max(axis=0), None)
+
+
+def _whole(node: dict[str, Any], rounds: int) -> Augmentation:
+    return compile_augment(
+        node,
+        _task(node),
+        height=HEIGHT,
+        width=WIDTH,
+        resize="letterbox",
+        epochs=rounds + 1,
+        class_names=("background", "object"),
+    )
 
 
 def _transforms() -> Iterator[tuple[str, Pipeline]]:

@@ -38,19 +38,23 @@ def plot_labels(table: Table, path: str | Path, title: str = "") -> Path:
     labels = labels if table.tags is None else table.tags
     bars = 0 if labels is None else min(len(table.classes), MAX_BARS + 1)
     height = max(3.4, 0.9 + 0.19 * bars)
-    with new_figure(path, 13 if boxed else 10, max(height, 6.6) if boxed else height) as figure:
+    width = 13 if boxed else 10 if bars else 6
+    with new_figure(path, width, max(height, 6.6) if boxed else height) as figure:
         figure.suptitle(safe(heading, 100), x=0.01, ha="left", weight="bold", fontsize=12)
+        if not bars:
+            _draw_image_sizes(figure.subplots(), table)
+            return Path(path)
         ratios = (1, 1.7) if boxed else (1, 1.1)
         left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=ratios).ravel()
-        if labels is not None:
-            noun = "Objects" if boxed else "Images"
-            axes = left.subplots()
-            _draw_classes(axes, labels, table.classes.names, noun)
-            if table.tag_starts is not None:
-                counts = np.diff(table.tag_starts)
-                axes.set_title(
-                    f"Images a class: {counts.mean():.1f} classes an image, most {counts.max()}"
-                )
+        assert labels is not None
+        noun = "Objects" if boxed else "Images"
+        axes = left.subplots()
+        _draw_classes(axes, labels, table.classes.names, noun)
+        if table.tag_starts is not None:
+            counts = np.diff(table.tag_starts)
+            axes.set_title(
+                f"Images a class: {counts.mean():.1f} classes an image, most {counts.max()}"
+            )
         if boxed:
             axes = right.subplots(2, 2)
             _draw_centres(axes[0, 0], table)

@@ -239,7 +239,10 @@ def plot_predictions(
     rows = math.ceil(each * count / columns)
     shape = float(np.median([image.shape[0] / image.shape[1] for image in images]))
     several = any(truth.probs is not None for truth in truths)  # a line more
-    height = rows * (cell * float(np.clip(shape, 0.4, 1.8)) + (0.65 if several else 0.5))
+    around = 0.65 if several else 0.5
+    if any(truth.mask is not None for truth in truths):
+        around += 0.4  # the classes below the pictures
+    height = rows * (cell * float(np.clip(shape, 0.4, 1.8)) + around)
     with new_figure(path, columns * cell, height) as figure:
         axes = figure.subplots(rows, columns, squeeze=False).reshape(-1, each)  # a row an image
         for ax in axes.ravel():

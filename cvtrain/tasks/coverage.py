@@ -28,11 +28,13 @@ class Coverage:
     ) -> None:
         self.names, self.present = names, present
         self.counts = torch.zeros(len(names), dtype=torch.int64)
+        self.of_pixels = False
 
     def add(self, targets: Iterable[Target]) -> None:
         """Take in a batch's targets, on the CPU."""
         for target in targets:
             labels = _labels(target)
+            self.of_pixels |= target.mask is not None
             if labels is not None:
                 inside = labels[(labels >= 0) & (labels < len(self.counts))]
                 self.counts += torch.bincount(inside, minlength=len(self.counts))
@@ -54,10 +56,11 @@ class Coverage:
             return
         shown = ", ".join(self.names[k] for k in missing[:_SHOWN])
         more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        least = "" if self.of_pixels else " lower augment.min_area or augment.min_visibility,"
         logging.getLogger("cvtrain").warning(
-            f"not one label of {shown}{more} was left in the first epoch: objects are cropped away "
-            "or too small; raise data.image_size, lower augment.min_area or augment.min_visibility,"
-            " or choose a milder augment="
+            f"not one {'pixel' if self.of_pixels else 'label'} of {shown}{more} was left in the "
+            "first epoch: objects are cropped away or too small; raise data.image_size,"
+            f"{least} or choose a milder augment="
         )
 
 

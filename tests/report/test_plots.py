@@ -242,6 +242,13 @@ def test_labels_of_nothing(tmp_path, look, make_table, images):
     assert look(plot_labels(table, tmp_path / "l.png")).ink > 0
 
 
+def test_labels_of_masks_leave_no_half_blank(tmp_path, figures, make_table):
+    plot_labels(make_table(("a",), boxes=False), tmp_path / "l.png")
+    (axes,) = figures[0].axes
+    assert axes.get_title(loc="left").startswith("Image size")
+    assert axes.get_position().width > 0.7
+
+
 def test_odd_names_in_every_plot(
     tmp_path, odd_names, detection_details, classification_details, make_table, look
 ):
@@ -420,6 +427,19 @@ def test_predictions_of_masks(tmp_path, fake_draw):
     assert torch.equal(torch.from_numpy(fake_draw[2].masks), masks)
     assert fake_draw[4].masks == rles
     assert fake_draw[3].masks == fake_draw[5].masks == rles[:1]
+
+
+@pytest.mark.parametrize("side", [60, 64])
+def test_file_names_above_masks_are_not_cut_off(tmp_path, figures, side):
+    mask = torch.zeros(64, side, dtype=torch.int64)
+    infos = [ImageInfo(i, f"{i}", f"images/val/{i}.png", 64, side) for i in range(2)]
+    images = [np.zeros((64, side, 3), np.uint8)] * 2
+    said, true = [Prediction(mask=mask)] * 2, [Target(mask=mask + 1)] * 2
+    plot_predictions(images, said, true, ["a", "b"], tmp_path / "p.png", infos=infos)
+    (figure,) = figures
+    for ax in figure.axes:
+        for part in (ax._left_title, ax.title):
+            assert part.get_window_extent().y1 <= figure.bbox.y1
 
 
 def test_predictions_need_as_many_of_each(tmp_path):

@@ -48,6 +48,14 @@ def test_only_classes_that_the_data_have_are_missed(caplog):
     assert "\n" not in record.message
 
 
+def test_of_masks_pixels_are_missed_and_no_boxes_area_is_blamed(caplog):
+    seen = coverage()
+    seen.add([Target(mask=torch.tensor([[0, 255], [3, 1]]))])
+    seen.report()
+    assert "not one pixel of owl was left" in caplog.records[0].message
+    assert "min_area" not in caplog.records[0].message
+
+
 def test_nothing_is_said_where_nothing_is_missed(caplog):
     seen = coverage(present=(1,))
     seen.add([Target(label=torch.tensor(1))])
