@@ -111,8 +111,8 @@ def fetched_from(coarse: np.ndarray, height: int, width: int) -> tuple[np.ndarra
     """
     rows, columns = _pixels(coarse.shape[1], height), _pixels(coarse.shape[2], width)
     across = columns.T.astype(np.float32)
-    # (H, W) each. OpenCV's product: for one so large numpy's library starts threads, which in loader
-    # processes wait for each other (12 ms in place of 0.1 on two busy cores).
+    # (H, W) each. OpenCV's product: for one so large numpy's library starts threads, which wait for
+    # each other in loader processes (12 ms in place of 0.1 on two busy cores).
     x, y = (cv2.gemm((rows @ plane).astype(np.float32), across, 1.0, None, 0.0) for plane in coarse)
     x += np.arange(width, dtype=np.float32)
     y += np.arange(height, dtype=np.float32)[:, None]
