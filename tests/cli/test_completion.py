@@ -55,7 +55,9 @@ def test_options_keys_and_values(offered: Callable[[str], list[str]]) -> None:
 
 def test_only_what_the_verb_reads(offered: Callable[[str], list[str]]) -> None:
     assert offered("cvtrain eval c") == ["ckpt="]
-    assert offered("cvtrain c") == ["callbacks.", "callbacks=", "check", "compare"]
+    assert offered("cvtrain c") == ["cache", "callbacks.", "callbacks=", "check", "compare"]
+    assert offered("cvtrain cache ") == ["clear"]
+    assert offered("cvtrain cache clear ") == ["all", "features", "gate", "proposals"]
     assert offered("cvtrain -m sw") == ["sweep_dir="]
     assert offered("cvtrain sw") == []
     assert offered("cvtrain predict so") == ["source="]
