@@ -127,9 +127,9 @@ def load_model(
     if changes:
         config = copy.deepcopy(config)
         for key, value in changes.items():
-            *path, last = key.split(".")
+            *parts, last = key.split(".")
             node: Any = config["model"]
-            for part in path:
+            for part in parts:
                 node = node.get(part) if isinstance(node, dict) else None
             if not isinstance(node, dict) or last not in node:
                 name = config["model"].get("name")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 import torch
 
 from cvtrain.engine.checkpoint import load_checkpoint
+from cvtrain.engine.evaluate import evaluate
 from cvtrain.engine.train import train
 
 WORDS = (
@@ -47,12 +51,31 @@ def test_half_floats_and_scenes_without_objects(compose, tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes(cvtrain, tmp_path) -> None:
-    """In some steps one of them sees no object at all."""
+def test_two_processes(cvtrain, command, tmp_path) -> None:
+    """In some steps one of them sees no object at all; one process then says the same of the same
+    weights, digit by digit, where images are looked at one by one.
+    """
     words = ["data=shapes", "data.num_train=16", "data.num_val=5", "data.image_size=64"]
     words += ["data.batch_size=2", "data.num_workers=0", "trainer.accelerator=cpu"]
     words += ["callbacks.pictures=null", "data.min_objects=0", "data.max_objects=1"]
     words += ["trainer.devices=2", "trainer.max_epochs=2"]
-    done = cvtrain(*WORDS, *words, f"run_dir={tmp_path / 'two'}")
+    two = tmp_path / "two"
+    done = cvtrain(*WORDS, *words, f"run_dir={two}")
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "two/checkpoints/last.ckpt").stat().st_size
+
+    def scored(*words: str) -> tuple[dict[str, Any], Any]:
+        folder = tmp_path / f"eval{len(words)}"
+        words = (f"ckpt={two}", f"run_dir={folder}", "data.batch_size=1", *words)
+        if len(words) == 3:
+            assert evaluate(command("eval", *words)) == 0
+        else:
+            done = cvtrain("eval", *words)
+            assert done.returncode == 0, done.stderr
+        results = json.loads((folder / "results.json").read_text())
+        return results["metrics"], json.loads((folder / "predictions.json").read_text())
+
+    alone, together = scored(), scored("trainer.devices=2")
+    assert len(alone[1]) > 5
+    assert alone == together
+    trained = json.loads((two / "results.json").read_text())["metrics"]
+    assert trained == pytest.approx(alone[0], abs=1e-6, nan_ok=True)

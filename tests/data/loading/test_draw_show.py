@@ -6,13 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 from cvtrain.augment.config import settled
 from cvtrain.cache import cache_folder
-from cvtrain.cli.show import _blocks, show
+from cvtrain.cli.show import _blocks, _picture, show
+from cvtrain.data.segments import rles_from_masks
 from cvtrain.report.draw import PALETTE, colour, draw, grid, save, to_rgb8
+from cvtrain.types import Target
 
 GRAY = np.full((100, 120, 3), 128, np.uint8)
 
@@ -99,6 +102,15 @@ def test_a_crowd_of_outlines_has_no_boxes_but_of_what_has_no_outline():
     assert (edges[3:] == 128).all()
     few = draw(GRAY, boxes[-2:], [0, 0], ["n"], masks=masks[-2:], min_side=100)
     assert np.abs(few[boxes[-1, 1], boxes[-1, 0] + 1].astype(int) - PALETTE[0]).max() < 15
+
+
+def test_originals_are_shown_with_their_masks():
+    mask = np.zeros((1, 100, 120), bool)
+    mask[0, 30:60, 30:60] = True
+    box = torch.tensor([[30.0, 30, 60, 60]])
+    truth = Target(boxes=box, labels=torch.tensor([0]), rles=rles_from_masks(mask))
+    out = _picture(GRAY, truth, ["thing"])
+    assert np.abs(out[4 * 50, 4 * 45] - (64 + 0.5 * PALETTE[0])).max() < 2
 
 
 def test_outlines_and_names_grow_with_the_image():
