@@ -113,10 +113,10 @@ def fetched_from(coarse: np.ndarray, height: int, width: int) -> tuple[np.ndarra
     across = columns.T.astype(np.float32)
     # (H, W) each. OpenCV's product: for one so large numpy's library starts threads, which wait for
     # each other in loader processes (12 ms in place of 0.1 on two busy cores).
-    x, y = (cv2.gemm((rows @ plane).astype(np.float32), across, 1.0, None, 0.0) for plane in coarse)
-    x += np.arange(width, dtype=np.float32)
-    y += np.arange(height, dtype=np.float32)[:, None]
-    return x, y
+    none = np.empty((0, 0), np.float32)  # nothing is added to the product
+    x, y = (cv2.gemm((rows @ plane).astype(np.float32), across, 1.0, none, 0.0) for plane in coarse)
+    columns_at, rows_at = (np.arange(n, dtype=np.float32) for n in (width, height))
+    return np.add(x, columns_at), np.add(y, rows_at[:, None])
 
 
 def goes_to(points: np.ndarray, coarse: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -117,6 +117,10 @@ def two_nearest(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _distance(inside: np.ndarray) -> np.ndarray:
-    """Pixels to the nearest one inside; there is one."""
+    """Pixels to the nearest one inside; there is one.
+
+    OpenCV's last bits depend on where in memory the mask lies. Squares of distances are whole
+    numbers, which rounding gives back: a run then repeats bit for bit.
+    """
     away = cv2.distanceTransform((~inside).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return away.astype(np.float64)
+    return np.sqrt(np.rint(away.astype(np.float64) ** 2))

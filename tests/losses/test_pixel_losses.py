@@ -224,6 +224,19 @@ def test_jaccard_counts_pixels_and_lovasz_is_the_iou_at_the_corners() -> None:
     assert lovasz_gradient(torch.tensor([1.0, 0, 0])).sum() == 1
 
 
+def test_the_gaps_do_not_depend_on_where_in_memory_the_mask_lies() -> None:
+    draw = np.random.default_rng(0)
+    mask = np.zeros((64, 64), np.int64)
+    for label in (1, 2, 3, 1, 2, 3):
+        y, x = draw.integers(0, 50, 2)
+        mask[y : y + 9, x : x + 7] = label
+    loss, kept = BoundaryWeighted(), []
+    first = loss.gaps(mask)
+    for size in draw.integers(1, 5000, 100):
+        kept.append(np.empty(size, np.uint8))  # moves what is allocated next
+        assert np.array_equal(loss.gaps(mask.copy()), first)
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 5, 8, 9])
 def test_the_two_nearest_of_any_number_of_objects(count: int) -> None:
     rng = np.random.default_rng(count)
