@@ -49,13 +49,15 @@ def compose_words(words: list[str]) -> dict[str, Any]:
 
 
 @pytest.fixture
-def compose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
-    """The configuration of a tiny run with further words; it writes into ``tmp_path/run``.
-
-    Its plots are left out: they take longer than the run, and ``trained`` draws them all.
-    """
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs without plots: they take longer than a tiny run, and ``trained`` draws them all."""
     for name in ("curves.plot_curves", "labels.plot_labels", "plots.plot_details"):
         monkeypatch.setattr(f"cvtrain.report.{name}", lambda *_, **__: None)
+
+
+@pytest.fixture
+def compose(tmp_path: Path, no_plots: None) -> Callable[..., dict[str, Any]]:
+    """The configuration of a tiny run with further words; it writes into ``tmp_path/run``."""
 
     def make(*words: str, run_dir: Path | None = None) -> dict[str, Any]:
         return compose_words([*tiny_words(words), *words, f"run_dir={run_dir or tmp_path / 'run'}"])

@@ -44,10 +44,8 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def compose(command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict]:
+def compose(command, tmp_path: Path, no_plots: None) -> Callable[..., dict]:
     """The configuration of a run that draws no plots and writes into ``tmp_path/run``."""
-    for name in ("curves.plot_curves", "labels.plot_labels", "plots.plot_details"):
-        monkeypatch.setattr(f"cvtrain.report.{name}", lambda *_, **__: None)
     return lambda *words, run_dir=None: command(*words, f"run_dir={run_dir or tmp_path / 'run'}")
 
 

@@ -1,4 +1,4 @@
-"""Every semantic segmentation model through whole runs: cut, in two processes, in its stages."""
+"""Every semantic segmentation model through whole runs: cut, and in two processes."""
 
 from __future__ import annotations
 
@@ -60,13 +60,15 @@ def metrics(folder: Path) -> dict[str, float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_a_cut_run_goes_on_as_if_nothing_had_been(name, compose, command, killer, tmp_path) -> None:
+def test_a_cut_run_goes_on_as_if_nothing_had_been(
+    name, command, killer, no_plots, tmp_path
+) -> None:
     words = [*WORDS, *CASES[name], *killer("SIGTERM")]
-    whole = compose(*words, run_dir=tmp_path / "whole")
+    whole = command(*words, f"run_dir={tmp_path / 'whole'}")
     whole["callbacks"]["killer"]["marker"] = str(tmp_path / "never")
     assert train(whole) == 0
     cut = tmp_path / "cut"
-    assert train(compose(*words, run_dir=cut)) == 143
+    assert train(command(*words, f"run_dir={cut}")) == 143
     assert len(rows(cut)) == 2
     assert train(command(f"resume={cut}", "trust=[killer_callback]")) == 0
     before, after = weights(tmp_path / "whole"), weights(cut)
@@ -86,19 +88,3 @@ def test_two_processes_score_what_one_scores(cvtrain, tmp_path) -> None:
     again = cvtrain("eval", "ckpt=two", "run_dir=again", "trainer.accelerator=cpu")
     assert again.returncode == 0, again.stderr
     assert metrics(tmp_path / "two") == pytest.approx(metrics(tmp_path / "again"), abs=1e-6)
-
-
-@pytest.mark.slow
-def test_deconvnet_learns_in_both_stages(compose, tmp_path) -> None:
-    """Single objects first, windows around proposals then; scored by windows, as in the paper."""
-    words = [w for w in WORDS if not w.startswith(("data.num_train", "trainer.max_epochs"))]
-    words += ["model=deconvnet", "model.width=8", "model.hidden=64", "data.num_train=48"]
-    words += ["data.image_size=32", "data.scene_size=64", "proposals.mode=single"]
-    words += ["proposals.max_boxes=50", "model.max_windows=10", "trainer.max_epochs=24"]
-    words += ["augment.object_crops.first_stage_epochs=12", "trainer.check_val_every_n_epoch=12"]
-    words += ["callbacks.ema.decay=0.9", "optimizer.lr=3e-3", "data.cache=ram"]
-    run = tmp_path / "run"
-    assert train(compose(*words, run_dir=run)) == 0
-    first, second = (float(row["val/mIoU"]) for row in rows(run) if row["val/mIoU"])
-    assert second >= first > 0.3
-    assert second > 0.5
