@@ -262,7 +262,8 @@ class _Training:
         )
         if self.transfer is not None:
             LOG.info(self.transfer.summary(task.model, self.epochs))
-        if doubt := task.model.doubts(str(self.config["optimizer"]["name"])):
+        optimizer = self.config["optimizer"]  # none where a head is fitted
+        if optimizer and (doubt := task.model.doubts(str(optimizer["name"]))):
             LOG.warning(doubt)
         LOG.info(f"{data['name']}: {sizes[0]:,} training images, {sizes[1]:,} for validation")
         if task.name in OBJECT_TASKS:
