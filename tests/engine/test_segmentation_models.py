@@ -26,7 +26,7 @@ WORDS = (
 )
 TINY = ("backbone=darknet_tiny", "backbone.narrow=null")
 ENCODER = ("model=unet_encoder", "model.widths=[16,16,8,8,8]", *TINY, "augment=crops")
-SMALL = ("+model.options.pyramid_channels=16", "+model.options.segmentation_channels=16")
+SMALL = ("+model.options.pyramid_channels=32", "+model.options.segmentation_channels=32")
 UNET = ("model=unet", "model.width=2", "augment=unet", "loss=boundary_weighted")
 CASES = {
     "unet": UNET,
