@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -151,3 +152,36 @@ def test_two_processes(cvtrain, tmp_path) -> None:
         for name in ("two", "again")
     ]
     assert scores[0] == pytest.approx(scores[1], abs=1e-6)
+
+
+def rectangles(root: Path, counts: dict[str, int], side: int = 96) -> None:
+    """Images of one to three rectangles on noise, a class a colour, and their masks."""
+    draw = np.random.default_rng(5)
+    for split, count in counts.items():
+        for kind in ("images", "masks"):
+            (root / kind / split).mkdir(parents=True)
+        for i in range(count):
+            image = draw.integers(90, 160, (side, side, 3), dtype=np.uint8)
+            mask = np.zeros((side, side), np.uint8)
+            for label in draw.permutation([1, 2, 3])[: draw.integers(1, 4)]:
+                height, width = draw.integers(18, 44, 2)
+                y, x = draw.integers(0, side - height), draw.integers(0, side - width)
+                image[y : y + height, x : x + width] = 100
+                image[y : y + height, x : x + width, label - 1] = 170
+                mask[y : y + height, x : x + width] = label
+            Image.fromarray(image).save(root / "images" / split / f"{i}.png")
+            Image.fromarray(mask).save(root / "masks" / split / f"{i}.png")
+    (root / "classes.txt").write_text("background\nred\ngreen\nblue\n")
+
+
+@pytest.mark.slow
+def test_its_defaults_learn_what_rectangles_are(compose, tmp_path) -> None:
+    """Both stages, scored in windows of images that were not trained on."""
+    rectangles(tmp_path / "data", {"train": 256, "val": 16})
+    words = ("model=deconvnet", "model.width=12", "model.hidden=256", "proposals=null")
+    words += ("data=masks", f"data.root={tmp_path / 'data'}", "data.image_size=64")
+    words += ("data.batch_size=8", "data.num_workers=0", "data.cache=ram", "trainer.max_epochs=30")
+    words += ("trainer.check_val_every_n_epoch=10", "trainer.accelerator=cpu")
+    assert train(compose(*words, "callbacks.pictures=null")) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["metrics"]["mIoU"] > 0.7  # of background alone 0.2
