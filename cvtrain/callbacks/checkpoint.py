@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 
 from cvtrain.callbacks.early_stopping import improves
-from cvtrain.report.results import replacing
+from cvtrain.storage import replacing
 from cvtrain.tasks.base import Task
 
 

@@ -16,7 +16,7 @@ import torch
 from pytorch_lightning.utilities.types import STEP_OUTPUT
 
 from cvtrain.callbacks.console import LOG
-from cvtrain.report.results import write_atomic
+from cvtrain.storage import write_atomic
 from cvtrain.tasks.base import Task
 from cvtrain.tasks.distributed import broadcast, world_size
 from cvtrain.types import Batch

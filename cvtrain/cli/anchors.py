@@ -137,7 +137,7 @@ def _write(
     now: float,
 ) -> list[Path]:
     from cvtrain.report.anchors import plot_anchors
-    from cvtrain.report.results import write_atomic, write_json_atomic
+    from cvtrain.storage import write_atomic, write_json_atomic
 
     data = cfg["data"]
     write_json_atomic(

@@ -214,6 +214,6 @@ def _counted(number: int, what: str) -> str:
 
 def _safe(text: str) -> str:
     """Any name on one line, also one that is not UTF-8 or has a line end in it."""
-    from cvtrain.data.formats.files import printable
+    from cvtrain.text import printable
 
     return printable(text)

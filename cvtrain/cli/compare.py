@@ -93,7 +93,7 @@ def compare(cfg: Mapping[str, Any]) -> int:
     if len(failed) == len(runs):
         raise failed[0]
     from cvtrain.report.pareto import plot_pareto
-    from cvtrain.report.results import write_atomic
+    from cvtrain.storage import write_atomic
 
     comparison = _comparison(runs, costs, title)
     _print(comparison)

@@ -110,7 +110,7 @@ def _write(
 
     from cvtrain.proposals.file import write_proposals
     from cvtrain.report.proposals import plot_recall
-    from cvtrain.report.results import write_atomic, write_json_atomic
+    from cvtrain.storage import write_atomic, write_json_atomic
 
     files, sizes = [], []
     for table in tables.values():

@@ -383,8 +383,8 @@ class _Study:
     def _report(self) -> int:
         """Write and print the tables and the plot; 1 if any run failed or is missing."""
         from cvtrain.cli.listing import print_table
-        from cvtrain.report.results import write_atomic
         from cvtrain.report.study import markdown, plot
+        from cvtrain.storage import write_atomic
 
         grid = self._grid()
         self._write_csv()
@@ -415,7 +415,7 @@ class _Study:
         return f"{data}: {', '.join(str(n) for n in names)}"
 
     def _write_csv(self) -> None:
-        from cvtrain.report.results import write_atomic
+        from cvtrain.storage import write_atomic
 
         titles = ["job", "backbone", "regime", "train_per_class", "seed", "exit_code"]
         titles += [self.monitor, "epoch", "epochs", "train_seconds"]

@@ -20,7 +20,6 @@ import numpy as np
 
 from cvtrain.data import gate_annotations as objects
 from cvtrain.data import gate_images as images
-from cvtrain.data.formats.files import printable
 from cvtrain.data.gate_segments import check_segments
 from cvtrain.data.gate_splits import draw_val
 from cvtrain.data.gate_state import SplitState, cure, stops
@@ -31,6 +30,7 @@ from cvtrain.data.subset import Selection, select
 from cvtrain.data.table import Classes, Problem, Table
 from cvtrain.data.tags import for_task
 from cvtrain.errors import DataError, UsageError
+from cvtrain.text import printable
 
 ON_BAD = ("error", "fix", "drop")
 

@@ -18,7 +18,7 @@ from cvtrain.data.table import Classes
 from cvtrain.engine.build import build_model
 from cvtrain.errors import CheckpointError, UsageError
 from cvtrain.models.base import Model
-from cvtrain.report.results import replacing
+from cvtrain.storage import replacing
 
 MODEL_PREFIX = "model."
 """What a checkpoint's ``state_dict`` puts before the names of the model's own weights."""

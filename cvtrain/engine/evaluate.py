@@ -20,7 +20,7 @@ from cvtrain.engine.session import session
 from cvtrain.engine.world import join_world
 from cvtrain.errors import DataError, UsageError
 from cvtrain.interrupt import exit_code
-from cvtrain.report.results import write_json_atomic
+from cvtrain.storage import write_json_atomic
 from cvtrain.tasks.distributed import broadcast, rank
 
 # How a run was trained that its evaluation does not take over: where, and on how much.

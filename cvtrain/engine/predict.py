@@ -34,7 +34,7 @@ from cvtrain.metrics.semantic_segmentation import (
     must_keep_suffix,
 )
 from cvtrain.report.draw import draw, save_mask, shrunk
-from cvtrain.report.results import replacing, write_json_list_atomic
+from cvtrain.storage import replacing, write_json_list_atomic
 from cvtrain.tasks.base import Task
 from cvtrain.types import ImageInfo, Prediction
 

@@ -17,7 +17,7 @@ import yaml
 
 import cvtrain
 from cvtrain.errors import UsageError
-from cvtrain.report.results import write_atomic, write_json_atomic
+from cvtrain.storage import write_atomic, write_json_atomic
 
 _PACKAGES = (
     "torch", "torchvision", "pytorch-lightning", "timm", "albumentations", "opencv-python-headless",

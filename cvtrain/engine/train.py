@@ -48,7 +48,7 @@ from cvtrain.engine.world import join_world
 from cvtrain.errors import CheckpointError
 from cvtrain.interrupt import exit_code
 from cvtrain.models.base import Model
-from cvtrain.report.results import write_json_atomic
+from cvtrain.storage import write_json_atomic
 from cvtrain.tasks.coverage import Coverage
 from cvtrain.tasks.distributed import broadcast, rank
 

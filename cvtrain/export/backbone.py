@@ -28,7 +28,7 @@ from cvtrain.engine.session import session
 from cvtrain.errors import RunError, UsageError
 from cvtrain.models.backbones.base import Backbone
 from cvtrain.models.backbones.timm_backbone import TimmBackbone
-from cvtrain.report.results import replacing
+from cvtrain.storage import replacing
 
 BODY = "body."
 """What stands before timm's own names in a TimmBackbone."""

@@ -31,12 +31,13 @@ from typing import Any
 
 import numpy as np
 
-from cvtrain.data.formats.files import BROKEN_NPZ, printable
+from cvtrain.data.formats.files import BROKEN_NPZ
 from cvtrain.data.table import Table
 from cvtrain.errors import DataError, RunError, UsageError
 from cvtrain.proposals.names import Names
 from cvtrain.proposals.selective_search import Boxes
 from cvtrain.proposals.source import Prepared
+from cvtrain.text import printable
 
 _SHOWN = 3
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cvtrain.report.results import write_atomic
+from cvtrain.storage import write_atomic
 
 COUNTED = (
     "GFLOPs: of one image; a multiplication and an addition count as two (papers that count "

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from cvtrain.data.segments import resize_part, rle_part
-from cvtrain.report.results import replacing
+from cvtrain.storage import replacing
 from cvtrain.types import IGNORE_INDEX
 
 PALETTE = np.array(

@@ -18,7 +18,7 @@ from matplotlib import font_manager, rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from cvtrain.report.results import replacing
+from cvtrain.storage import replacing
 
 INK = "#1f2430"
 DPI = 120

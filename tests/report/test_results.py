@@ -12,14 +12,8 @@ import pytest
 import torch
 
 from cvtrain.errors import RunError
-from cvtrain.report.results import (
-    jsonable,
-    write_atomic,
-    write_json_atomic,
-    write_json_list_atomic,
-    write_predictions,
-    write_results,
-)
+from cvtrain.report.results import write_predictions, write_results
+from cvtrain.storage import jsonable, write_atomic, write_json_atomic, write_json_list_atomic
 
 
 def test_results_json(tmp_path):

@@ -89,11 +89,6 @@ def shorten(text: object, limit: int = 60) -> str:
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
-def printable(text: str) -> str:
-    """``text`` on one line of a terminal: line ends, controls and what is no UTF-8 as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def storable(name: str) -> str:
     """``name`` without what UTF-8 cannot hold (lone surrogates of JSON) or a path may not (NUL)."""
     try:

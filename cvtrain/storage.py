@@ -1,0 +1,130 @@
+"""Files that survive a kill, and the marker by which a run folder is known.
+
+Every file is written beside its name and renamed, so that a reader, a kill or a full disk never
+meets half of one. What JSON cannot say (NaN, infinity) becomes null; no value is rounded.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from cvtrain.errors import RunError
+
+RUN_MARKER = ".cvtrain-run"
+"""An empty file in every folder that a command writes its run, check, pictures or sweep to."""
+
+
+def mark_run_folder(path: str | Path) -> None:
+    """Make ``path`` a run folder: no reader takes what lies in it for data.
+
+    Raises:
+        RunError: the folder cannot be written to.
+    """
+    write_atomic(Path(path) / RUN_MARKER, lambda file: None)
+
+
+def is_run_folder(path: str | Path) -> bool:
+    """Whether a cvtrain command wrote its output to the folder ``path``."""
+    return (Path(path) / RUN_MARKER).is_file()
+
+
+def jsonable(value: Any) -> Any:
+    """Plain JSON of a nested value: NaN and infinity to None, arrays and tensors to lists.
+
+    Raises:
+        TypeError: a value that is none of number, string, path, array, mapping or sequence.
+    """
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {str(k): jsonable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(v) for v in value]
+    if hasattr(value, "tolist"):  # numpy scalars and arrays, torch tensors
+        return jsonable(value.tolist())
+    raise TypeError(f"a {type(value).__name__} cannot be written as JSON: {value!r}")
+
+
+def write_json_atomic(path: str | Path, obj: Any) -> Path:
+    """Write one value as indented JSON; the old file stays until the new one is whole.
+
+    Raises:
+        RunError: the file cannot be written (no space, no permission).
+    """
+    text = json.dumps(jsonable(obj), indent=2, allow_nan=False)
+    return write_atomic(path, lambda file: file.write(text + "\n"))
+
+
+def write_json_list_atomic(path: str | Path, entries: Iterable[Any]) -> Path:
+    """Write a JSON list, an entry a line, without holding more than one entry as text.
+
+    Raises:
+        RunError: the file cannot be written (no space, no permission).
+    """
+
+    def write(file: IO[str]) -> None:
+        file.writelines(json_list_lines(entries))
+
+    return write_atomic(path, write)
+
+
+def write_atomic(path: str | Path, write: Callable[[IO[str]], Any]) -> Path:
+    """Call ``write`` on a text file beside ``path``, then rename it; on failure nothing is left.
+
+    Raises:
+        RunError: the file cannot be written (no space, no permission).
+    """
+    path = Path(path)
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    return path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name to write to instead of ``path``; it takes its place at the end, or vanishes.
+
+    The name keeps the suffix, by which some writers choose the format.
+
+    Raises:
+        RunError: writing failed in the operating system (no space, no permission).
+    """
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"cannot write {path}: {error.strerror or error}; free some space there or choose "
+            "another run_dir=DIR"
+        ) from error
+
+
+def json_list_lines(entries: Iterable[Any]) -> Iterator[str]:
+    """A JSON list as text, an entry per line."""
+    separator = "[\n"
+    for entry in entries:
+        yield separator + json_line(entry)
+        separator = ",\n"
+    yield "[]\n" if separator == "[\n" else "\n]\n"
+
+
+def json_line(value: Any) -> str:
+    """One value as JSON on one line."""
+    return json.dumps(jsonable(value), allow_nan=False)
