@@ -14,10 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from cvtrain.errors import RunError
+from cvtrain.errors import RunError, UsageError
 
 RUN_MARKER = ".cvtrain-run"
 """An empty file in every folder that a command writes its run, check, pictures or sweep to."""
+
+_UNMARKED = ("config.yaml", "overrides.txt", "environment.json")
+"""What a run folder from before there was a marker holds."""
 
 
 def mark_run_folder(path: str | Path) -> None:
@@ -26,12 +29,50 @@ def mark_run_folder(path: str | Path) -> None:
     Raises:
         RunError: the folder cannot be written to.
     """
-    write_atomic(Path(path) / RUN_MARKER, lambda file: None)
+    marker = Path(path) / RUN_MARKER
+    if not marker.is_file():
+        write_atomic(marker, lambda file: None)
 
 
 def is_run_folder(path: str | Path) -> bool:
     """Whether a cvtrain command wrote its output to the folder ``path``."""
-    return (Path(path) / RUN_MARKER).is_file()
+    folder = Path(path)
+    return (folder / RUN_MARKER).is_file() or all((folder / name).is_file() for name in _UNMARKED)
+
+
+def lists_run_folder(names: Iterable[str]) -> bool:
+    """``is_run_folder`` of a folder whose entries have these names."""
+    there = set(names)
+    return RUN_MARKER in there or there.issuperset(_UNMARKED)
+
+
+def refuse_data_folder(key: str, folder: str | Path, root: str | Path | None) -> None:
+    """Raise UsageError where ``folder`` is the data set's, or holds files of the data set.
+
+    A run folder's files are no data; one with images in it would take them from the data set.
+
+    Args:
+        key: what was typed: ``run_dir`` or ``sweep_dir``.
+        folder: where a command is to write.
+        root: the data set's folder, or the images to predict on; None: there is none.
+    """
+    if root is None:
+        return
+    out, data = Path(folder).expanduser().resolve(), Path(root).expanduser().resolve()
+    if out == data:
+        raise UsageError(f"{key}={folder} is the data set's own folder; choose another folder")
+    if data not in out.parents or not out.is_dir():
+        return
+    between = [out, *(parent for parent in out.parents if data in parent.parents)]
+    if any(is_run_folder(path) for path in between):
+        return
+    held = next(
+        (name for name in sorted(p.name for p in out.iterdir()) if not name.startswith(".")), None
+    )
+    if held is not None:
+        raise UsageError(
+            f"{key}={folder} lies in the data set and holds {held}; choose a new folder"
+        )
 
 
 def jsonable(value: Any) -> Any:

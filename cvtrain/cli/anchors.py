@@ -137,9 +137,10 @@ def _write(
     now: float,
 ) -> list[Path]:
     from cvtrain.report.anchors import plot_anchors
-    from cvtrain.storage import write_atomic, write_json_atomic
+    from cvtrain.storage import mark_run_folder, write_atomic, write_json_atomic
 
     data = cfg["data"]
+    mark_run_folder(folder)
     write_json_atomic(
         folder / "anchors.json",
         {

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvtrain.errors import RunError
+from cvtrain.storage import mark_run_folder, refuse_data_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,6 +39,7 @@ def check(cfg: Mapping[str, Any]) -> int:
     Raises:
         DataError: there is no data set that could be checked.
         RunError: check.json cannot be written.
+        UsageError: ``run_dir`` is a folder of the data set.
     """
     from rich.console import Console
 
@@ -45,6 +47,8 @@ def check(cfg: Mapping[str, Any]) -> int:
     from cvtrain.data.source import make_reader
 
     data = cfg["data"]
+    folder = _run_dir(cfg)
+    refuse_data_folder("run_dir", folder, data.get("root"))
     reader = make_reader(data, cfg.get("trust") or ())
     console = Console(highlight=False, emoji=False)
     found = getattr(reader, "found", None)
@@ -62,7 +66,7 @@ def check(cfg: Mapping[str, Any]) -> int:
         strict=False,
     )
     report.select(data, cfg["seed"])
-    path = write_check(_run_dir(cfg), report)
+    path = write_check(folder, report)
     _print(console, report, path)
     return 1 if report.stopping else 0
 
@@ -76,7 +80,7 @@ def write_check(folder: Path, report: GateReport) -> Path:
     path = folder / "check.json"
     temporary = None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        mark_run_folder(folder)
         handle, temporary = tempfile.mkstemp(prefix=".check", suffix=".tmp", dir=folder)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump(report.to_json(), file, indent=1)

@@ -93,12 +93,13 @@ def compare(cfg: Mapping[str, Any]) -> int:
     if len(failed) == len(runs):
         raise failed[0]
     from cvtrain.report.pareto import plot_pareto
-    from cvtrain.storage import write_atomic
+    from cvtrain.storage import mark_run_folder, write_atomic
 
     comparison = _comparison(runs, costs, title)
     _print(comparison)
     command = " ".join(shlex.quote(word) for word in ["cvtrain", "compare", *cfg["words"]])
     text = comparison.markdown(command)
+    mark_run_folder(folder)
     paths = [write_atomic(folder / "compare.md", lambda file: file.write(text))]
     paths.append(plot_pareto(comparison, folder / "compare.png"))
     paths.append(comparison.write_csv(folder / "compare.csv"))

@@ -36,6 +36,7 @@ from cvtrain.cli.conf import ConfDirs, is_timm
 from cvtrain.cli.runs import unused
 from cvtrain.cli.typed import Typed, by_key, parse, quote
 from cvtrain.errors import RunError, UsageError
+from cvtrain.storage import mark_run_folder, refuse_data_folder
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -63,8 +64,8 @@ def multirun(command: Command, conf: ConfDirs) -> int:
     if command.debug:
         flags.append("--debug")
     with hydra_session(conf):
-        _check_jobs(jobs, command, conf)
-        folder.mkdir(parents=True, exist_ok=True)
+        _check_jobs(jobs, command, conf, folder)
+        mark_run_folder(folder)
         try:
             _sweep(check_options(_timm_names(jobs, conf), conf), Job(flags), folder)
         except (KeyboardInterrupt, SystemExit):
@@ -114,7 +115,7 @@ def _job_folders(folder: Path) -> list[Path]:
     return sorted(found, key=lambda p: (len(p.name), p.name))
 
 
-def _check_jobs(typed: Sequence[Typed], command: Command, conf: ConfDirs) -> None:
+def _check_jobs(typed: Sequence[Typed], command: Command, conf: ConfDirs, folder: Path) -> None:
     """Compose every job once; of an unknown sweeper's ranges, what does not vary."""
     own = [t for t in typed if not t.key.startswith("hydra")]
     roots = [t for t in own if "." not in t.key and t.kind != "group"]
@@ -124,7 +125,8 @@ def _check_jobs(typed: Sequence[Typed], command: Command, conf: ConfDirs) -> Non
     for texts in _combinations(own):
         single = replace(command, overrides=texts, multirun=False)
         try:
-            finish(compose_command(single, conf))
+            config = finish(compose_command(single, conf))
+            refuse_data_folder("sweep_dir", folder, config["data"].get("root"))
         except UsageError as error:
             varied = any(t.sweep for t in own)
             where = f"in the job {' '.join(texts)}: " if varied else ""

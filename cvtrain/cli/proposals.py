@@ -110,8 +110,9 @@ def _write(
 
     from cvtrain.proposals.file import write_proposals
     from cvtrain.report.proposals import plot_recall
-    from cvtrain.storage import write_atomic, write_json_atomic
+    from cvtrain.storage import mark_run_folder, write_atomic, write_json_atomic
 
+    mark_run_folder(folder)
     files, sizes = [], []
     for table in tables.values():
         files += [table.files[i] for i in range(len(table))]

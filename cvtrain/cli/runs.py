@@ -24,6 +24,7 @@ from cvtrain.cli.compose import (
 from cvtrain.cli.conf import ConfDirs, load, pick
 from cvtrain.cli.typed import Typed, by_key, parse
 from cvtrain.errors import UsageError
+from cvtrain.storage import refuse_data_folder
 
 MODEL_INPUT = ("image_size", "resize", "channels", "classes")
 """Keys of ``data`` that a trained model fixes; other data is brought to them."""
@@ -42,7 +43,8 @@ def place_run(config: dict[str, Any]) -> None:
     """Fill in ``run_dir`` and refuse one that holds a run already.
 
     Raises:
-        UsageError: a used folder, a file in its place, or ranks that could not agree on a folder.
+        UsageError: a used folder, one of the data set, a file in its place, or ranks that could
+            not agree on a folder.
     """
     rank = process_rank()
     if config["run_dir"] is None:
@@ -50,6 +52,7 @@ def place_run(config: dict[str, Any]) -> None:
     folder = Path(config["run_dir"])
     if folder.is_file():
         raise UsageError(f"run_dir={folder} is a file; give a folder")
+    refuse_data_folder("run_dir", folder, config["data"].get("root"))
     used = (folder / "config.yaml").exists() or (folder / "checkpoints").exists()
     if used and not rank:
         raise UsageError(
@@ -86,7 +89,7 @@ def own_folder(config: Mapping[str, Any], verb: str) -> Path:
     """Where a verb that trains nothing writes: ``run_dir``, or ``runs/<verb>/<timestamp>``.
 
     Raises:
-        UsageError: a file, or the folder of a training run.
+        UsageError: a file, the folder of a training run, or one of the data set.
     """
     if not config.get("run_dir"):
         return unused(Path("runs", verb, time.strftime("%Y-%m-%d_%H-%M-%S")))
@@ -95,6 +98,7 @@ def own_folder(config: Mapping[str, Any], verb: str) -> Path:
         raise UsageError(f"run_dir={folder} is a file; give a folder")
     if (folder / "config.yaml").exists() or (folder / "checkpoints").exists():
         raise UsageError(f"run_dir={folder} holds a training run; choose another folder")
+    refuse_data_folder("run_dir", folder, (config.get("data") or {}).get("root"))
     return folder
 
 

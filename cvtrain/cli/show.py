@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cvtrain.storage import mark_run_folder, refuse_data_folder
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -56,6 +58,8 @@ def show(cfg: Mapping[str, Any]) -> int:
     from cvtrain.data.datamodule import build_datamodule
     from cvtrain.report import draw
 
+    folder = Path(cfg.get("run_dir") or Path("runs") / "show" / time.strftime("%Y-%m-%d_%H-%M-%S"))
+    refuse_data_folder("run_dir", folder, cfg["data"].get("root"))
     task, seed = cfg["task"]["name"], cfg["seed"]
     trust = cfg.get("trust") or ()
     module, report = build_datamodule(cfg, task, seed=seed, trust=trust, splits=["train"])
@@ -84,7 +88,7 @@ def show(cfg: Mapping[str, Any]) -> int:
         heads=heads,
         title=_title(cfg, node, task),
     )
-    folder = Path(cfg.get("run_dir") or Path("runs") / "show" / time.strftime("%Y-%m-%d_%H-%M-%S"))
+    mark_run_folder(folder)
     print(draw.save(folder / f"{cfg['data']['name']}_{node['name']}.png", sheet))
     return 0
 

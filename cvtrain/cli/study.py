@@ -30,6 +30,7 @@ from cvtrain.cli.runs import process_rank, unused
 from cvtrain.cli.study_plan import NAME, SCRATCH, Plan, StudyJob, make_plan, study_of, words_of
 from cvtrain.cli.typed import Typed, by_key, parse
 from cvtrain.errors import RunError, UsageError
+from cvtrain.storage import RUN_MARKER, mark_run_folder
 
 if TYPE_CHECKING:
     from cvtrain.report.study import Grid
@@ -139,7 +140,8 @@ def _folder(typed: Typed | None) -> Path:
     folder = Path(absolute(typed.value))
     if folder.is_file():
         raise UsageError(f"sweep_dir={typed.shown} is a file; give a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / STUDY_FILE).is_file():
+    held = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+    if set(held) - {RUN_MARKER} and STUDY_FILE not in held:
         raise UsageError(f"sweep_dir={typed.shown} holds something else; choose another folder")
     return folder
 
@@ -238,7 +240,7 @@ class _Study:
         varied = f" ({' x '.join(counts)})" if len(counts) > 1 else ""
         before = f", {done} finished before" if done else ""
         print(f"{_counted(total, 'run')}{varied}{before}: {child.near(self.folder)}")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        mark_run_folder(self.folder)
         self._write_record()
         try:
             with child.sigterm_raises():

@@ -15,11 +15,12 @@ from cvtrain.augment.geometry import fit, map_points, pad_value, placement, put
 from cvtrain.data.collate import LoaderBatch, Sample, collate
 from cvtrain.data.dataset import input_size
 from cvtrain.data.decode import claimed_pixels, decode_bytes, header_pixels
-from cvtrain.data.formats.files import IMAGE_SUFFIXES, MAX_PIXELS
+from cvtrain.data.formats.files import IMAGE_SUFFIXES, MAX_PIXELS, is_image, walk
 from cvtrain.data.loader import Loader
 from cvtrain.data.process import prepare_process, start_worker
 from cvtrain.data.proposed import BoxFinder, around, corners
 from cvtrain.errors import DataError, UsageError
+from cvtrain.storage import is_run_folder
 from cvtrain.types import ImageInfo, Placement, Target
 
 READ_AHEAD = 100_000_000
@@ -151,6 +152,8 @@ def _collate_readable(
 def find_images(source: str | Path) -> tuple[Path, list[str]]:
     """The folder that names are relative to, and the images in it: POSIX paths, sorted.
 
+    What commands wrote below that folder is left out; a run's own folder may be named.
+
     Raises:
         UsageError: nothing is there.
     """
@@ -159,8 +162,8 @@ def find_images(source: str | Path) -> tuple[Path, list[str]]:
     if path.is_file():
         return path.parent, [path.name]
     if path.is_dir():
-        found = [p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
         root = path
+        found = [path / name for name in walk(path) if is_image(name)]
     elif glob.has_magic(text):
         matches = glob.glob(text, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute one)
         found = [p for p in map(Path, matches) if p.is_file()]
@@ -170,8 +173,27 @@ def find_images(source: str | Path) -> tuple[Path, list[str]]:
                 break
             fixed.append(part)
         root = Path(*fixed)
+        found = _outside_runs(found, root, source)
     else:
         raise UsageError(f"source={source}: no such file or folder")
     if not found:
         raise UsageError(f"source={source}: no images there ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return root, sorted(p.relative_to(root).as_posix() for p in found)
+
+
+def _outside_runs(found: list[Path], root: Path, source: str | Path) -> list[Path]:
+    """Those that lie in no run folder below ``root``.
+
+    Raises:
+        UsageError: there are only such ones.
+    """
+    parents = {parent for path in found for parent in path.parents if root in parent.parents}
+    runs = {parent for parent in parents if is_run_folder(parent)}
+    kept = [path for path in found if runs.isdisjoint(path.parents)]
+    if found and not kept:
+        run = min(runs)
+        raise UsageError(
+            f"source={source}: all {len(found)} files there are what commands wrote; give a run's "
+            f"own folder to read them: source={run}"
+        )
+    return kept

@@ -190,7 +190,7 @@ def set_key(settings: dict[str, Any], key: str, value: Any) -> None:
 def _run_dir(config: Mapping[str, Any], run_config: Mapping[str, Any]) -> RunDir:
     if config.get("run_dir"):
         run = RunDir(config["run_dir"])
-        run.refuse_if_used()
+        run.refuse_if_used(run_config["data"].get("root"))
         return run
     return new_run_dir(run_config["task"]["name"], run_config["model"]["name"], "-eval")
 

@@ -73,7 +73,7 @@ def predict(config: dict[str, Any]) -> int:
             run = RunDir(config["run_dir"]) if config.get("run_dir") else None
             if run is None:
                 run = new_run_dir(settings["task"]["name"], settings["model"]["name"], "-predict")
-            run.refuse_if_used()
+            run.refuse_if_used(config["source"])
             task = build_task(settings, loaded.model, loaded.classes, config.get("trust") or ())
             run.create(stored_config(settings, run), [])
             log.open(run.log)

@@ -17,7 +17,7 @@ import yaml
 
 import cvtrain
 from cvtrain.errors import UsageError
-from cvtrain.storage import write_atomic, write_json_atomic
+from cvtrain.storage import mark_run_folder, refuse_data_folder, write_atomic, write_json_atomic
 
 _PACKAGES = (
     "torch", "torchvision", "pytorch-lightning", "timm", "albumentations", "opencv-python-headless",
@@ -50,8 +50,9 @@ class RunDir:
     def __str__(self) -> str:
         return shown(self.path)
 
-    def refuse_if_used(self) -> None:
-        """Raise UsageError where another run's checkpoints or results would be overwritten."""
+    def refuse_if_used(self, data: str | Path | None = None) -> None:
+        """Raise UsageError where another run's files, or ``data``, would be written into."""
+        refuse_data_folder("run_dir", self.path, data)
         if (self.path / "predictions.json").exists() and not self.last.exists():
             raise UsageError(f"run_dir={self} already holds predictions: choose another run_dir")
         if self.last.exists() or self.results.exists():
@@ -66,6 +67,7 @@ class RunDir:
         Raises:
             RunError: the folder cannot be written to.
         """
+        mark_run_folder(self.path)
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=100)
         head = f"# The configuration of this run; `cvtrain resume={self.path}` goes on with it.\n"
         write_atomic(self.config, lambda file: file.write(head + text))

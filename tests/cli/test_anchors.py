@@ -15,6 +15,7 @@ from cvtrain.cli import main as cli_main
 from cvtrain.cli.completion import candidates
 from cvtrain.cli.conf import ConfDirs
 from cvtrain.cli.values import span
+from cvtrain.storage import RUN_MARKER
 
 Cli = Callable[..., Any]
 SMALL = ["data.num_train=12", "data.num_val=2", "data.num_test=1", "data.image_size=64"]
@@ -73,7 +74,9 @@ def test_the_whole_verb_on_shapes(here: Path, capsys: pytest.CaptureFixture[str]
     assert cli_main.main(["anchors", "k=2..7", "run_dir=out", *SMALL]) == 0
     page = capsys.readouterr().out
     out = here / "out"
-    assert {p.name for p in out.iterdir()} == {"anchors.json", "anchors.csv", "anchors.png"}
+    assert {p.name for p in out.iterdir()} == {
+        *(RUN_MARKER, "anchors.json", "anchors.csv", "anchors.png")
+    }
     said = json.loads((out / "anchors.json").read_text())
     rows = said["clusters"]
     assert [row["k"] for row in rows] == [2, 3, 4, 5, 6, 7]

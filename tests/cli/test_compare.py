@@ -14,6 +14,7 @@ import yaml
 from cvtrain.cli.compare import blocks, compare
 from cvtrain.cli.compared import find, labels, refuse
 from cvtrain.errors import UsageError
+from cvtrain.storage import RUN_MARKER
 
 Cli = Callable[..., Any]
 Make = Callable[..., Path]
@@ -269,6 +270,7 @@ def test_what_it_writes_where_one_model_cannot_be_measured(
     assert "[2/3] m1: not measured: no memory" in said
     assert "20.0 (10.0-30.0)" in said
     assert sorted(p.name for p in (here / "out").iterdir()) == [
+        RUN_MARKER,
         "compare.csv",
         "compare.md",
         "compare.png",

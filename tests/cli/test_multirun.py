@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from cvtrain.cli import child, multirun
+from cvtrain.storage import is_run_folder
 
 Cli = Callable[..., Any]
 
@@ -55,6 +56,7 @@ def test_each_combination_is_a_job(cli: Cli, here: Path, jobs: list[list[str]]) 
     assert rows[0]["monitor"] == "mAP50"
     assert "0.5200" in done.out
     assert "4 jobs, 0 failed: s/sweep.csv" in done.out
+    assert is_run_folder(here / "s")
 
 
 def test_a_job_that_fails_does_not_stop_the_rest(
@@ -153,6 +155,12 @@ def test_a_used_sweep_folder_is_refused(cli: Cli, here: Path, jobs: list[list[st
     assert done.code == 2
     assert "already holds a sweep" in done.line
     assert len(jobs) == 1
+    (here / "photos" / "cats").mkdir(parents=True)
+    (here / "photos" / "cats" / "a.png").touch()
+    done = cli("-m data=folder data.root=photos sweep_dir=photos/cats seed=1,2")
+    assert done.code == 2
+    assert "sweep_dir=" in done.line
+    assert "lies in the data set and holds a.png" in done.line
     assert cli("-m model=yolo").code == 0
     assert Path(jobs[-1][-1].partition("=")[2]).parents[1] == here / "runs" / "sweeps"
 

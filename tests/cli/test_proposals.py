@@ -17,6 +17,7 @@ from cvtrain.cli.completion import candidates
 from cvtrain.cli.conf import ConfDirs
 from cvtrain.proposals.colour import SPACES
 from cvtrain.proposals.selective_search import MODES
+from cvtrain.storage import RUN_MARKER
 
 Cli = Callable[..., Any]
 SMALL = ["data.num_train=3", "data.num_val=2", "data.num_test=1", "data.image_size=96"]
@@ -104,6 +105,7 @@ def test_the_whole_verb_on_shapes(here: Path, capsys: pytest.CaptureFixture[str]
     assert "boxes made for 6 of 6 images" in page
     out = here / "out"
     names = {"proposals.npz", "recall.json", "recall.csv", "recall.png", "boxes.png"}
+    names |= {RUN_MARKER}
     assert {p.name for p in out.iterdir()} == names
     said = json.loads((out / "recall.json").read_text())
     assert set(said["splits"]) == {"train", "val", "test"}

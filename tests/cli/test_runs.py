@@ -9,6 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
+from cvtrain.cli.args import parse
+from cvtrain.cli.conf import ConfDirs
+from cvtrain.cli.main import configuration, dispatch
+from cvtrain.cli.runs import place_run
+from cvtrain.errors import UsageError
+
 Cli = Callable[..., Any]
 
 
@@ -34,6 +40,19 @@ def test_a_used_run_folder_is_refused(cli: Cli, finished_run: Path) -> None:
     assert f"resume={finished_run}" in done.line
     finished_run.with_name("empty").mkdir()
     assert cli("model=yolo run_dir=runs/empty").code == 0
+
+
+@pytest.mark.parametrize("verb", ["train", "check", "show", "anchors", "proposals"])
+def test_the_data_sets_folder_is_not_written_to(verb: str, here: Path) -> None:
+    (here / "photos" / "cats").mkdir(parents=True)
+    (here / "photos" / "cats" / "a.png").touch()
+    words = [verb, "data=yolo", "data.root=photos", "task=detection"]
+    words += ["model=yolov2"] if verb == "anchors" else []
+    for folder, said in (("photos", "own folder"), ("photos/cats", "holds a.png")):
+        config = configuration(parse([*words, f"run_dir={folder}"]), ConfDirs())
+        with pytest.raises(UsageError, match=said):
+            place_run(config) if verb == "train" else dispatch(verb, config)
+    assert [p.name for p in here.rglob("*")] == ["photos", "cats", "a.png"]
 
 
 def test_other_ranks_share_the_folder_of_the_first(

@@ -18,6 +18,7 @@ from cvtrain.cli import child
 from cvtrain.cli.study import _span
 from cvtrain.errors import RunError
 from cvtrain.models.backbones.darknet import DarknetTiny
+from cvtrain.storage import is_run_folder
 
 Cli = Callable[..., Any]
 
@@ -101,6 +102,7 @@ def test_every_combination_is_a_run(cli: Cli, here: Path, jobs: Jobs) -> None:
     assert "12 runs (3 regimes x 2 seeds x 2 numbers of images): s" in done.out
     assert "[1/12] darknet_tiny scratch 4 a class seed 0: accuracy 0.1000" in done.out
     assert "12 runs, 0 failed: s/study.md" in done.out
+    assert is_run_folder(here / "s")
     found = rows(here / "s")
     assert [row["job"] for row in found] == jobs.names
     assert (found[2]["accuracy"], found[2]["train_per_class"], found[2]["epoch"]) == (

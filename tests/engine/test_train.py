@@ -24,7 +24,8 @@ def rows(folder: Path) -> list[dict[str, str]]:
 def test_the_run_folder_holds_exactly_this(trained) -> None:
     found = {str(p.relative_to(trained)) for p in trained.rglob("*") if p.is_file()}
     assert found == {
-        "check.json", "config.yaml", "environment.json", "ground_truth.json", "metrics.csv",
+        ".cvtrain-run", "check.json", "config.yaml", "environment.json", "ground_truth.json",
+        "metrics.csv",
         "overrides.txt", "predictions.json", "results.json", "train.log",
         "checkpoints/best.ckpt", "checkpoints/last.ckpt",
         "plots/confusion.png", "plots/curves.png", "plots/labels_train.png",

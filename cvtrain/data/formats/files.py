@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cvtrain.errors import DataError
+from cvtrain.storage import is_run_folder, lists_run_folder
 
 _SUFFIXES = ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .jp2 .pgm .ppm .pnm .avif"
 IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
@@ -40,12 +41,6 @@ BROKEN_NPZ = (
 _BRIEF = reprlib.Repr()
 _BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother = 3, 100, 100
 _BRIEF.maxlist = _BRIEF.maxdict = _BRIEF.maxtuple = _BRIEF.maxset = 16
-
-
-_TASKS = ("classification", "multilabel_classification", "localization", "detection")
-_SEGMENTATIONS = ("semantic_segmentation", "instance_segmentation")
-_RUNS = frozenset(("check", "show", "sweeps", *_TASKS, *_SEGMENTATIONS))
-"""What commands put into ``runs`` of the folder they are started in."""
 
 
 class MalformedError(Exception):
@@ -150,7 +145,8 @@ def walk(root: Path, folder: str = "", skip: Iterable[str] = ()) -> list[str]:
     """All files below ``root/folder``, sorted, as POSIX paths below ``root``.
 
     Links are followed (a link back to a folder above is not). Hidden files and folders, and those
-    that macOS adds to archives, are left out, as are folders called one of ``skip``.
+    that macOS adds to archives, are left out, as are folders called one of ``skip`` and what
+    commands wrote (``cvtrain.storage.is_run_folder``), unless ``root/folder`` itself is such a one.
     """
     found: list[str] = []
     skipped = {"__MACOSX", *skip}
@@ -170,27 +166,16 @@ def _walk(
     except OSError as error:
         raise DataError(f"{path} cannot be listed: {error.strerror}; check its rights") from error
     here = (status.st_dev, status.st_ino)
-    if here in above:
+    if here in above or (above and lists_run_folder(entry.name for entry in entries)):
         return
     for entry in entries:
-        if entry.name.startswith(".") or entry.name in skip or _is_runs(entry):
+        if entry.name.startswith(".") or entry.name in skip:
             continue
         below_root = f"{name}/{entry.name}" if name else entry.name
         if _is_folder(entry):
             _walk(path / entry.name, below_root, skip, (*above, here), found)
         else:
             found.append(below_root)
-
-
-def _is_runs(entry: os.DirEntry[str]) -> bool:
-    """Whether it is the ``runs`` of commands started in the data set: no class of it."""
-    if entry.name != "runs" or not _is_folder(entry):
-        return False
-    try:
-        inside = os.listdir(entry.path)  # noqa: PTH208
-    except OSError:
-        return False
-    return bool(inside) and _RUNS.issuperset(inside)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -202,7 +187,10 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def folders(root: Path, folder: str = "") -> list[str]:
-    """Names of the visible folders directly in ``root/folder``, sorted."""
+    """Names of the visible folders directly in ``root/folder``, sorted.
+
+    Run folders are left out, and those in which nothing else is (``runs``).
+    """
     path = root / folder
     if not path.is_dir():
         return []
@@ -211,8 +199,24 @@ def folders(root: Path, folder: str = "") -> list[str]:
     except OSError as error:
         raise DataError(f"{path} cannot be listed: {error.strerror}; check its rights") from error
     hidden = (".", "__MACOSX")
-    found = [e for e in entries if not e.name.startswith(hidden) and not _is_runs(e)]
-    return sorted(e.name for e in found if _is_folder(e))
+    found = [e for e in entries if not e.name.startswith(hidden) and _is_folder(e)]
+    return sorted(e.name for e in found if not holds_only_runs(Path(e.path)))
+
+
+def holds_only_runs(folder: Path) -> bool:
+    """Whether a folder is a run folder, or holds such ones and no visible file beside them."""
+    if is_run_folder(folder):
+        return True
+    runs = False
+    for parent, inner, files in os.walk(folder):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        if lists_run_folder(files):
+            runs, inner[:] = True, []
+        elif any(not name.startswith(".") for name in files):
+            return False
+        elif any(os.path.islink(os.path.join(parent, name)) for name in inner):  # noqa: PTH114, PTH118
+            return False  # of the user's own; no command makes links
+    return runs
 
 
 def find_split_folder(root: Path, folder: str, names: Iterable[str]) -> str | None:

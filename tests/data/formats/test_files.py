@@ -17,7 +17,8 @@ from cvtrain.data.formats.files import (
     storable,
     walk,
 )
-from cvtrain.errors import DataError
+from cvtrain.errors import DataError, UsageError
+from cvtrain.storage import mark_run_folder, refuse_data_folder
 
 
 @pytest.mark.parametrize(
@@ -107,9 +108,35 @@ def test_link_to_itself_is_a_file(make):
     assert folders(make.root) == ["cat", "dog"]
 
 
-def test_runs_of_commands_started_in_the_data_set_are_not_data(make):
-    make.image("cat/a.png", "dog/b.png", "runs/show/now/folder_light.png", "runs/detection/x.png")
+def test_what_commands_wrote_into_the_data_set_is_not_data(make):
+    make.image("cat/a.png", "dog/b.png", "runs/show/now/folder_light.png", "cat/run/plots/x.png")
+    make.image("runs/of/old/plots/loss.png", "first try/images/cat.png", "runs/.cache/x.png")
+    for folder in ("runs/show/now", "cat/run", "first try"):
+        mark_run_folder(make.root / folder)
+    for name in ("config.yaml", "overrides.txt", "environment.json"):  # before there was a marker
+        make.text(f"runs/of/old/{name}", "")
     assert walk(make.root) == ["cat/a.png", "dog/b.png"]
     assert folders(make.root) == ["cat", "dog"]
+    assert folders(make.root, "cat") == []
+    assert walk(make.root / "first try") == ["images/cat.png"], "named itself, it is read"
     make.image("runs/of_salmon.png")
     assert folders(make.root) == ["cat", "dog", "runs"]
+    (make.root / "runs/of_salmon.png").unlink()
+    make.image("elsewhere/c.png")
+    (make.root / "runs/more").symlink_to(make.root / "elsewhere")
+    assert folders(make.root) == ["cat", "dog", "elsewhere", "runs"], "a link to images is data"
+
+
+def test_a_folder_of_the_data_set_is_not_written_to(make):
+    make.image("cat/a.png", "dog/b.png")
+    root = make.root
+    for folder in (root, root / "cat" / ".."):
+        with pytest.raises(UsageError, match=r"run_dir=.* is the data set's own folder"):
+            refuse_data_folder("run_dir", folder, root)
+    with pytest.raises(UsageError, match=r"sweep_dir=.*cat lies in the data set and holds a.png"):
+        refuse_data_folder("sweep_dir", root / "cat", root)
+    mark_run_folder(root / "sweep")
+    make.text("sweep/0/job.json", "{}")
+    for folder in (root / "new", root / "sweep", root / "sweep" / "0", root.parent, "elsewhere"):
+        refuse_data_folder("run_dir", folder, root)
+    refuse_data_folder("run_dir", root, None)

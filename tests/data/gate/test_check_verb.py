@@ -12,6 +12,7 @@ import pytest
 from cvtrain.cli import check as module
 from cvtrain.cli.check import check, write_check
 from cvtrain.errors import DataError, RunError
+from cvtrain.storage import RUN_MARKER
 
 
 @pytest.fixture
@@ -188,7 +189,7 @@ def test_old_report_survives_a_full_disk(dataset, box, run, monkeypatch, tmp_pat
     with pytest.raises(RunError, match="No space left on device; choose another run_dir"):
         write_check(tmp_path / "out", dataset.gate())
     assert (tmp_path / "out/check.json").read_bytes() == old
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["check.json"]
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {RUN_MARKER, "check.json"}
 
 
 def test_no_torch(tmp_path: Path) -> None:

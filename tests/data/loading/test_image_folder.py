@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from cvtrain.data.image_folder import ImageFolder
+from cvtrain.data.image_folder import ImageFolder, find_images
 from cvtrain.errors import UsageError
+from cvtrain.storage import mark_run_folder
 
 
 @pytest.fixture
@@ -32,6 +33,19 @@ def test_a_folder_is_searched_all_the_way_down(folder):
     assert (info.image_id, info.file_name) == ("deep er/ü.webp", "deep er/ü.webp")
     assert (info.height, info.width) == (22, 30)
     assert batches[0].images.shape == (2, 3, 32, 32)
+
+
+def test_what_commands_wrote_is_not_predicted_on(folder):
+    run = folder / "runs" / "x"
+    mark_run_folder(run)
+    Image.new("RGB", (9, 9)).save(run / "loss.png")
+    files = ["a.PNG", "b.jpg", "deep er/ü.webp"]
+    assert find_images(folder)[1] == files
+    assert sorted(find_images(f"{folder}/**/*.[jpPw][pPeN]*")[1]) == files
+    assert find_images(run) == (run, ["loss.png"]), "named itself, it is read"
+    assert find_images(f"{run}/*.png") == (run, ["loss.png"])
+    with pytest.raises(UsageError, match=r"all 1 files there are what commands wrote.*source=.*x$"):
+        find_images(f"{folder}/runs/*/*.png")
 
 
 def test_predictions_go_back_to_the_original(folder):
