@@ -70,10 +70,10 @@ def checked_tables(
         UsageError: a value that cannot be used.
     """
     from cvtrain.data.gate import run_gate
-    from cvtrain.data.source import make_reader
+    from cvtrain.data.source import make_reader, split_seed
 
     data, seed = cfg["data"], cfg["seed"]
-    reader = make_reader(data, cfg.get("trust") or ())
+    reader = make_reader(data, cfg.get("trust") or (), cfg.get("overrides") or ())
     if hasattr(reader, "found"):
         console.print(reader.found, markup=False, soft_wrap=True)
     report = run_gate(
@@ -81,7 +81,7 @@ def checked_tables(
         cfg["task"]["name"],
         on_bad=data["on_bad"],
         val_fraction=data["val_fraction"],
-        seed=seed,
+        seed=split_seed(data, seed),
         channels=data["channels"],
         splits=splits,
     )

@@ -44,12 +44,12 @@ def check(cfg: Mapping[str, Any]) -> int:
     from rich.console import Console
 
     from cvtrain.data.gate import run_gate
-    from cvtrain.data.source import make_reader
+    from cvtrain.data.source import make_reader, split_seed
 
     data = cfg["data"]
     folder = _run_dir(cfg)
     refuse_data_folder("run_dir", folder, data.get("root"))
-    reader = make_reader(data, cfg.get("trust") or ())
+    reader = make_reader(data, cfg.get("trust") or (), cfg.get("overrides") or ())
     console = Console(highlight=False, emoji=False)
     found = getattr(reader, "found", None)
     if found:
@@ -59,7 +59,7 @@ def check(cfg: Mapping[str, Any]) -> int:
         _typed_task(cfg),
         on_bad=data["on_bad"],
         val_fraction=data["val_fraction"],
-        seed=cfg["seed"],
+        seed=split_seed(data, cfg["seed"]),
         channels=data["channels"],
         object_choice=data.get("object"),
         workers=data.get("num_workers") or None,

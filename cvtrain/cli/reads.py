@@ -42,7 +42,8 @@ AFTER_TRAINING = (
 """Keys of a model that change how it predicts, not what it has learnt: eval and predict read them.
 """
 VOID = {
-    ("data", "shapes", "data.val_fraction"): "shapes draws its own validation scenes: data.num_val"
+    ("data", "shapes", "data.val_fraction"): "shapes draws its own validation scenes: data.num_val",
+    ("data", "shapes", "data.split_seed"): "shapes draws its own scenes: data.scene_seed",
 }
 """(group, option, key): why an option that has the key, for the gate's sake, does not read it."""
 
@@ -133,7 +134,7 @@ def _after_training(verb: str, key: str, group: str) -> str:
             return f"{key}= is read by train, not by {verb}"
         if verb == "predict" and key in ("data", "data.root"):
             return "predict reads images: source=FILE, FOLDER or GLOB; data= is read by eval"
-        unread = ("on_bad", "val_fraction", "cache", "classes", "object")
+        unread = ("on_bad", "val_fraction", "split_seed", "cache", "classes", "object")
         if verb == "predict" and key in {f"data.{name}" for name in unread}:
             return f"{key}= is not read by predict"
         if key == "data.train_per_class":

@@ -26,8 +26,8 @@ from cvtrain.cli.typed import Typed, by_key, parse
 from cvtrain.errors import UsageError
 from cvtrain.storage import refuse_data_folder
 
-MODEL_INPUT = ("image_size", "resize", "channels", "classes")
-"""Keys of ``data`` that a trained model fixes; other data is brought to them."""
+MODEL_INPUT = ("image_size", "resize", "channels", "classes", "val_fraction", "split_seed")
+"""Keys of ``data`` that training fixes, as ``cvtrain.engine.evaluate`` has them."""
 
 
 def process_rank() -> int | None:
@@ -203,6 +203,7 @@ def checkpoint_config(command: Command, conf: ConfDirs) -> dict[str, Any]:
             overrides["proposals"] = _other_boxes(nested, run, conf)
             nested = [t for t in nested if t.key.split(".")[0] != "proposals"]
         _check_nested(nested, run, conf, command.verb)
+    overrides["typed"] = [t.text for t in typed]
     overrides["set"] = {t.key: _value(t) for t in nested if t.kind != "group"}
     return {
         "command": command.verb,

@@ -184,16 +184,16 @@ class _Study:
             DataError, UsageError: what every run would stop for.
         """
         from cvtrain.data.gate import run_gate
-        from cvtrain.data.source import make_reader
+        from cvtrain.data.source import make_reader, split_seed
 
         config = self.plan.config
         data, seed = config["data"], self.plan.study["seeds"][0]
         report = run_gate(
-            make_reader(data, config.get("trust") or ()),
+            make_reader(data, config.get("trust") or (), self.plan.words),
             config["task"]["name"],
             on_bad=data["on_bad"],
             val_fraction=data["val_fraction"],
-            seed=seed,
+            seed=split_seed(data, seed),
             channels=data["channels"],
         )
         numbers = [n for n in self.plan.study["train_per_class"] if n is not None]

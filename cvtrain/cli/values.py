@@ -182,6 +182,7 @@ RULES: dict[str, Rule] = {
     "data.val_fraction": Rule(
         "a fraction above 0 and below 1", lambda v: _is_number(v) and 0 < v < 1
     ),
+    "data.split_seed": _int(0),
     "data.classes": _or_null(_CLASSES),
     "data.train_per_class": _or_null(_int(1)),
     "data.num_train": _int(1),

@@ -25,7 +25,7 @@ from cvtrain.data.pixels import mask_pixels, spread
 from cvtrain.data.process import start_worker
 from cvtrain.data.proposed import BoxSource
 from cvtrain.data.sampler import EpochSampler, SizeBatches
-from cvtrain.data.source import make_reader
+from cvtrain.data.source import make_reader, split_seed
 from cvtrain.data.table import Classes, Table
 from cvtrain.data.tags import check_sampler, images_per_class, strata
 from cvtrain.data.task_tables import task_tables
@@ -430,7 +430,7 @@ def build_datamodule(
 
     data = cfg["data"]
     source = instantiate(cfg.get("proposals"), trust=trust)
-    reader = make_reader(data, trust)
+    reader = make_reader(data, trust, cfg.get("overrides") or ())
     if progress and hasattr(reader, "found"):
         print(reader.found)
     report = run_gate(
@@ -438,7 +438,7 @@ def build_datamodule(
         task,
         on_bad=data["on_bad"],
         val_fraction=data["val_fraction"],
-        seed=seed,
+        seed=split_seed(data, seed),
         channels=data["channels"],
         progress=progress,
         splits=splits,

@@ -471,7 +471,7 @@ def _draw_val(states: Sequence[SplitState], report: GateReport, fraction: float,
     state.split_problem(
         "no-val-split",
         f"no val split: {len(val):,} of {len(table):,} training images are kept for validation "
-        f"(data.val_fraction={fraction:g}, seed={seed})",
+        f"(data.val_fraction={fraction:g}, data.split_seed={seed})",
     )
     report.problems.append(state.problems[-1])
 

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from cvtrain.data.collate import Sample
 from cvtrain.data.dataset import VisionDataset
 from cvtrain.data.formats.folder import FolderReader
+from cvtrain.data.source import split_seed
 from cvtrain.data.table import Classes, Table
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def read_labelled(
     """The images of ``data["classification_root"]``, checked as any data set's are.
 
     Args:
-        data: the config's node; ``on_bad``, ``val_fraction`` and ``channels`` are read too.
+        data: the config's node; ``on_bad``, ``val_fraction``, ``split_seed`` and ``channels`` are
+            read too.
         seed: of the run.
         progress: shows a bar.
 
@@ -92,7 +94,7 @@ def read_labelled(
         "classification",
         on_bad=data["on_bad"],
         val_fraction=data["val_fraction"],
-        seed=seed,
+        seed=split_seed(data, seed),
         channels=data["channels"],
         progress=progress,
     )

@@ -36,8 +36,9 @@ _HERE = {
     "compile": False,
 }
 
-MODEL_INPUT = ("image_size", "resize", "channels", "classes")
-"""Keys of ``data`` that a trained model fixes; other data is brought to them."""
+MODEL_INPUT = ("image_size", "resize", "channels", "classes", "val_fraction", "split_seed")
+"""Keys of ``data`` that training fixes: other data is brought to the model's input and classes, and
+validation images are drawn as they were, so that none that was trained on is among them."""
 
 
 def evaluate(config: dict[str, Any]) -> int:
@@ -46,7 +47,7 @@ def evaluate(config: dict[str, Any]) -> int:
     Args:
         config: ``ckpt`` (file or run folder), ``split``, ``run_dir`` (None: a new folder),
             ``trust``, ``overrides``: ``{"data": a whole data node or None, "proposals": the same,
-            or {} for none, "set": {key: value}}``.
+            or {} for none, "set": {key: value}, "typed": what the command line holds}``.
 
     Raises:
         CvtrainError: one line for the user.
@@ -156,6 +157,7 @@ def run_settings(loaded: LoadedRun, config: Mapping[str, Any]) -> dict[str, Any]
     if config.get("seed") is not None:
         settings["seed"] = config["seed"]
     refuse_views(settings)
+    settings["overrides"] = list(overrides.get("typed") or ())
     return settings
 
 

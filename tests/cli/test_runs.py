@@ -12,7 +12,6 @@ import yaml
 from cvtrain.cli.args import parse
 from cvtrain.cli.conf import ConfDirs
 from cvtrain.cli.main import configuration, dispatch
-from cvtrain.cli.runs import place_run
 from cvtrain.errors import UsageError
 
 Cli = Callable[..., Any]
@@ -49,9 +48,9 @@ def test_the_data_sets_folder_is_not_written_to(verb: str, here: Path) -> None:
     words = [verb, "data=yolo", "data.root=photos", "task=detection"]
     words += ["model=yolov2"] if verb == "anchors" else []
     for folder, said in (("photos", "own folder"), ("photos/cats", "holds a.png")):
-        config = configuration(parse([*words, f"run_dir={folder}"]), ConfDirs())
+        command = parse([*words, f"run_dir={folder}"])
         with pytest.raises(UsageError, match=said):
-            place_run(config) if verb == "train" else dispatch(verb, config)
+            dispatch(verb, configuration(command, ConfDirs()))
     assert [p.name for p in here.rglob("*")] == ["photos", "cats", "a.png"]
 
 
@@ -151,7 +150,7 @@ def test_eval_hands_over_the_checkpoint_and_nothing_else(cli: Cli, finished_run:
         "run_dir": None,
         "trust": [],
         "seed": None,
-        "overrides": {"data": None, "proposals": None, "set": {}},
+        "overrides": {"data": None, "proposals": None, "typed": ["ckpt=runs/a"], "set": {}},
     }
     path = finished_run / "checkpoints" / "best.ckpt"
     done = cli("ckpt=runs/a/checkpoints/best.ckpt split=test run_dir=e eval seed=3")
@@ -166,6 +165,7 @@ def test_eval_takes_keys_of_data_and_trainer(cli: Cli, finished_run: Path) -> No
         "trainer.devices=2 trainer.accelerator=cpu"
     )
     assert done.code == 0, done.err
+    assert done.config["overrides"].pop("typed")[-1] == "trainer.accelerator=cpu"
     assert done.config["overrides"] == {
         "data": None,
         "proposals": None,
@@ -190,7 +190,12 @@ def test_eval_on_other_data_keeps_the_models_input(
     assert data["root"] == data["reader"]["root"] == str(here / "photos")
     assert (data["batch_size"], data["image_size"]) == (3, 128), "128 is what the run trained at"
     assert data["resize"] == "stretch"
+    assert data["split_seed"] == 0
     assert done.config["overrides"]["set"] == {"trainer.devices": 1}
+    path = finished_run / "config.yaml"
+    path.write_text(path.read_text().replace("split_seed: 0", "split_seed: 7"))
+    again = cli("eval ckpt=runs/a data=coco data.root=photos").config["overrides"]["data"]
+    assert again["split_seed"] == 7, "what was trained on is not scored on"
 
 
 def test_a_checkpoint_without_its_run_folder(cli: Cli, here: Path) -> None:

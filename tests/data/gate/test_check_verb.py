@@ -18,7 +18,7 @@ from cvtrain.storage import RUN_MARKER
 @pytest.fixture
 def run(dataset, monkeypatch, tmp_path):
     """check() on ``dataset``; gives the exit code and check.json."""
-    monkeypatch.setattr("cvtrain.data.source.make_reader", lambda data, trust: dataset)
+    monkeypatch.setattr("cvtrain.data.source.make_reader", lambda *_: dataset)
 
     def call(**options):
         data = {"on_bad": "error", "val_fraction": 0.2, "channels": 3, "num_workers": 1}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+import shutil
 from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 
 from cvtrain.data.collate import LoaderBatch, Sample, collate
 from cvtrain.data.datamodule import DataModule, build_datamodule, default_workers
@@ -255,3 +258,48 @@ def test_too_many_classes_for_a_semantic_mask(files):
     table = files(classes=Classes.from_names(map(str, range(255))))
     with pytest.raises(DataError, match="256 classes; semantic masks hold at most 255"):
         DataModule({"train": table}, "semantic_segmentation", image_size=32)
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """``build(seed, typed, **data)``: the val images of 20 without a val split, and the report."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for n in range(20):
+        path = tmp_path / "set" / "ab"[n % 2] / f"{n}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (9 * n, n, 0)).save(path)
+
+    def build(seed, typed=(), **data):
+        reader = {"_target_": "cvtrain.data.formats.folder.FolderReader"}
+        node = {"name": "x", "reader": {**reader, "root": str(tmp_path / "set")}, "channels": 3}
+        node |= {"on_bad": "error", "val_fraction": 0.5, "batch_size": 4, "image_size": 8}
+        node |= {"resize": "stretch", "num_workers": 0, "cache": "none", **data}
+        cfg = {"data": node, "augment": None, "overrides": list(typed)}
+        module, report = build_datamodule(cfg, "classification", seed=seed, progress=False)
+        table = module.table("val")
+        return {table.files[i] for i in range(len(table))}, report
+
+    return build
+
+
+def test_the_runs_seed_leaves_the_validation_images_alone(folders):
+    val, report = folders(1, split_seed=0)
+    assert len(val) == 10
+    assert folders(2, split_seed=0)[0] == val
+    assert folders(1, split_seed=2)[0] != val
+    assert "data.split_seed=0" in next(p.message for p in report.notes if p.code == "no-val-split")
+
+
+def test_runs_of_before_the_key_keep_their_validation_images(folders):
+    assert folders(3)[0] == folders(1, split_seed=3)[0] == folders(3, split_seed=None)[0]
+
+
+@pytest.mark.parametrize("word", ["data.val_fraction=0.5", "++data.split_seed=3"])
+def test_how_to_draw_is_not_typed_beside_a_val_split(folders, tmp_path, word):
+    folders(0, typed=[word, "data.root=x"])
+    (tmp_path / "set").rename(tmp_path / "train")
+    shutil.copytree(tmp_path / "train", tmp_path / "set" / "train")
+    shutil.copytree(tmp_path / "train", tmp_path / "set" / "val")
+    folders(0, typed=["data.root=x"])
+    with pytest.raises(UsageError, match=f"{re.escape(word)} would not be read: .* a val split"):
+        folders(0, typed=[word, "data.root=x"])
