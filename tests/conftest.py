@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import pickle
+import signal
+import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # Before any import of these: albumentations asks the network for its version, wandb for a login.
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
@@ -29,3 +35,51 @@ def real_data() -> Path:
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or leaves anything in the user's cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def small_disk() -> Callable[..., Any]:
+    """``small_disk(folder, size, work)``: what ``work()`` returns where ``folder`` holds ``size``
+    bytes, in a child process that alone sees it so. Skipped where that is not allowed.
+    """
+
+    def run(folder: Path, size: int, work: Callable[[], Any], seconds: int = 60) -> Any:
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(seconds)  # one that hangs is killed
+            os.close(read)
+            try:
+                said = _mount(folder, size)
+                answer = ("skip", said) if said else ("done", work())
+            except BaseException:
+                answer = ("failed", traceback.format_exc())
+            with os.fdopen(write, "wb") as pipe:
+                pickle.dump(answer, pipe)
+            os._exit(0)
+        os.close(write)
+        with os.fdopen(read, "rb") as pipe:
+            content = pipe.read()
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert status == 0, f"ended by {signal.Signals(-status).name}" if status < 0 else status
+        kind, value = pickle.loads(content)
+        if kind == "skip":
+            pytest.skip(value)
+        assert kind == "done", value
+        return value
+
+    return run
+
+
+def _mount(folder: Path, size: int) -> str | None:
+    """Lay a file system of so many bytes over a folder, for this process; why not, if not."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    new_mounts, recursive, private = 0x20000, 0x4000, 1 << 18  # of sched.h and mount.h
+    if not hasattr(libc, "unshare") or libc.unshare(new_mounts):
+        return "mounting is not allowed here"
+    if libc.mount(b"none", b"/", None, recursive | private, None):
+        return "mounting is not allowed here"
+    options = f"size={size}".encode()
+    if libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", 0, options):
+        return f"no tmpfs here: {os.strerror(ctypes.get_errno())}"
+    return None

@@ -72,6 +72,11 @@ class RamCache:
     def __len__(self) -> int:
         return len(self._start)
 
+    def summary(self) -> str:
+        """One line: what is held, and where."""
+        where = "memory" if sys.platform == "linux" else "shared memory"
+        return f"data.cache=ram: {len(self):,} decoded images, {_size(self.nbytes)} of {where}"
+
     def __getitem__(self, row: int) -> np.ndarray:
         """``(H, W, C)``, not to be written to."""
         dtype = _DTYPES[self._dtype[row]]

@@ -2,6 +2,7 @@
 
 A worker sends every tensor through a file descriptor of its own. So a batch travels packed: the
 images, and one flat array for each kind of target; it unpacks itself in the training process.
+``cvtrain.data.shared`` says how each of these arrays travels.
 """
 
 from __future__ import annotations
@@ -16,9 +17,8 @@ import torch
 from torch import Tensor
 
 from cvtrain.augment.geometry import pad_value, widen
+from cvtrain.data.shared import carried
 from cvtrain.types import IGNORE_INDEX, Batch, ImageInfo, Target
-
-_INLINE = 1 << 16  # bytes: smaller arrays are cheaper inside the message than in shared memory
 
 _THE_TARGETS = "targets"
 
@@ -48,7 +48,8 @@ class LoaderBatch(Batch):
         boxes = None
         if self.proposals is not None:
             boxes = _pack([Target(boxes=b) for b in self.proposals])
-        return _unpickle, (self.images, _pack(self.targets), self.infos, truths, boxes)
+        images = carried(self.images.permute(0, 2, 3, 1))  # (B, C, H, W) -> (B, H, W, C)
+        return _unpickle, (images, _pack(self.targets), self.infos, truths, boxes)
 
 
 def collate(samples: Sequence[Sample]) -> LoaderBatch:
@@ -111,8 +112,7 @@ def _pack(targets: Sequence[Target]) -> tuple[int, dict[str, tuple[Any, list[Any
             continue
         flat = torch.cat([v.reshape(-1) for v in values if v is not None])
         shapes = [None if v is None else tuple(v.shape) for v in values]
-        small = flat.numel() * flat.element_size() <= _INLINE
-        packed[field.name] = (flat.numpy() if small else flat, shapes)
+        packed[field.name] = (carried(flat), shapes)
     return len(targets), packed
 
 
@@ -122,7 +122,7 @@ def _unpack(count: int, packed: dict[str, tuple[Any, list[Any]]]) -> list[Target
         if name == "rles":
             columns[name] = flat
             continue
-        whole = flat if isinstance(flat, Tensor) else torch.from_numpy(flat.copy())
+        whole = _tensor(flat)
         column: list[Tensor | None] = []
         at = 0
         for shape in shapes:
@@ -136,8 +136,15 @@ def _unpack(count: int, packed: dict[str, tuple[Any, list[Any]]]) -> list[Target
     return [Target(**{name: c[i] for name, c in columns.items()}) for i in range(count)]
 
 
+def _tensor(arrived: Tensor | np.ndarray) -> Tensor:
+    """What was ``carried``, as a tensor that may be written to."""
+    if isinstance(arrived, Tensor):
+        return arrived
+    return torch.from_numpy(arrived if arrived.flags.writeable else arrived.copy())
+
+
 def _unpickle(
-    images: Tensor,
+    images: Tensor | np.ndarray,
     targets: tuple[int, dict[str, Any]],
     infos: list[ImageInfo],
     truths: tuple[int, dict[str, Any]] | str | None,
@@ -150,4 +157,5 @@ def _unpickle(
     proposals = None
     if boxes is not None:
         proposals = [t.boxes for t in _unpack(*boxes) if t.boxes is not None]
-    return LoaderBatch(images, found, infos, unpacked, proposals)
+    pixels = _tensor(images).permute(0, 3, 1, 2)  # (B, H, W, C) -> (B, C, H, W)
+    return LoaderBatch(pixels, found, infos, unpacked, proposals)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,8 @@ from cvtrain.types import TASKS
 
 if TYPE_CHECKING:
     from cvtrain.data.gate import GateReport
+
+log = logging.getLogger(__name__)
 
 MOST_WORKERS = 8
 """``data.num_workers=null`` takes one process a core, but not more than this."""
@@ -332,13 +335,15 @@ class DataModule(pl.LightningDataModule):
         return self.trainer.strategy.root_device.type == "cuda"
 
     def _fill(self, dataset: VisionDataset) -> RamCache:
-        return RamCache(
+        filled = RamCache(
             dataset.load,
             dataset.table.sizes,
             self.channels,
             copies=self._ranks()[2],
             progress=self.progress and self._ranks()[0] == 0,
         )
+        log.info(filled.summary())
+        return filled
 
 
 def default_workers(ranks: int = 1) -> int:

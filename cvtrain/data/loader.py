@@ -1,4 +1,4 @@
-"""The ``DataLoader`` whose worker processes leave signals to the main process."""
+"""The ``DataLoader`` whose worker processes leave signals and errors to the main process."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from torch.utils.data import DataLoader
 
 from cvtrain.data.process import starting_workers
+from cvtrain.data.shared import Packing
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -16,8 +17,13 @@ class Loader(DataLoader[T_co]):
 
     A worker that dies of a signal raises an error in the main process (torch's SIGCHLD handler),
     at any place, so also while that one ends because of the same signal. No worker does, from its
-    very first instruction.
+    very first instruction. They pack their batches themselves (``cvtrain.data.shared``).
     """
+
+    def __init__(self, dataset: Any, *, collate_fn: Any, num_workers: int = 0, **options: Any):
+        if num_workers:
+            collate_fn = Packing(collate_fn)
+        super().__init__(dataset, collate_fn=collate_fn, num_workers=num_workers, **options)
 
     def _get_iterator(self) -> Any:
         if not self.num_workers:

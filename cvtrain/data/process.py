@@ -16,6 +16,8 @@ from types import TracebackType
 
 import cv2
 
+from cvtrain.data.shared import room
+from cvtrain.errors import RunError
 from cvtrain.interrupt import SIGNALS, hold
 
 _KEEP = 256 << 20  # bytes
@@ -54,15 +56,26 @@ def _keep_freed_memory() -> bool:
 
 
 @contextmanager
-def starting_workers() -> Iterator[None]:
+def starting_workers(instead: str = "set data.num_workers=0") -> Iterator[None]:
     """Inside, worker processes are started: signals neither reach them nor break it off.
 
     They inherit the blocked signals, so that none of them is open to one before ``start_worker``.
+
+    Args:
+        instead: what to do without them, for the message.
+
+    Raises:
+        RunError: the system starts none, or gives no shared memory to the locks between them.
     """
     with hold():
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             yield
+        except OSError as error:
+            raise RunError(
+                f"no worker process can be started ({error.strerror or error}; {room()}): make "
+                f"room there, start a container with --shm-size=2g, or {instead}"
+            ) from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

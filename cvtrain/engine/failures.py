@@ -10,9 +10,11 @@ from typing import Any
 import torch
 
 from cvtrain import errors
+from cvtrain.data.shared import room
 from cvtrain.errors import CvtrainError, RunError
 
 _WORKER = re.compile(r"^Caught \w+ in DataLoader worker process \d+\.")
+_FILES = re.compile(r"received 0 items of ancdata|Too many open files")
 _LOST = re.compile(
     r"Connection (closed|reset|refused)|Broken pipe|Socket closed|gloo::|gloo/transport|NCCL error"
     r"|ncclRemoteError|failed to recv|Timed out waiting|recvValue failed",
@@ -39,6 +41,11 @@ def translate(error: BaseException, config: Mapping[str, Any]) -> CvtrainError |
         return RunError(_out_of_memory(message, config))
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunError(f"the disk is full ({error.filename or 'run folder'}): free some space")
+    if isinstance(error, (OSError, RuntimeError)) and _FILES.search(message):
+        return RunError(
+            "too many open files for the loader processes: raise the limit (ulimit -n 4096) or "
+            "lower data.num_workers"
+        )
     if isinstance(error, RuntimeError):
         return _runtime(message, config)
     return None
@@ -53,6 +60,11 @@ def _runtime(message: str, config: Mapping[str, Any]) -> CvtrainError | None:
     data = config.get("data") or {}
     if "DataLoader worker" in message and re.search("killed by signal|exited unexp", message):
         workers = data.get("num_workers")
+        if "Bus error" in message:  # a page of a file in memory that has no room
+            return RunError(
+                f"a data loader process was ended by a bus error ({room()}): start a container "
+                "with --shm-size=2g, or set data.num_workers=0"
+            )
         return RunError(
             "a data loader process was killed, probably for lack of memory: lower "
             f"data.num_workers (now {'one a core' if workers is None else workers}) or data.cache"

@@ -111,8 +111,8 @@ def measure_all(jobs: Sequence[Job]) -> Iterator[Cost | CvtrainError]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     for job in jobs:
-        pool = ProcessPoolExecutor(1, context, initializer=leave_signals_to_parent)
-        with starting_workers():
+        with starting_workers("run compare outside of it"):
+            pool = ProcessPoolExecutor(1, context, initializer=leave_signals_to_parent)
             future = pool.submit(measure, job)
         try:
             yield future.result()

@@ -265,7 +265,8 @@ def _run(
             tick()
         return
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(job,))
+    with starting_workers():
+        pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(job,))
     futures: dict[Future[_Done], int] = {}
     try:
         for n, item in enumerate(items):

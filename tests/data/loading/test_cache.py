@@ -77,6 +77,10 @@ def test_samples_are_the_same_and_no_file_is_opened_again(files, tmp_path, worke
         {"train": table}, "detection", image_size=24, num_workers=workers, cache="ram"
     )
     loader = cached.loader("train")
+    assert (
+        cached.dataset("train").cache.summary()
+        == "data.cache=ram: 6 decoded images, 0.0 MiB of memory"
+    )
     for file in tmp_path.glob("*.png"):
         file.unlink()
     for _ in range(2):
