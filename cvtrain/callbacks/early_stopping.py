@@ -29,6 +29,7 @@ class EarlyStopping(pl.Callback):
         self.patience = patience
         self.min_delta = min_delta
         self.best: float | None = None
+        self.best_epoch: int | None = None
         self.waited = 0
 
     @property
@@ -42,17 +43,29 @@ class EarlyStopping(pl.Callback):
             return  # this epoch was not validated
         value = pl_module.results[pl_module.monitor]
         if improves(value, self.best, pl_module.mode, self.min_delta):
-            self.best, self.waited = value, 0
+            self.best, self.best_epoch, self.waited = value, trainer.current_epoch, 0
         else:
             self.waited += 1
         if self.exhausted:
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "waited": self.waited}
+        return {"best": self.best, "best_epoch": self.best_epoch, "waited": self.waited}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.waited = state_dict["best"], state_dict["waited"]
+        self.best_epoch = state_dict.get("best_epoch")  # checkpoints of before have none
+
+    def reason(self, monitor: str) -> str:
+        """Why the run stops: ``mAP50 has not been better than 0.51 (epoch 7) since, ...``."""
+        where = "" if self.best_epoch is None else f" of epoch {self.best_epoch + 1}"
+        best = "nothing" if self.best is None else f"{self.best:.4f}"
+        least = f" by more than {self.min_delta:g}" if self.min_delta else ""
+        times = "once" if self.waited == 1 else f"{self.waited} times"
+        return (
+            f"{monitor} was validated {times} without being better than the {best}{where}{least} "
+            f"(callbacks.early_stopping.patience={self.patience})"
+        )
 
 
 def improves(value: float, best: float | None, mode: str, min_delta: float = 0.0) -> bool:

@@ -61,6 +61,14 @@ class History(pl.Callback):
         """Whether ``max_minutes`` are over."""
         return self.max_minutes is not None and self.seconds >= 60 * self.max_minutes
 
+    @property
+    def why_over(self) -> str:
+        """Why the time is over; empty if it is not."""
+        if not self.time_is_over:
+            return ""
+        taken = f"{self.seconds / 60:.3g} minutes were trained"
+        return f"{taken} (trainer.max_minutes={self.max_minutes:g})"
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero and self.rows:
             self._write()

@@ -170,13 +170,8 @@ def apply(config: DictConfig, typed: Sequence[Typed]) -> DictConfig:
 def check_reads(verb: str, typed: Sequence[Typed], *, multirun: bool = False) -> None:
     """Refuse keys that this verb does not read, and ``hydra.*`` outside a multirun."""
     for t in typed:
-        if t.key == "resume" and len(typed) > 1 and verb == "train":
-            others = [o.text for o in typed if o.key not in ("resume", "trust")]
-            if others:
-                raise UsageError(
-                    f"resume= goes on with the run's own configuration; leave out {others[0]}, "
-                    "or start a new run from it with backbone.weights=CHECKPOINT"
-                )
+        if t.key == "resume_data" and "resume" not in by_key(typed):
+            raise UsageError(f"{t.text} is read beside resume=RUN_DIR alone")
         if t.key == "command":
             raise UsageError(f"{t.text}: write {habits.replacement(t.key, t.shown)}")
         if t.key.startswith("hydra") and not multirun:

@@ -49,7 +49,7 @@ _KEYS = {
     "optimizer.lr=X": "learning rate; also optimizer.weight_decay, scheduler.warmup_epochs",
     "backbone.weights=FILE": "weights to start from; backbone.pretrained=true fetches timm's",
     "run_dir=DIR": "where the run writes; default runs/TASK/MODEL/TIMESTAMP",
-    "resume=RUN_DIR": "go on with a run, in its folder and with its configuration; alone",
+    "resume=RUN_DIR": "go on with a run, in its folder; keys beside it change it from here on",
     "seed=N": "every random draw of a run follows from it",
     "trust=[PACKAGE]": "let configurations and checkpoints name classes of your own package",
 }

@@ -133,7 +133,7 @@ def configuration(command: Command, conf: ConfDirs) -> dict[str, Any]:
 
         config = compare_config(command)
     elif any(o.partition("=")[0] == "resume" for o in command.overrides):
-        config = runs.resume_config(command)
+        config = runs.resume_config(command, conf)
     else:
         with hydra_session(conf):
             composed = compose_command(command, conf)

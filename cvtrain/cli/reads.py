@@ -55,6 +55,7 @@ _ROOT = {
     "run_dir": ("train", "eval", "predict", "compare", "check", "show", "proposals", "anchors"),
     "sweep_dir": (),
     "resume": ("train",),
+    "resume_data": ("train",),
     "ckpt": ("eval", "predict", "export"),
     "what": ("export",),
     "out": ("export",),

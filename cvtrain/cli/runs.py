@@ -22,6 +22,7 @@ from cvtrain.cli.compose import (
     hydra_session,
 )
 from cvtrain.cli.conf import ConfDirs, load, pick
+from cvtrain.cli.resume import OWN, with_typed
 from cvtrain.cli.typed import Typed, by_key, parse
 from cvtrain.errors import UsageError
 from cvtrain.storage import refuse_data_folder
@@ -120,11 +121,11 @@ def task_of_data(config: Mapping[str, Any], typed: Sequence[Typed]) -> str | Non
     return next((task for task in serves if kinds & set(NEEDS[task])), None)
 
 
-def resume_config(command: Command) -> dict[str, Any]:
+def resume_config(command: Command, conf: ConfDirs) -> dict[str, Any]:
     """The configuration of the run that ``resume=RUN_DIR`` goes on with.
 
     Raises:
-        UsageError: not a run folder, or keys beside ``resume=``.
+        UsageError: not a run folder; keys beside ``resume=`` that a resumed run cannot follow.
     """
     typed = parse(command.overrides)
     check_reads(command.verb, typed)
@@ -146,11 +147,13 @@ def resume_config(command: Command) -> dict[str, Any]:
     if said:
         raise UsageError(said)
     return {
-        **config,
+        **with_typed(config, typed, folder, conf),
         "command": "train",
         "run_dir": str(folder),
         "resume": str(folder),
+        "resume_data": given["resume_data"].value if "resume_data" in given else None,
         "trust": trust,
+        "overrides": [t.text for t in typed if t.key not in OWN],
     }
 
 

@@ -109,6 +109,11 @@ def _read_command(command: Command) -> tuple[list[str], Path, list[str], list[st
     trust = [given["trust"].text] if "trust" in given else []
     if "resume" in given:
         check_reads("train", typed)
+        if others := [t.text for t in typed if t.key not in ("resume", "trust")]:
+            raise UsageError(
+                f"resume= goes on with the study as it was planned; leave out {others[0]}, or "
+                "start another one"
+            )
         folder = Path(absolute(given["resume"].value))
         stored = _stored(folder)
         return stored["words"], folder, trust, stored["config_dirs"]

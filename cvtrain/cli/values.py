@@ -159,6 +159,7 @@ SIZES = ("nano", "tiny", "s", "m", "l")
 
 RULES: dict[str, Rule] = {
     "seed": _int(0),
+    "resume_data": _or_null(_choice("changed")),
     "split": _choice("train", "val", "test"),
     "k": Rule("a number of anchors from 1, or several: 1..15", lambda v: bool(span(v))),
     "what": Rule(

@@ -403,6 +403,8 @@ def _collect(states: Sequence[SplitState], report: GateReport) -> None:
     for state in states:
         if state.files is not None:
             state.set_table(digests=state.files.records["digest"])
+        if state.masks is not None:
+            state.set_table(mask_digests=state.masks.records["digest"])
         kept = np.flatnonzero(state.images)
         whole = len(kept) == len(state.images) and bool(state.annotations.all())
         table = state.table if whole else state.table.take(kept, state.annotations)

@@ -115,6 +115,7 @@ class Table:
         mask_colours: the values of masks are their colours, ``R << 16 | G << 8 | B``; then 255 is
             a colour like others.
         digests: uint64 ``(N, 2)`` of the upright pixels, of files that the gate opened; or None.
+        mask_digests: the same of the mask files.
         generator: for data made on the fly (``shapes``): draws image i; None where files are read.
     """
 
@@ -142,6 +143,7 @@ class Table:
     mask_void: np.ndarray | None = None
     mask_colours: bool = False
     digests: np.ndarray | None = None
+    mask_digests: np.ndarray | None = None
     generator: object | None = None
 
     def __len__(self) -> int:
@@ -194,6 +196,7 @@ class Table:
             image_lines=None if self.image_lines is None else self.image_lines[images],
             masks=None if self.masks is None else self.masks.take(images),
             digests=None if self.digests is None else self.digests[images],
+            mask_digests=None if self.mask_digests is None else self.mask_digests[images],
             annotation_files=None
             if self.annotation_files is None
             else self.annotation_files.take(images),

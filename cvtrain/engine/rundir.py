@@ -68,13 +68,21 @@ class RunDir:
             RunError: the folder cannot be written to.
         """
         mark_run_folder(self.path)
-        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=100)
-        head = f"# The configuration of this run; `cvtrain resume={self.path}` goes on with it.\n"
-        write_atomic(self.config, lambda file: file.write(head + text))
+        self.write_config(config)
         lines = "".join(f"{override}\n" for override in overrides)
         write_atomic(self.overrides, lambda file: file.write(lines))
         write_json_atomic(self.environment, environment())
         self.plots.mkdir(exist_ok=True)
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write config.yaml.
+
+        Raises:
+            RunError: the folder cannot be written to.
+        """
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=100)
+        head = f"# The configuration of this run; `cvtrain resume={self.path}` goes on with it.\n"
+        write_atomic(self.config, lambda file: file.write(head + text))
 
     def sweep_partials(self) -> None:
         """Remove halves of files that a killed run left."""
@@ -96,7 +104,17 @@ def new_run_dir(task: str, model: str, suffix: str = "") -> RunDir:
 
 def stored_config(config: Mapping[str, Any], run: RunDir) -> dict[str, Any]:
     """What config.yaml and checkpoints hold: no trust, nothing that belongs to one command."""
-    once = {"command", "overrides", "resume", "trust", "ckpt", "source", "split", "sweep_dir"}
+    once = {
+        "command",
+        "overrides",
+        "resume",
+        "resume_data",
+        "trust",
+        "ckpt",
+        "source",
+        "split",
+        "sweep_dir",
+    }
     once |= {"score_threshold", "what", "out", "latency_runs"}
     return {**{k: v for k, v in config.items() if k not in once}, "run_dir": str(run.path)}
 

@@ -17,6 +17,7 @@ from cvtrain.callbacks.console import LOG
 from cvtrain.callbacks.early_stopping import EarlyStopping
 from cvtrain.callbacks.history import History
 from cvtrain.callbacks.pictures import Pictures, log_picture
+from cvtrain.data.fingerprint import Fingerprint
 from cvtrain.engine.build import (
     build_callbacks,
     build_loggers,
@@ -37,6 +38,7 @@ from cvtrain.engine.imbalance import weigh_classes
 from cvtrain.engine.launch import launch, started_elsewhere
 from cvtrain.engine.limits import TASKS as OBJECT_TASKS
 from cvtrain.engine.limits import objects_of, too_few
+from cvtrain.engine.resume import FollowChanges, Resumed, command, load_last, load_states
 from cvtrain.engine.rundir import RunDir, new_run_dir, stored_config
 from cvtrain.engine.scoring import score, write_scores
 from cvtrain.engine.session import session
@@ -124,7 +126,7 @@ class _Training:
         self.run = run
         self.main = rank() == 0
         self.trust = list(config.get("trust") or [])
-        self.resumed: dict[str, Any] | None = None
+        self.resumed: Resumed | None = None
         self.callbacks: dict[str, Any] = {}
         self.history = History(run.metrics_csv, config["trainer"].get("max_minutes"))
         self.loggers: list[Any] = []
@@ -135,18 +137,21 @@ class _Training:
 
     def recall(self) -> None:
         """Callbacks, and how far a resumed run had come."""
+        if self.config.get("resume"):
+            self.resumed = load_last(self.run)
+        if self.resumed is not None:
+            self.config = self.resumed.settle(self.config)
         self.callbacks = build_callbacks(self.config, self.trust)
-        if not (self.config.get("resume") and self.run.last.exists()):
-            return
-        self.resumed = load_checkpoint(self.run.last)
-        states = self.resumed.get("callbacks", {})
-        for callback in [self.history, *self.callbacks.values()]:
-            if isinstance(callback, (History, EarlyStopping)) and callback.state_key in states:
-                callback.load_state_dict(states[callback.state_key])
+        if self.resumed is not None:
+            known = [c for c in self.callbacks.values() if isinstance(c, EarlyStopping)]
+            load_states(self.resumed, [self.history, *known])
 
     def prepare(self, log: Any) -> None:
         """Data, model, loaders; then the run folder, once nothing can be wrong any more."""
         self.data, report = load_data(self.config, trust=self.trust)
+        classes = {"names": list(self.data.classes.names), "ids": list(self.data.classes.ids)}
+        data = Fingerprint.of(self.data)
+        self._check_data(classes, data)
         config = self.config = settle_model(self.config, self.data)
         stored = stored_config(config, self.run)
         seed_all(int(config.get("seed") or 0))
@@ -163,19 +168,18 @@ class _Training:
         header = {
             "version": cvtrain.__version__,
             "config": stored,
-            "classes": {
-                "names": list(self.data.classes.names),
-                "ids": list(self.data.classes.ids),
-            },
+            "classes": classes,
+            "data": data.to_state(),
         }
         self.checkpoints = BestAndLast(self.run.checkpoints, header)
         self.trainer = self._trainer()
-        self._check_classes(header["classes"])
         self.train_loader, self.val_loader = loaders(self.data, config, self.trainer)
         if self.main:
             if not self.run.config.exists():
                 self.run.create(stored, config.get("overrides") or [])
                 self.run.checkpoints.mkdir(exist_ok=True)
+            elif config.get("overrides") or (self.resumed and self.resumed.changes):
+                self.run.write_config(stored)
             self.run.sweep_partials()
             log.open(self.run.log)
             write_json_atomic(self.run.check, report.to_json())
@@ -213,7 +217,7 @@ class _Training:
             return model
         model = build_model(without_downloads(self.config), num_classes, trust=self.trust)
         prefix = MODEL_PREFIX + "backbone."
-        state = self.resumed["state_dict"]
+        state = self.resumed.state["state_dict"]
         own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         if own:
             model.backbone.load_state_dict(own)  # type: ignore[union-attr, operator]
@@ -227,6 +231,8 @@ class _Training:
         seed = int(self.config.get("seed") or 0)
         callbacks = [Reseed(seed), KeepSignals(), *self.callbacks.values()]
         callbacks += [self.history, self.checkpoints]
+        if self.resumed is not None:
+            callbacks.append(FollowChanges(self.resumed))
         self.loggers = build_loggers(self.config, self.run.path, self.trust)
         return build_trainer(
             self.config,
@@ -238,13 +244,19 @@ class _Training:
             phased=self.task.model.phased,
         )
 
-    def _check_classes(self, classes: Any) -> None:
-        before = None if self.resumed is None else self.resumed["cvtrain"]["classes"]
-        if before is not None and before != classes:
+    def _check_data(self, classes: Any, data: Fingerprint) -> None:
+        """Refuse to go on with other classes or, unless told to, other images than before."""
+        if self.resumed is None:
+            return
+        before = self.resumed.header["classes"]
+        if before != classes:
             raise CheckpointError(
-                f"{self.run.last}: its classes are not those of the data now "
+                f"{self.resumed.path}: its classes are not those of the data now "
                 f"({', '.join(before['names'][:5])}, ... before); restore the data set"
             )
+        accepted = self.config.get("resume_data") == "changed"
+        self.resumed.check_data(data, self.run, accepted)
+        self.resumed.say_changes()
 
     @property
     def is_finished(self) -> bool:
@@ -282,19 +294,32 @@ class _Training:
     @property
     def epochs_done(self) -> int:
         """Epochs that the checkpoint resumed from has finished."""
-        if self.resumed is None:
-            return 0
-        progress = self.resumed["loops"]["fit_loop"]["epoch_progress"]["current"]
-        return int(progress["processed"])
+        return 0 if self.resumed is None else self.resumed.epochs_done
 
     def _is_done(self) -> bool:
+        """Whether no epoch is left, or something has stopped the run before its last one."""
+        done = self.epochs_done
+        return done >= self.epochs or bool(self.resumed is not None and self._why_stopped(done))
+
+    def _why_stopped(self, done: int) -> str:
+        """Why a run ends after ``done`` epochs, before its last one; empty if it does not."""
+        if done >= self.epochs:
+            return ""
         stopper = self.callbacks.get("early_stopping")
-        stopped = isinstance(stopper, EarlyStopping) and stopper.exhausted
-        return (
-            self.epochs_done >= self.epochs
-            or stopped
-            or (self.resumed is not None and self.history.time_is_over)
-        )
+        if isinstance(stopper, EarlyStopping) and stopper.exhausted:
+            return stopper.reason(self.config["task"]["monitor"])
+        return self.history.why_over
+
+    def _what_would_train_longer(self) -> str:
+        """``key=value``; empty where a head is fitted, which knows no epochs."""
+        trainer, stopper = self.config["trainer"], self.callbacks.get("early_stopping")
+        if not trainer.get("max_epochs"):
+            return ""
+        if self.epochs_done >= self.epochs:
+            return f"trainer.max_epochs={2 * self.epochs_done}"
+        if isinstance(stopper, EarlyStopping) and stopper.exhausted:
+            return f"callbacks.early_stopping.patience={2 * stopper.waited}"
+        return f"trainer.max_minutes={2 * self.history.seconds / 60:.3g}"
 
     def fit(self) -> None:
         """All epochs that are left."""
@@ -323,8 +348,10 @@ class _Training:
             self.task,
             train_dataloaders=self.train_loader,
             val_dataloaders=self.val_loader,
-            ckpt_path=str(self.run.last) if self.resumed is not None else None,
+            ckpt_path=None if self.resumed is None else str(self.resumed.path),
         )
+        if said := self._why_stopped(len(self.history.rows)):
+            LOG.info(f"stopped after epoch {len(self.history.rows)}: {said}")
 
     # After the last epoch ----------------------------------------------------------------------
 
@@ -402,12 +429,19 @@ class _Training:
         LOG.info(f"run folder: {self.run}")
 
     def say_finished(self) -> None:
-        """There is nothing to go on with; how there would be."""
-        many = "" if self.epochs_done == 1 else "s"
-        said = f"this run is finished ({self.epochs_done} epoch{many})"
-        if self.config["trainer"].get("max_epochs"):  # none where a head is fitted
-            said += f". To train longer, raise trainer.max_epochs in {self.run.config} and resume"
-            said += " again"
+        """There is nothing to go on with; how there would be.
+
+        Raises:
+            UsageError: changes were asked for, of which nothing would come.
+        """
+        done = self.epochs_done
+        count = f"{done} epoch{'' if done == 1 else 's'}"
+        why = self._why_stopped(done)
+        assert self.resumed is not None
+        self.resumed.refuse_idle(self.run, f"{count}{f'; {why}' if why else ''}")
+        said = f"this run is finished ({count}{f': {why}' if why else ''})"
+        if knob := self._what_would_train_longer():
+            said += f". To train longer: {command(self.run, knob)}"
         LOG.info(said)
         LOG.info(f"run folder: {self.run}")
 

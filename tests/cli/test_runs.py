@@ -101,9 +101,22 @@ def test_resume_takes_the_runs_own_configuration(cli: Cli, finished_run: Path) -
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("resume=runs/a trainer.max_epochs=9", "leave out trainer.max_epochs=9"),
-        ("model=yolo resume=runs/a", "leave out model=yolo"),
-        ("resume=runs/a run_dir=b", "leave out run_dir=b"),
+        ("model=yolo resume=runs/a", "model=yolo beside resume=: the weights are those"),
+        ("resume=runs/a scheduler=step", "single keys of it may change"),
+        ("resume=runs/a run_dir=b", "a run goes on in its own folder"),
+        ("resume=runs/a model.grid=5", "the weights are those of this model"),
+        ("resume=runs/a optimizer.amsgrad=true", "no optimizer.amsgrad"),
+        ("resume=runs/a +optimizer.amsgrad=true", "the optimizer's state was gathered"),
+        ("resume=runs/a seed=3", "all draws of the epochs so far"),
+        ("resume=runs/a data.image_size=64", "the model was built for it"),
+        ("resume=runs/a trainer.max_epoch=9", "did you mean trainer.max_epochs=9?"),
+        ("resume=runs/a trainer.max_epochs=0", "it takes an integer from 1"),
+        ("resume=runs/a ~callbacks.ema", "write callbacks.ema=null"),
+        ("resume=runs/a callbacks.early_stopping.patience=0", "an integer from 1, or null"),
+        ("resume=runs/a task.inference.mode=tiles", "task.inference.mode"),
+        ("resume=runs/a split=test", "read by eval"),
+        ("resume=runs/a resume_data=yes", "it takes changed"),
+        ("model=yolo resume_data=changed", "beside resume=RUN_DIR alone"),
         ("resume=runs/b", "runs holds a"),
         ("resume=runs", "no config.yaml"),
         ("resume=runs/a/checkpoints/last.ckpt", "resume="),
@@ -122,6 +135,34 @@ def test_resume_refuses(cli: Cli, finished_run: Path, command: str, said: str) -
     done = cli(command)
     assert done.code == 2
     assert said in done.line
+
+
+def test_keys_beside_resume_change_the_run(cli: Cli, finished_run: Path) -> None:
+    done = cli(
+        "resume=runs/a trainer.max_epochs=50 optimizer.lr=1e-4 data.num_train=9 resume_data=changed"
+        " callbacks.early_stopping.patience=3 loss.lambda_coord=4"
+    )
+    assert done.code == 0, done.err
+    config = done.config
+    assert (config["trainer"]["max_epochs"], config["optimizer"]["lr"]) == (50, 1e-4)
+    assert config["data"]["num_train"] == config["data"]["reader"]["num_train"] == 9
+    assert config["loss"]["lambda_coord"] == config["model"]["loss"]["lambda_coord"] == 4
+    assert config["resume_data"] == "changed"
+    assert config["overrides"][:2] == ["trainer.max_epochs=50", "optimizer.lr=1e-4"]
+    assert "resume_data=changed" not in config["overrides"]
+
+
+def test_a_stored_configuration_is_judged_as_a_typed_one(cli: Cli, finished_run: Path) -> None:
+    path = finished_run / "config.yaml"
+    stored = yaml.safe_load(path.read_text())
+    stored["optimizer"]["lr"] = "1e-4"  # what YAML 1.1 makes of lr: 1e-4
+    path.write_text(yaml.safe_dump(stored))
+    assert cli("resume=runs/a").config["optimizer"]["lr"] == 1e-4
+    stored["data"]["batch_size"] = 0
+    path.write_text(yaml.safe_dump(stored))
+    done = cli("resume=runs/a")
+    assert done.code == 2
+    assert done.line == f"{path}: data.batch_size=0: it takes an integer from 1"
 
 
 def test_resume_names_the_run_folder_of_a_checkpoint(cli: Cli, finished_run: Path) -> None:
