@@ -220,6 +220,8 @@ def run_gate(
         _check_split(state, task, channels)
         if task == "localization":
             objects.check_localization(state, only=object_choice == "only")
+    if task in (None, "semantic_segmentation") and not getattr(_inner(reader), "by_value", False):
+        images.check_palettes(states)
     images.check_copies(states)
     objects.note_unused_classes([s for s in states if s.table.generator is None])
     objects.note_imbalance([s for s in states if s.table.generator is None], task)
@@ -356,6 +358,7 @@ def _probe_named(
     probes.records[rows] = found.records
     probes.details = {rows[i]: text for i, text in found.details.items()}
     probes.values = {rows[i]: pair for i, pair in found.values.items()}
+    probes.palettes = {rows[i]: colours for i, colours in found.palettes.items()}
     report.cached += found.cached
     return probes
 
@@ -367,6 +370,7 @@ def _part(probes: Probes, start: int, count: int) -> Probes:
         probes.records[start : start + count],
         {i - start: text for i, text in probes.details.items() if i in rows},
         {i - start: pair for i, pair in probes.values.items() if i in rows},
+        {i - start: colours for i, colours in probes.palettes.items() if i in rows},
     )
 
 

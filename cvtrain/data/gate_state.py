@@ -32,6 +32,7 @@ GATE_CODES: dict[str, Code] = {
         "error", "image", f"cut it into tiles of at most {MAX_PIXELS:,} pixels; {_OUT}"
     ),
     "image-channels": Code("error", "image", f"set data.channels to what the files hold; {_OUT}"),
+    "image-not-finite": Code("error", "image", f"write finite numbers; {_OUT}"),
     "path-outside-root": Code("error", "image", f"use paths below data.root; {_OUT}"),
     "duplicate-image-id": Code("error", "image", f"number the images anew; {_OUT}, but the first"),
     "duplicate-file": Code("error", "image", f"name each image once; {_OUT}, but the first"),
@@ -49,6 +50,12 @@ GATE_CODES: dict[str, Code] = {
     "exif-rotation": Code("note", "nothing", "none needed: it is read upright, as viewers show it"),
     "color-mode": Code("note", "nothing", "none needed: it is converted when it is read"),
     "bit-depth": Code("note", "nothing", "none needed: the values keep their depth"),
+    "value-range": Code(
+        "note",
+        "nothing",
+        "none needed; 65535 is white: where the values end far below it, images are dark; "
+        "multiply 12-bit values by 16",
+    ),
     "extension-lies": Code("note", "nothing", "none needed: the content decides; rename the file"),
     "image-frames": Code("note", "nothing", "none needed; save other frames as files of their own"),
     "duplicate-image": Code("note", "nothing", "delete one of them"),
@@ -124,6 +131,18 @@ GATE_CODES: dict[str, Code] = {
         "pixels for void, on_bad=drop leaves the image out",
     ),
     "mask-lossy": Code("note", "nothing", "save masks as PNG: JPEG changes values near outlines"),
+    "mask-jpeg": Code("error", "image", f"save masks as PNG: JPEG changes values; {_OUT}"),
+    "mask-palette": Code(
+        "error",
+        "image",
+        "set data.palette=FILE (NAME R G B a line) to go by colours, or "
+        f"data.reader.mask_values=[0, 1, ...] to go by indices; {_OUT}",
+    ),
+    "palette-order": Code(
+        "note",
+        "nothing",
+        "none needed if indices are classes; if colours are: data.palette=FILE (NAME R G B a line)",
+    ),
     "mask-void": Code("note", "nothing", "none needed: no pixel of it is learned or scored"),
     # The data set.
     "split-void": Code(

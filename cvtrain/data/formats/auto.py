@@ -67,6 +67,19 @@ class AutoReader(Reader):
         return self.reader.read(split)
 
 
+def looks_like(root: Path) -> tuple[str, str] | None:
+    """Name and line of the one format beside class folders that a folder has; None: none."""
+    found = []
+    for name, reader in READERS.items():
+        try:
+            line = None if name == "folder" else reader.detect(root)
+        except DataError:
+            line = None
+        if line is not None:
+            found.append((name, line))
+    return found[0] if len(found) == 1 else None
+
+
 def recognise(root: str | Path) -> tuple[str, str]:
     """Name of the format a folder has and one line on what was found.
 

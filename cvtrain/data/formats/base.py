@@ -127,6 +127,7 @@ CODES: dict[str, Code] = {
     "mask-unreadable": Code(
         "error", "image", "save the mask anew as PNG; on_bad=fix|drop leaves the image out"
     ),
+    "mask-levels": Code("error", "nothing", "save masks as PNG: JPEG changes values", False),
     "object-unreadable": Code(
         "error", "annotation", "save the mask anew as PNG; on_bad=fix|drop leaves the object out"
     ),
