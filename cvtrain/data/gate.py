@@ -14,12 +14,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cvtrain.data import gate_annotations as objects
 from cvtrain.data import gate_images as images
+from cvtrain.data.formats.files import walk
+from cvtrain.data.formats.unread import unread_images
 from cvtrain.data.gate_segments import check_segments
 from cvtrain.data.gate_splits import draw_val
 from cvtrain.data.gate_state import SplitState, cure, stops
@@ -144,6 +147,7 @@ class GateReport:
         for name, found in (("errors", self.errors), ("notes", self.notes)):
             if found:
                 lines.append(f"{name}: {_by_code(found)}")
+        lines += [printable(p.message) for p in self.notes if p.code == "file-not-read"]
         if self.errors and self.on_bad != "error":
             actions = Counter(p.action or "taken as said" for p in self.errors)
             done = ", ".join(f"{what} {n:,}" for what, n in actions.items())
@@ -293,6 +297,10 @@ def _read(reader: Any, names: Sequence[str], on_bad: str, report: GateReport) ->
     if states:
         for file in report.unlisted:
             states[0].split_problem("file-unlisted", "no split names this image", file=file)
+        if states[0].table.generator is None:
+            root = Path(report.root)
+            for file, line in unread_images(root, walk(root)):
+                states[0].split_problem("file-not-read", line, file=file)
     for state in states:
         if state.table.generator is None:
             images.check_paths(state)

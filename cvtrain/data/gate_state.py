@@ -12,6 +12,7 @@ from cvtrain.data.formats.base import CODES as READER_CODES
 from cvtrain.data.formats.base import Code
 from cvtrain.data.formats.base import problem as make_problem
 from cvtrain.data.formats.files import MAX_PIXELS
+from cvtrain.data.formats.unread import CONVERT
 from cvtrain.data.mask_file import VOID
 from cvtrain.data.probe import Probes
 from cvtrain.data.table import Problem, Table
@@ -153,6 +154,7 @@ GATE_CODES: dict[str, Code] = {
     "no-train-split": Code("error", "nothing", "add images to train on", False),
     "val-not-drawn": Code("error", "nothing", "correct what is wrong, or add images", False),
     "no-val-split": Code("note", "nothing", "none needed; a val split of your own is never mixed"),
+    "file-not-read": Code("note", "nothing", CONVERT),
     "file-unlisted": Code("note", "nothing", "none needed; add it to a split to use it"),
 }
 """What the gate itself finds; the readers' codes are in ``cvtrain.data.formats.base``."""
