@@ -298,7 +298,7 @@ def check_palettes(states: Sequence[SplitState]) -> None:
             assert state.table.masks is not None
             index, colour = odd[0]
             message = (
-                f"index {index} is the colour {colour_name(colour)}, in most other masks "
+                f"index {index} is the color {colour_name(colour)}, in most other masks "
                 f"{colour_name(usual[index])}"
             )
             state.image_problem(i, "mask-palette", message, file=state.table.masks[i])
@@ -307,7 +307,7 @@ def check_palettes(states: Sequence[SplitState]) -> None:
         state = where[0][0]
         message = (
             f"palette masks: black is index {black} ({_named_class(state, black)}), "
-            f"index 0 ({_named_class(state, 0)}) is the colour {colour_name(usual[0])}"
+            f"index 0 ({_named_class(state, 0)}) is the color {colour_name(usual[0])}"
         )
         state.split_problem("palette-order", message)
 
@@ -319,7 +319,7 @@ def _named_class(state: SplitState, value: int) -> str:
 
 def _classes_said(state: SplitState) -> str:
     if state.table.mask_colours:
-        return "the palette's colours"
+        return "the palette's colors"
     return f"{_few(mask_values(state))} (void: {_few(void_values(state))})"
 
 

@@ -136,13 +136,13 @@ GATE_CODES: dict[str, Code] = {
     "mask-palette": Code(
         "error",
         "image",
-        "set data.palette=FILE (NAME R G B a line) to go by colours, or "
+        "set data.palette=FILE (NAME R G B a line) to go by colors, or "
         f"data.reader.mask_values=[0, 1, ...] to go by indices; {_OUT}",
     ),
     "palette-order": Code(
         "note",
         "nothing",
-        "none needed if indices are classes; if colours are: data.palette=FILE (NAME R G B a line)",
+        "none needed if indices are classes; if colors are: data.palette=FILE (NAME R G B a line)",
     ),
     "mask-void": Code("note", "nothing", "none needed: no pixel of it is learned or scored"),
     # The data set.

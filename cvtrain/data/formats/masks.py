@@ -39,8 +39,9 @@ class MasksReader(Reader):
 
     Args:
         root: folder of the data set, with ``images/train`` and ``masks/train`` (the same for val
-            and test; ``train2017`` is train), ``train/images`` and ``train/masks``, or ``images``
-            and ``masks`` alone, which is one split, ``train``.
+            and test; ``train2017`` is train), ``train/images`` and ``train/masks``, ``images`` and
+            ``masks`` alone, which is one split, ``train``, or ``train`` and ``train_masks``. Where
+            there are none, ``image``, ``img`` and ``mask`` are looked for.
         names: class names, value 0 first, or names by pixel value. None: those of the palette or
             the lines of classes.txt, else the values found in the masks.
         images: name of the folder of images, ``.``: the root.

@@ -87,10 +87,10 @@ def _are_pairs(root: Path, names: Mapping[str, Mapping[str, str]], a: str, b: st
     ]
     few = []
     for name in sample:
-        looked = [_look(root / own[name]), _look(root / theirs[name])]
-        if None in looked or looked[0][0] != looked[1][0]:
+        image, mask = _look(root / own[name]), _look(root / theirs[name])
+        if image is None or mask is None or image[0] != mask[0]:
             return False
-        few.append((looked[0][1], looked[1][1]))
+        few.append((image[1], mask[1]))
     return all(mask for _, mask in few) and not any(image for image, _ in few)
 
 

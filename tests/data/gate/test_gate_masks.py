@@ -212,7 +212,7 @@ def test_an_index_has_one_colour_over_the_set(masks) -> None:
     palette_mask(masks, "masks/b.png", [GREEN, BLACK, RED])
     (problem,) = masks.gate("semantic_segmentation", strict=False).errors
     assert (problem.code, problem.file) == ("mask-palette", "masks/b.png")
-    assert problem.message == "index 0 is the colour 0 128 0, in most other masks 0 0 0"
+    assert problem.message == "index 0 is the color 0 128 0, in most other masks 0 0 0"
     assert "data.palette=FILE" in problem.fix
     assert "data.reader.mask_values=" in problem.fix
     masks.by_value = True
@@ -229,7 +229,7 @@ def test_black_that_is_not_index_0_is_a_note(masks) -> None:
         palette_mask(masks, f"masks/{name}.png", [GREEN, BLACK])
     (problem,) = masks.gate("semantic_segmentation").notes
     assert problem.code == "palette-order"
-    assert problem.message.endswith("black is index 1 (dog), index 0 (cat) is the colour 0 128 0")
+    assert problem.message.endswith("black is index 1 (dog), index 0 (cat) is the color 0 128 0")
 
 
 def test_class_of_no_pixel_is_a_note(masks) -> None:
