@@ -98,7 +98,7 @@ def write_check(folder: Path, report: GateReport) -> Path:
 def _typed_task(cfg: Mapping[str, Any]) -> str | None:
     """The task that the user typed; the default one would be held against the data."""
     typed = [text for text in cfg.get("overrides") or () if text.startswith(("task=", "model="))]
-    return cfg["task"]["name"] if typed else None
+    return (cfg["task"] or {}).get("name") if typed else None  # task=null: none
 
 
 def _run_dir(cfg: Mapping[str, Any]) -> Path:

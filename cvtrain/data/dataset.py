@@ -106,7 +106,8 @@ class VisionDataset(Dataset[Sample]):
         self.channels, self.seed = channels, seed
         self.augmentation = augmentation
         self.cache: RamCache | None = None
-        self._class_of_value = _class_of_value(table)
+        self._class_of_value = ClassOfValue(table.class_values)
+        self._known_values = np.union1d(table.class_values, table.void_values)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -210,7 +211,8 @@ class VisionDataset(Dataset[Sample]):
         if self.table.masks is None:
             return semantic_mask(self.table, row)
         path = Path(self.table.root, self.table.masks[row])
-        return self._class_of_value(decode_mask(path, self.table.mask_colours))
+        colours = self.table.mask_colours
+        return self._class_of_value(decode_mask(path, colours, self._known_values))
 
     def described(self, row: int) -> Sample:
         """``self[row]`` without its image, whose file is not opened; for tasks of whole images."""
@@ -378,11 +380,6 @@ def _small_masks(
     masks = planes_of(rles, *size)
     moved = [put(plane, place, *out, 0, nearest=True) for plane in masks.planes]
     return masks.moved(np.stack(moved)) if moved else Masks.empty(*out)
-
-
-def _class_of_value(table: Table) -> ClassOfValue:
-    values = table.mask_values
-    return ClassOfValue(np.arange(len(table.classes)) if values is None else values)
 
 
 def _largest(scene: Scene) -> Scene:

@@ -22,6 +22,10 @@ _ALPHA_OR_32_BIT = frozenset({"RGBA", "LA", "PA", "RGBa", "La", "I", "F"})
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
+class NotFiniteError(DataError):
+    """A float image holds NaN or infinity, which no model and no augmentation can take."""
+
+
 def decode(path: str | Path, channels: int = 3) -> np.ndarray:
     """Reads one image file.
 
@@ -34,7 +38,8 @@ def decode(path: str | Path, channels: int = 3) -> np.ndarray:
         ``(H, W, channels)``, uint8, or uint16 (float32) where the file holds that, EXIF applied.
 
     Raises:
-        DataError: the file is missing, empty, no image, or not of N channels.
+        DataError: the file is missing, empty, no image, not of N channels, or a float image with
+            values that are not finite.
     """
     try:
         raw = np.fromfile(path, np.uint8)
@@ -56,6 +61,11 @@ def decode_bytes(raw: np.ndarray, name: str, channels: int = 3) -> np.ndarray:
         raise DataError(
             f"{name}: has {image.shape[2]} channels, data.channels={channels}; "
             f"use data.channels={image.shape[2]} or 3 (RGB)"
+        )
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        odd = int((~np.isfinite(image)).sum())
+        raise NotFiniteError(
+            f"{name}: {odd:,} of {image.size:,} values are NaN or infinite; write finite numbers"
         )
     return image
 

@@ -14,12 +14,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cvtrain.data import gate_annotations as objects
 from cvtrain.data import gate_images as images
+from cvtrain.data.formats.files import walk
+from cvtrain.data.formats.unread import unread_images
 from cvtrain.data.gate_segments import check_segments
 from cvtrain.data.gate_splits import draw_val
 from cvtrain.data.gate_state import SplitState, cure, stops
@@ -144,6 +147,7 @@ class GateReport:
         for name, found in (("errors", self.errors), ("notes", self.notes)):
             if found:
                 lines.append(f"{name}: {_by_code(found)}")
+        lines += [printable(p.message) for p in self.notes if p.code == "file-not-read"]
         if self.errors and self.on_bad != "error":
             actions = Counter(p.action or "taken as said" for p in self.errors)
             done = ", ".join(f"{what} {n:,}" for what, n in actions.items())
@@ -220,6 +224,8 @@ def run_gate(
         _check_split(state, task, channels)
         if task == "localization":
             objects.check_localization(state, only=object_choice == "only")
+    if task in (None, "semantic_segmentation") and not getattr(_inner(reader), "by_value", False):
+        images.check_palettes(states)
     images.check_copies(states)
     objects.note_unused_classes([s for s in states if s.table.generator is None])
     objects.note_imbalance([s for s in states if s.table.generator is None], task)
@@ -291,6 +297,10 @@ def _read(reader: Any, names: Sequence[str], on_bad: str, report: GateReport) ->
     if states:
         for file in report.unlisted:
             states[0].split_problem("file-unlisted", "no split names this image", file=file)
+        if states[0].table.generator is None:
+            root = Path(report.root)
+            for file, line in unread_images(root, walk(root)):
+                states[0].split_problem("file-not-read", line, file=file)
     for state in states:
         if state.table.generator is None:
             images.check_paths(state)
@@ -356,6 +366,7 @@ def _probe_named(
     probes.records[rows] = found.records
     probes.details = {rows[i]: text for i, text in found.details.items()}
     probes.values = {rows[i]: pair for i, pair in found.values.items()}
+    probes.palettes = {rows[i]: colours for i, colours in found.palettes.items()}
     report.cached += found.cached
     return probes
 
@@ -367,6 +378,7 @@ def _part(probes: Probes, start: int, count: int) -> Probes:
         probes.records[start : start + count],
         {i - start: text for i, text in probes.details.items() if i in rows},
         {i - start: pair for i, pair in probes.values.items() if i in rows},
+        {i - start: colours for i, colours in probes.palettes.items() if i in rows},
     )
 
 

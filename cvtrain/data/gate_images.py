@@ -11,7 +11,8 @@ from cvtrain.data import probe
 from cvtrain.data.formats.files import MAX_PIXELS
 from cvtrain.data.formats.palette import colour_name
 from cvtrain.data.gate_segments import turn_annotations
-from cvtrain.data.gate_state import VOID, SplitState
+from cvtrain.data.gate_state import SplitState
+from cvtrain.data.mask_file import FAR, apart, distances, nearest
 from cvtrain.data.probe import STATUS, Probes
 
 _STATUS_SAYS = {
@@ -21,6 +22,7 @@ _STATUS_SAYS = {
     probe.TRUNCATED: "the file ends early: {detail}",
     probe.BOMB: f"{{detail}}, more than the limit of {MAX_PIXELS:,}",
     probe.CHANNELS: "{detail}",
+    probe.NOT_FINITE: "{detail}",
 }
 _MODE_NAMES = {
     b"1": "black and white",
@@ -115,6 +117,11 @@ def _note_files(state: SplitState, probes: Probes, channels: int) -> None:
     state.each_image(
         ok & (records["bits"] > 8), "bit-depth", lambda i: f"{records['bits'][i]} bits a channel"
     )
+    deep = np.flatnonzero(ok & (records["bits"] == 16))
+    if len(deep):
+        high = int(records["high"][deep].max())
+        files = f"{len(deep):,} 16-bit file{'' if len(deep) == 1 else 's'} of {state.name}"
+        state.split_problem("value-range", f"values of the {files} reach {high:,} of 65,535")
     for i in np.flatnonzero(ok):
         promised = probe.extension_format(state.table.files[int(i)])
         held = records["format"][i].decode()
@@ -173,6 +180,7 @@ def check_masks(state: SplitState) -> None:
     assert probes is not None
     assert table.masks is not None
     records = probes.records
+    _check_lossy(state, probes)
     for i in range(len(table)):
         name = table.masks[i]
         status = int(records["status"][i])
@@ -206,10 +214,8 @@ def _check_mask(state: SplitState, probes: Probes, i: int, name: str) -> None:
                 f"its image {width} x {height} pixels"
             )
             state.image_problem(i, "mask-size", message, file=name)
-    if not len(mask_values(state)):
+    if not len(mask_values(state)) or state.reported("mask-jpeg", i):
         return  # without classes, which is an error of its own, no value is wrong
-    if name.lower().endswith((".jpg", ".jpeg")):
-        state.image_problem(i, "mask-lossy", "the mask is a JPEG", file=name)
     values, counts = probes.values[i]
     known = np.concatenate([mask_values(state), void_values(state)])
     wrong = ~np.isin(values, known)
@@ -233,6 +239,90 @@ def _check_mask(state: SplitState, probes: Probes, i: int, name: str) -> None:
     state.image_problem(i, "mask-value", message, file=name, repaired=state.fixing)
 
 
+def _check_lossy(state: SplitState, probes: Probes) -> None:
+    """JPEG masks: their values become the nearest class's or void's, where these are apart."""
+    table, known = state.table, np.concatenate([mask_values(state), void_values(state)])
+    assert table.masks is not None
+    for i in np.flatnonzero(probes.ok & probes.records["lossy"]).tolist():
+        if i not in probes.values or not len(mask_values(state)):
+            continue
+        values, counts = probes.values[i]
+        colours = table.mask_colours
+        off = int(counts[~np.isin(values, known)].sum())
+        share = f"{off:,} of {counts.sum():,} pixels"
+        if not apart(known, colours) and (len(values) > 1 or off):
+            message = (
+                f"a JPEG of {len(values)} values: its pixels are not exactly what was saved, "
+                f"and {_classes_said(state)} lie too close to tell them apart"
+            )
+            state.image_problem(i, "mask-jpeg", message, file=table.masks[i])
+            continue
+        if not off:
+            state.image_problem(i, "mask-lossy", "the mask is a JPEG", file=table.masks[i])
+            continue
+        far = counts[distances(values, known, colours) > FAR].sum()
+        if far > counts.sum() / 4:
+            message = (
+                f"a JPEG whose values are not those of classes: {far:,} of {counts.sum():,} pixels "
+                f"are more than {FAR} from any of {_classes_said(state)}"
+            )
+            state.image_problem(i, "mask-jpeg", message, file=table.masks[i])
+            continue
+        message = f"the mask is a JPEG; {share} are not exactly a class's and count as the nearest"
+        state.image_problem(i, "mask-lossy", message, file=table.masks[i])
+        taken, back = np.unique(nearest(values, known, colours), return_inverse=True)
+        probes.values[i] = (taken, np.bincount(back.ravel(), counts).astype(np.int64))
+
+
+def check_palettes(states: Sequence[SplitState]) -> None:
+    """Palette masks of all splits: an index has one colour, that of most masks; black is index 0.
+
+    Grays in their order are no colours, void has any.
+    """
+    where: list[tuple[SplitState, int]] = []
+    used: list[tuple[np.ndarray, np.ndarray]] = []
+    for state in states:
+        if state.masks is None or state.table.mask_colours:
+            continue
+        for i, colours in sorted(state.masks.palettes.items()):
+            values, _ = state.masks.values[i]
+            seen = ~np.isin(values, void_values(state))
+            where.append((state, i))
+            used.append((values[seen], colours[seen]))
+    pairs = np.concatenate([np.zeros((0, 2), np.int64), *(np.stack(u, 1) for u in used)])
+    pairs, counts = np.unique(pairs, axis=0, return_counts=True)
+    usual = {int(i): int(c) for i, c in pairs[np.argsort(counts, kind="stable")]}  # the last wins
+    for (state, i), (values, colours) in zip(where, used):
+        odd = [(int(v), int(c)) for v, c in zip(values, colours) if c != usual[int(v)]]
+        if odd:
+            assert state.table.masks is not None
+            index, colour = odd[0]
+            message = (
+                f"index {index} is the color {colour_name(colour)}, in most other masks "
+                f"{colour_name(usual[index])}"
+            )
+            state.image_problem(i, "mask-palette", message, file=state.table.masks[i])
+    black = next((index for index, colour in usual.items() if not colour), 0)
+    if black and usual.get(0):
+        state = where[0][0]
+        message = (
+            f"palette masks: black is index {black} ({_named_class(state, black)}), "
+            f"index 0 ({_named_class(state, 0)}) is the color {colour_name(usual[0])}"
+        )
+        state.split_problem("palette-order", message)
+
+
+def _named_class(state: SplitState, value: int) -> str:
+    at = np.flatnonzero(mask_values(state) == value)
+    return state.table.classes.names[int(at[0])] if len(at) else "no class"
+
+
+def _classes_said(state: SplitState) -> str:
+    if state.table.mask_colours:
+        return "the palette's colors"
+    return f"{_few(mask_values(state))} (void: {_few(void_values(state))})"
+
+
 def _few(values: np.ndarray) -> str:
     said = ", ".join(str(v) for v in values[:12])
     return f"{said}, ... ({len(values)})" if len(values) > 12 else said
@@ -240,15 +330,12 @@ def _few(values: np.ndarray) -> str:
 
 def mask_values(state: SplitState) -> np.ndarray:
     """int64 ``(K,)``: the pixel value of each class."""
-    given = state.table.mask_values
-    return np.arange(len(state.table.classes)) if given is None else np.asarray(given)
+    return state.table.class_values
 
 
 def void_values(state: SplitState) -> np.ndarray:
-    """int64 ``(V,)``: the pixel values that are void, 255 first where they are no colours."""
-    given = state.table.mask_void
-    more = np.zeros(0, np.int64) if given is None else np.asarray(given)
-    return more if state.table.mask_colours else np.union1d([VOID], more)
+    """int64 ``(V,)``: the pixel values that are void, 255 too where they are no colours."""
+    return state.table.void_values
 
 
 def check_copies(states: Sequence[SplitState]) -> None:

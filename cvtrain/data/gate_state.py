@@ -12,6 +12,7 @@ from cvtrain.data.formats.base import CODES as READER_CODES
 from cvtrain.data.formats.base import Code
 from cvtrain.data.formats.base import problem as make_problem
 from cvtrain.data.formats.files import MAX_PIXELS
+from cvtrain.data.formats.unread import CONVERT
 from cvtrain.data.mask_file import VOID
 from cvtrain.data.probe import Probes
 from cvtrain.data.table import Problem, Table
@@ -32,6 +33,7 @@ GATE_CODES: dict[str, Code] = {
         "error", "image", f"cut it into tiles of at most {MAX_PIXELS:,} pixels; {_OUT}"
     ),
     "image-channels": Code("error", "image", f"set data.channels to what the files hold; {_OUT}"),
+    "image-not-finite": Code("error", "image", f"write finite numbers; {_OUT}"),
     "path-outside-root": Code("error", "image", f"use paths below data.root; {_OUT}"),
     "duplicate-image-id": Code("error", "image", f"number the images anew; {_OUT}, but the first"),
     "duplicate-file": Code("error", "image", f"name each image once; {_OUT}, but the first"),
@@ -49,6 +51,12 @@ GATE_CODES: dict[str, Code] = {
     "exif-rotation": Code("note", "nothing", "none needed: it is read upright, as viewers show it"),
     "color-mode": Code("note", "nothing", "none needed: it is converted when it is read"),
     "bit-depth": Code("note", "nothing", "none needed: the values keep their depth"),
+    "value-range": Code(
+        "note",
+        "nothing",
+        "none needed; 65535 is white: where the values end far below it, images are dark; "
+        "multiply 12-bit values by 16",
+    ),
     "extension-lies": Code("note", "nothing", "none needed: the content decides; rename the file"),
     "image-frames": Code("note", "nothing", "none needed; save other frames as files of their own"),
     "duplicate-image": Code("note", "nothing", "delete one of them"),
@@ -124,6 +132,18 @@ GATE_CODES: dict[str, Code] = {
         "pixels for void, on_bad=drop leaves the image out",
     ),
     "mask-lossy": Code("note", "nothing", "save masks as PNG: JPEG changes values near outlines"),
+    "mask-jpeg": Code("error", "image", f"save masks as PNG: JPEG changes values; {_OUT}"),
+    "mask-palette": Code(
+        "error",
+        "image",
+        "set data.palette=FILE (NAME R G B a line) to go by colors, or "
+        f"data.reader.mask_values=[0, 1, ...] to go by indices; {_OUT}",
+    ),
+    "palette-order": Code(
+        "note",
+        "nothing",
+        "none needed if indices are classes; if colors are: data.palette=FILE (NAME R G B a line)",
+    ),
     "mask-void": Code("note", "nothing", "none needed: no pixel of it is learned or scored"),
     # The data set.
     "split-void": Code(
@@ -134,6 +154,7 @@ GATE_CODES: dict[str, Code] = {
     "no-train-split": Code("error", "nothing", "add images to train on", False),
     "val-not-drawn": Code("error", "nothing", "correct what is wrong, or add images", False),
     "no-val-split": Code("note", "nothing", "none needed; a val split of your own is never mixed"),
+    "file-not-read": Code("note", "nothing", CONVERT),
     "file-unlisted": Code("note", "nothing", "none needed; add it to a split to use it"),
 }
 """What the gate itself finds; the readers' codes are in ``cvtrain.data.formats.base``."""

@@ -16,11 +16,13 @@ from cvtrain.data.collate import LoaderBatch, Sample, collate
 from cvtrain.data.dataset import input_size
 from cvtrain.data.decode import claimed_pixels, decode_bytes, header_pixels
 from cvtrain.data.formats.files import IMAGE_SUFFIXES, MAX_PIXELS, is_image, walk
+from cvtrain.data.formats.unread import CONVERT, said_of_unread, unread_images
 from cvtrain.data.loader import Loader
 from cvtrain.data.process import prepare_process, start_worker
 from cvtrain.data.proposed import BoxFinder, around, corners
 from cvtrain.errors import DataError, UsageError
 from cvtrain.storage import is_run_folder
+from cvtrain.text import printable
 from cvtrain.types import ImageInfo, Placement, Target
 
 READ_AHEAD = 100_000_000
@@ -51,6 +53,7 @@ class ImageFolder(Dataset["Sample | Unreadable"]):
         root: the folder that ``info.file_name`` is relative to.
         files: POSIX paths below it, sorted.
         unreadable: what ``batches`` could not read so far.
+        notes: lines on images that are not read, of other formats or without an extension.
 
     Raises:
         UsageError: nothing is there, or no file of an image's extension.
@@ -67,11 +70,15 @@ class ImageFolder(Dataset["Sample | Unreadable"]):
     height: int = field(init=False)
     width: int = field(init=False)
     unreadable: list[Unreadable] = field(init=False, default_factory=list)
+    notes: list[str] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         prepare_process()
         self.height, self.width = input_size(self.image_size)
         self.root, self.files = find_images(self.source)
+        if Path(self.source).expanduser().is_dir():
+            lines = [line for _, line in unread_images(self.root, walk(self.root))]
+            self.notes = [printable(f"{line}: {CONVERT}") for line in lines]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -177,7 +184,9 @@ def find_images(source: str | Path) -> tuple[Path, list[str]]:
     else:
         raise UsageError(f"source={source}: no such file or folder")
     if not found:
-        raise UsageError(f"source={source}: no images there ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        unread = said_of_unread(path, walk(path)) if path.is_dir() else ""
+        endings = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise UsageError(printable(f"source={source}: no images there ({endings}){unread}"))
     return root, sorted(p.relative_to(root).as_posix() for p in found)
 
 

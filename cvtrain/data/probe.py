@@ -28,14 +28,14 @@ import PIL
 from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 
 from cvtrain.data.formats.files import FORMATS, MAX_PIXELS
-from cvtrain.data.mask_file import mask_pixels
+from cvtrain.data.mask_file import is_lossy, mask_pixels, palette_colours
 from cvtrain.errors import DataError
 
-VERSION = f"2-{PIL.__version__}"
+VERSION = f"3-{PIL.__version__}"
 """Of what a record says; another version's cached records are not read."""
 
-OK, MISSING, EMPTY, UNREADABLE, TRUNCATED, BOMB, CHANNELS = range(7)
-STATUS = ("ok", "missing", "empty", "unreadable", "truncated", "bomb", "channels")
+OK, MISSING, EMPTY, UNREADABLE, TRUNCATED, BOMB, CHANNELS, NOT_FINITE = range(8)
+STATUS = ("ok", "missing", "empty", "unreadable", "truncated", "bomb", "channels", "not-finite")
 """Names of ``Record.status``."""
 
 RECORD = np.dtype(
@@ -43,6 +43,8 @@ RECORD = np.dtype(
         ("status", "u1"),
         ("orientation", "u1"),  # EXIF, 1..8
         ("bits", "u1"),  # a channel
+        ("lossy", "?"),  # the values are not exactly those that were saved
+        ("high", "f4"),  # the largest value, where a channel has more than 8 bits
         ("frames", "i4"),  # of an animation, pages of a TIFF
         ("height", "i4"),  # upright
         ("width", "i4"),
@@ -87,12 +89,14 @@ class Probes:
         records: N of ``RECORD``.
         details: why a file is bad, by row.
         values: masks only, by row: distinct pixel values int64 ``(V,)`` and their pixel counts.
+        palettes: of palette files among them the packed colour of each value, int64 ``(V,)``.
         cached: how many came from the cache.
     """
 
     records: np.ndarray
     details: dict[int, str] = field(default_factory=dict)
     values: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    palettes: dict[int, np.ndarray] = field(default_factory=dict)
     cached: int = 0
 
     @classmethod
@@ -152,7 +156,9 @@ def probe_files(
                     if detail:
                         probes.details[i] = detail
                     if values is not None:
-                        probes.values[i] = values
+                        probes.values[i] = values[:2]
+                        if values[2] is not None:
+                            probes.palettes[i] = values[2]
                 if tick is not None:
                     tick(len(rows))
         except BaseException:
@@ -178,6 +184,10 @@ def _probe_chunk(paths: list[str], masks: bool, channels: int, colours: bool) ->
     return [probe(path, mask=masks, channels=channels, colours=colours) for path in paths]
 
 
+_Values = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+"""Distinct values of a mask, their counts, and their colours where it is a palette file."""
+
+
 class _BadFileError(Exception):
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
@@ -186,8 +196,8 @@ class _BadFileError(Exception):
 
 def probe(
     path: str, *, mask: bool = False, channels: int = 3, colours: bool = False
-) -> tuple[np.void, str, tuple[np.ndarray, np.ndarray] | None]:
-    """Decodes one file: its record, why it is bad ("" where it is not), a mask's value counts."""
+) -> tuple[np.void, str, _Values | None]:
+    """Decodes one file: its record, why it is bad ("" where it is not), what a mask holds."""
     record = np.zeros(1, RECORD)[0]
     record["orientation"] = 1
     try:
@@ -212,8 +222,8 @@ def probe(
 
 def _decode(
     file: BinaryIO, record: np.void, mask: bool, channels: int, colours: bool
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Fills ``record``; returns the value counts of a mask of one channel."""
+) -> _Values | None:
+    """Fills ``record``; returns what a mask of one channel holds."""
     head = file.read(32)
     file.seek(0)
     try:
@@ -250,15 +260,30 @@ def _decode(
             upright = ImageOps.exif_transpose(image)
         _sizes(record, upright.height, upright.width)
         record["digest"] = _digest(file, upright, int(record["bits"]))
+        record["lossy"] = is_lossy(image)
         values = _values(image, colours) if mask else None
         try:
             frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         except Exception as error:  # a later frame is broken; the first, which is used, is not
             frames = 2 if "truncated" in str(error) else 1
         record["frames"] = frames
-    if not mask and channels not in (1, 3):
-        _decode_channels(file, channels)
+        if not mask and record["bits"] > 8 and image.mode not in _LOW_BITS_LOST:
+            _look_at_values(record, np.asarray(image))
+    if not mask and (channels not in (1, 3) or (record["bits"] > 8 and not record["high"])):
+        _decode_channels(file, record, channels)
     return values
+
+
+_LOW_BITS_LOST = ("RGB", "RGBA", "LA", "P", "PA", "CMYK")
+"""Modes that Pillow makes of 16 bits a channel, too."""
+
+
+def _look_at_values(record: np.void, pixels: np.ndarray) -> None:
+    """The largest value; a float image that holds NaN or infinity is bad."""
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        odd = int((~np.isfinite(pixels)).sum())
+        raise _BadFileError(NOT_FINITE, f"{odd:,} of {pixels.size:,} values are NaN or infinite")
+    record["high"] = pixels.max(initial=0)
 
 
 def _sizes(record: np.void, height: int, width: int) -> None:
@@ -300,22 +325,22 @@ def _digest(file: BinaryIO, image: Image.Image, bits: int) -> np.ndarray:
     return np.frombuffer(hashed.digest(), np.uint64)
 
 
-def _values(image: Image.Image, colours: bool) -> tuple[np.ndarray, np.ndarray] | None:
-    """Distinct values and their counts, as the loader sees them; None where there are none."""
+def _values(image: Image.Image, colours: bool) -> _Values | None:
+    """What the loader sees in a mask; None where it is nothing of that kind."""
     array = mask_pixels(image, colours)
     if array is None:
         return None
     if array.dtype == np.uint8:
         counts = np.bincount(array.ravel(), minlength=256)
         values = np.flatnonzero(counts)
-        return values, counts[values]
+        return values, counts[values], None if colours else palette_colours(image, values)
     values, counts = np.unique(array, return_counts=True)
-    return values[:_MAX_VALUES].astype(np.int64), counts[:_MAX_VALUES]
+    return values[:_MAX_VALUES].astype(np.int64), counts[:_MAX_VALUES], None
 
 
 def _decode_tiff(file: BinaryIO, record: np.void, channels: int) -> None:
     """A TIFF that Pillow does not know, by the loader; it must fit, and not end early."""
-    from cvtrain.data.decode import decode_bytes
+    from cvtrain.data.decode import NotFiniteError, decode_bytes
 
     tags = _tiff_tags(file)
     if 256 not in tags or 257 not in tags:
@@ -330,12 +355,16 @@ def _decode_tiff(file: BinaryIO, record: np.void, channels: int) -> None:
         raise _BadFileError(TRUNCATED, f"the file has {len(raw)} of {end} bytes")
     try:
         array = decode_bytes(raw, "it", channels)
+    except NotFiniteError as error:
+        raise _BadFileError(NOT_FINITE, _short(error).removeprefix("it: ")) from error
     except DataError as error:
         detail = f"a TIFF that neither Pillow nor OpenCV reads with {channels} channels"
         raise _BadFileError(UNREADABLE, detail) from error
     orientation = tags.get(274, 1)
     record["orientation"] = orientation if orientation in range(1, 9) else 1
     record["bits"], record["frames"] = array.itemsize * 8, 1
+    if record["bits"] > 8:
+        _look_at_values(record, array)
     record["format"] = b"TIFF"
     _sizes(record, *array.shape[:2])
     hashed = hashlib.blake2b(f"{array.dtype} {array.shape} ".encode(), digest_size=16)
@@ -360,14 +389,18 @@ def _tiff_tags(file: BinaryIO) -> Any:
         raise _BadFileError(UNREADABLE, f"broken TIFF directory: {_short(error)}") from error
 
 
-def _decode_channels(file: BinaryIO, channels: int) -> None:
-    """Whether the loader gets ``channels`` channels from the file."""
-    from cvtrain.data.decode import decode_bytes
+def _decode_channels(file: BinaryIO, record: np.void, channels: int) -> None:
+    """What the loader gets: ``channels`` channels, and the values of more than 8 bits."""
+    from cvtrain.data.decode import NotFiniteError, decode_bytes
 
     try:
-        decode_bytes(np.frombuffer(_read(file), np.uint8), "it", channels)
+        pixels = decode_bytes(np.frombuffer(_read(file), np.uint8), "it", channels)
+    except NotFiniteError as error:
+        raise _BadFileError(NOT_FINITE, _short(error).removeprefix("it: ")) from error
     except DataError as error:
         raise _BadFileError(CHANNELS, _short(error).removeprefix("it: ")) from error
+    if record["bits"] > 8:
+        _look_at_values(record, pixels)
 
 
 def _read(file: BinaryIO) -> bytes:

@@ -35,7 +35,8 @@ class _Entries:
         keys: uint64 ``(R, 2)`` hash of the path.
         sizes, mtimes: int64 ``(R,)`` bytes, nanoseconds.
         records: R of ``RECORD``.
-        starts: int64 ``(R + 1,)`` into ``values`` and ``counts``; masks only.
+        starts: int64 ``(R + 1,)`` into ``values``, ``counts`` and ``colours``; masks only. -1: no
+            colour, the file has no palette.
     """
 
     keys: np.ndarray
@@ -45,6 +46,7 @@ class _Entries:
     starts: np.ndarray
     values: np.ndarray
     counts: np.ndarray
+    colours: np.ndarray
 
 
 def cache_folder() -> Path:
@@ -87,6 +89,8 @@ def cached_probe(
             span = slice(int(old.starts[rows[i]]), int(old.starts[rows[i] + 1]))
             if span.stop > span.start:
                 probes.values[int(i)] = (old.values[span], old.counts[span])
+                if old.colours[span.start] >= 0:
+                    probes.palettes[int(i)] = old.colours[span]
     probes.cached = len(hits)
     if tick is not None and len(hits):
         tick(len(hits))
@@ -105,6 +109,7 @@ def cached_probe(
     probes.records[missing] = fresh.records
     probes.details.update({missing[i]: text for i, text in fresh.details.items()})
     probes.values.update({missing[i]: pair for i, pair in fresh.values.items()})
+    probes.palettes.update({missing[i]: colours for i, colours in fresh.palettes.items()})
     keep = probes.ok & (sizes >= 0) & (mtimes < now - _FRESH_NS)
     if keep[missing].any():
         _save(path, _merge(old, _entries(probes, keys, sizes, mtimes, keep)), warn)
@@ -162,6 +167,15 @@ def _entries(
         starts=starts,
         values=np.concatenate([none, *(values for values, _ in pairs)]),
         counts=np.concatenate([none, *(counts for _, counts in pairs)]),
+        colours=np.concatenate(
+            [
+                none,
+                *(
+                    probes.palettes.get(int(i), np.full(len(values), -1, np.int64))
+                    for i, (values, _) in zip(rows, pairs)
+                ),
+            ]
+        ),
     )
 
 
@@ -175,6 +189,7 @@ def _merge(old: _Entries | None, new: _Entries) -> _Entries:
     keys = np.concatenate([old.keys[kept], new.keys])
     values = np.concatenate([old.values[inside], new.values])
     counts = np.concatenate([old.counts[inside], new.counts])
+    colours = np.concatenate([old.colours[inside], new.colours])
     begins = np.concatenate([[0], np.cumsum(lengths)])
     order = np.argsort(keys[:, 0], kind="stable")
     starts = np.concatenate([[0], np.cumsum(lengths[order])]).astype(np.int64)
@@ -188,6 +203,7 @@ def _merge(old: _Entries | None, new: _Entries) -> _Entries:
         starts=starts,
         values=values[places],
         counts=counts[places],
+        colours=colours[places],
     )
 
 
@@ -213,7 +229,7 @@ def _consistent(e: _Entries) -> bool:
         all(n == count for n in lengths)
         and e.keys.shape == (count, 2)
         and e.records.dtype == RECORD
-        and len(e.values) == len(e.counts) == e.starts[-1]
+        and len(e.values) == len(e.counts) == len(e.colours) == e.starts[-1]
         and (np.diff(e.starts) >= 0).all()
         and (e.keys[1:, 0] >= e.keys[:-1, 0]).all()
     )

@@ -149,9 +149,10 @@ def _part(
         images = np.unique(of_image[keep])
     part = table.take(images, keep)
     values = table.mask_values
+    void = table.mask_void
     if table.masks is not None:
-        values = np.arange(len(table.classes)) if values is None else values
-        values = values[indices]
+        values = table.class_values[indices]
+        void = np.union1d(table.void_values, np.delete(table.class_values, indices))
     labels = part.image_labels
     if part.tags is not None:
         part = map_tags(part, new)
@@ -161,6 +162,7 @@ def _part(
         labels=new[part.labels],
         image_labels=None if labels is None or not of_image_class else new[labels],
         mask_values=values,
+        mask_void=void,
     )
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from cvtrain.data.mask_file import VOID
+
 CROWD = 1
 """Bit of ``Table.flags``: a COCO crowd region."""
 DIFFICULT = 2
@@ -152,6 +154,19 @@ class Table:
     @property
     def num_annotations(self) -> int:
         return len(self.boxes)
+
+    @property
+    def class_values(self) -> np.ndarray:
+        """int64 ``(K,)``: the pixel value of each class in the masks."""
+        given = self.mask_values
+        return np.arange(len(self.classes)) if given is None else np.asarray(given, np.int64)
+
+    @property
+    def void_values(self) -> np.ndarray:
+        """int64 ``(V,)``: the pixel values that are void, 255 too where they are no colours."""
+        given = self.mask_void
+        more = np.zeros(0, np.int64) if given is None else np.asarray(given, np.int64)
+        return more if self.mask_colours else np.union1d([VOID], more)
 
     def image_id(self, i: int) -> int | str:
         """The data set's own id of image i, or its file name."""

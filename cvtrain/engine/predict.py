@@ -78,6 +78,8 @@ def predict(config: dict[str, Any]) -> int:
             run.create(stored_config(settings, run), [])
             log.open(run.log)
             LOG.info(f"{loaded.path} (epoch {loaded.epoch + 1}), on {device}")
+            for line in images.notes:
+                LOG.warning(line)
             _Predicting(task, images, settings, device, run, config["score_threshold"]).go()
         except BaseException as error:
             code = exit_code(error)

@@ -7,11 +7,12 @@ from pathlib import Path
 from cvtrain.data.formats.base import Reader
 from cvtrain.data.formats.coco import COCOReader
 from cvtrain.data.formats.csv_labels import CSVReader
-from cvtrain.data.formats.files import data_root
+from cvtrain.data.formats.files import data_root, walk
 from cvtrain.data.formats.folder import FolderReader
 from cvtrain.data.formats.id_masks import IdMasksReader
 from cvtrain.data.formats.masks import MasksReader
 from cvtrain.data.formats.object_masks import ObjectMasksReader
+from cvtrain.data.formats.unread import said_of_unread
 from cvtrain.data.formats.voc import VOCReader
 from cvtrain.data.formats.yolo import YOLOReader
 from cvtrain.data.table import Split
@@ -67,6 +68,19 @@ class AutoReader(Reader):
         return self.reader.read(split)
 
 
+def looks_like(root: Path) -> tuple[str, str] | None:
+    """Name and line of the one format beside class folders that a folder has; None: none."""
+    found = []
+    for name, reader in READERS.items():
+        try:
+            line = None if name == "folder" else reader.detect(root)
+        except DataError:
+            line = None
+        if line is not None:
+            found.append((name, line))
+    return found[0] if len(found) == 1 else None
+
+
 def recognise(root: str | Path) -> tuple[str, str]:
     """Name of the format a folder has and one line on what was found.
 
@@ -94,4 +108,5 @@ def recognise(root: str | Path) -> tuple[str, str]:
     if doubts:
         raise doubts[0]
     layouts = "; ".join(reader.layout for reader in READERS.values())
-    raise DataError(f"{path}: no known layout found; expected one of: {layouts}")
+    unread = said_of_unread(path, walk(path))
+    raise DataError(f"{path}: no known layout found; expected one of: {layouts}{unread}")

@@ -17,7 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cvtrain.data.formats.files import data_root, shorten
+from cvtrain.data.formats.files import data_root, shorten, walk
+from cvtrain.data.formats.unread import said_of_unread
 from cvtrain.data.table import Problem, Split
 from cvtrain.errors import DataError
 
@@ -127,6 +128,7 @@ CODES: dict[str, Code] = {
     "mask-unreadable": Code(
         "error", "image", "save the mask anew as PNG; on_bad=fix|drop leaves the image out"
     ),
+    "mask-levels": Code("error", "nothing", "save masks as PNG: JPEG changes values", False),
     "object-unreadable": Code(
         "error", "annotation", "save the mask anew as PNG; on_bad=fix|drop leaves the object out"
     ),
@@ -237,4 +239,5 @@ class Reader(ABC):
         raise DataError(f"{cls.__name__} cannot recognise a folder; name the format instead")
 
     def _not_this(self, why: str) -> DataError:
-        return DataError(f"{self.root}: {why}; expected {self.layout}")
+        unread = said_of_unread(self.root, walk(self.root))
+        return DataError(f"{self.root}: {why}; expected {self.layout}{unread}")

@@ -27,8 +27,10 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "JPEG2000", "PPM"
 MAX_PIXELS = 178_956_970
 """An image of more pixels counts as a decompression bomb; the loader's and Pillow's own limit."""
 
-OTHER_IMAGE_SUFFIXES = frozenset((".heic", ".heif", ".jxl", ".dng", ".psd", ".svg"))
-"""Images that are not read; they are listed, so that nobody wonders where they went."""
+_OTHERS = ".heic .heif .jxl .psd .svg .tga .exr .hdr .dds .pcx .eps .dcm"
+_RAW = ".dng .cr2 .cr3 .nef .arw .orf .raf .rw2"
+OTHER_IMAGE_SUFFIXES = frozenset((*_OTHERS.split(), *_RAW.split()))
+"""Images that are not read; they are counted and named, so that nobody wonders where they went."""
 
 
 BROKEN_NPZ = (
@@ -246,9 +248,8 @@ def images_of(files: Iterable[str]) -> list[str]:
 
 
 def unlisted_of(files: Iterable[str], used: set[str]) -> list[str]:
-    """Image files (also of kinds that are not read) that no split uses."""
-    known = IMAGE_SUFFIXES | OTHER_IMAGE_SUFFIXES
-    return [f for f in files if posixpath.splitext(f)[1].lower() in known and f not in used]
+    """Image files that no split uses."""
+    return [f for f in images_of(files) if f not in used]
 
 
 def read_text(path: Path) -> str:

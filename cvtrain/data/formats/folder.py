@@ -15,11 +15,13 @@ from cvtrain.data.formats.files import (
     find_split_folder,
     folders,
     images_of,
+    inside,
     is_image,
     unlisted_of,
     walk,
 )
 from cvtrain.data.formats.packing import Packer
+from cvtrain.data.formats.siblings import not_classes
 from cvtrain.data.table import Classes, Problem, Split
 from cvtrain.errors import DataError
 
@@ -27,6 +29,18 @@ _NOT_CLASSES = frozenset(
     {"images", "labels", "masks", "annotations", "imagesets", "jpegimages", "vocdevkit", "data"}
 )
 """Folder names, lower case, that make a folder look like something else than classes."""
+
+
+class NotClassesError(DataError):
+    """The folders hold something else than classes.
+
+    Attributes:
+        pairs: what they hold is known: images, and masks of these.
+    """
+
+    def __init__(self, message: str, pairs: bool) -> None:
+        super().__init__(message)
+        self.pairs = pairs
 
 
 class FolderReader(Reader):
@@ -55,10 +69,44 @@ class FolderReader(Reader):
             if not any(is_image(f) and "/" in f for f in self._files):
                 raise self._not_this("no folders with images found")
             self._splits = {"train": ""}
+        if self._given is None:
+            self._refuse_pairs()
+        if not any(self._splits.values()):
             classes = {name.lower() for name in self._classes_of("train")}
             if sum(bool(classes.intersection(aliases)) for aliases in SPLITS.values()) > 1:
                 raise self._not_this("the folders of the splits hold images, but no class folders")
         self._tables = {split: self._classes_of(split) for split in self._splits}
+
+    def _refuse_pairs(self) -> None:
+        """Raise NotClassesError where folders hold images and what is said about them."""
+        for place in self._splits.values():
+            held: dict[str, list[str]] = {}
+            for file in images_of(self._files):
+                here = not place or file.startswith(f"{place}/")
+                parts = inside(file, place).split("/") if here else []
+                if len(parts) > 1:
+                    held.setdefault(posixpath.join(place, parts[0]), []).append(file)
+            found = not_classes(self.root, held)
+            if found is not None:
+                message = f"{self.root}: {self._what_they_are(place, *found)}"
+                raise NotClassesError(message, found[0] != found[1])
+
+    def _what_they_are(self, place: str, images: str, others: str) -> str:
+        from cvtrain.data.formats.auto import looks_like
+
+        said = f"{images}/ and {others}/ hold images and their masks, not classes"
+        if images == others:
+            said = f"the folder {images}/ is not a class by its name"
+        found = looks_like(self.root)
+        if found is not None:
+            return f"{said}; it looks like {found[1]}: say data={found[0]}"
+        words = [posixpath.basename(folder) if place else folder for folder in (images, others)]
+        if images == others:
+            return f"{said}; if it is one, name all classes: data.reader.names=[...]"
+        return (
+            f"{said}: say data=masks data.reader.images={words[0]} data.reader.masks={words[1]} "
+            "task=semantic_segmentation; if they are classes, name them: data.reader.names=[...]"
+        )
 
     def _classes_of(self, split: str) -> list[str]:
         """Class folders of a split; in a root without splits those that hold images."""
@@ -86,6 +134,10 @@ class FolderReader(Reader):
     def detect(cls, root: Path) -> str | None:
         try:
             reader = cls(root)
+        except NotClassesError as error:
+            if error.pairs:
+                raise
+            return None
         except DataError:
             return None
         names = {name for split in reader.splits() for name in reader._filled(split)}

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from cvtrain.data.formats import rle
 from cvtrain.data.formats.files import FORMATS, MalformedError, shorten
-from cvtrain.data.mask_file import mask_pixels
+from cvtrain.data.mask_file import is_lossy, mask_pixels, palette_colours
 
 _MOST_THREADS = 16
 T = TypeVar("T")
@@ -84,15 +84,17 @@ def _segment(starts: np.ndarray, ends: np.ndarray, height: int, width: int) -> b
     return json.dumps({"size": [height, width], "counts": text}, separators=(",", ":")).encode()
 
 
-def read_pixels(path: Path, colours: bool | None = None) -> np.ndarray:
+def read_pixels(path: Path, colours: bool | None = None, numbers: bool = True) -> np.ndarray:
     """``(H, W)`` whole numbers of a mask file, upright: its values, else its packed colours.
 
     Args:
         path: of the file.
-        colours: True: always colours. None: where it is in colours; a palette file's are indices.
+        colours: True: always colours. None: where it is in colours; a palette file's are indices,
+            but where black is not index 0 it changes places with it.
+        numbers: each value stands for itself, so that a JPEG is refused unless it is 0 throughout.
 
     Raises:
-        MalformedError: it cannot be read, or holds neither.
+        MalformedError: it cannot be read, holds neither, or is a JPEG of numbers.
     """
     try:
         with warnings.catch_warnings():
@@ -102,9 +104,13 @@ def read_pixels(path: Path, colours: bool | None = None) -> np.ndarray:
                 pixels = mask_pixels(upright, bool(colours))
                 if pixels is None and colours is None:
                     pixels = mask_pixels(upright, True)
+                elif colours is None:
+                    pixels = _black_is_0(image, pixels)
+                if numbers and is_lossy(image) and pixels is not None and pixels.any():
+                    raise MalformedError("it is a JPEG, which changes numbers; save it as PNG")
     except FileNotFoundError as error:
         raise MalformedError("there is no such file") from error
-    except MemoryError:
+    except (MemoryError, MalformedError):
         raise
     except Exception as error:  # Pillow's plugins raise every kind of error on broken files
         empty = path.exists() and not path.stat().st_size
@@ -113,6 +119,20 @@ def read_pixels(path: Path, colours: bool | None = None) -> np.ndarray:
     if pixels is None:
         raise MalformedError("its pixels are no whole numbers; save it as PNG")
     return pixels
+
+
+def _black_is_0(image: Image.Image, pixels: np.ndarray | None) -> np.ndarray | None:
+    """The indices of a palette file, black being 0: others number the background, as they come."""
+    if pixels is None or image.mode not in ("P", "PA"):
+        return pixels
+    used = np.unique(pixels)
+    colours = palette_colours(image, used)
+    if colours is None or used[0] != 0 or not colours[0] or (colours != 0).all():
+        return pixels
+    black = int(used[colours == 0][0])
+    order = np.arange(256, dtype=np.uint8)
+    order[[0, black]] = order[[black, 0]]
+    return order[pixels]
 
 
 def read_object(path: Path) -> MaskObject:
@@ -124,7 +144,7 @@ def read_object(path: Path) -> MaskObject:
     Raises:
         MalformedError: it cannot be read.
     """
-    pixels = read_pixels(path)
+    pixels = read_pixels(path, numbers=False)
     if pixels.dtype == np.int32:  # colours: the largest of the three channels
         channels = [pixels >> 16 & 255, pixels >> 8 & 255, pixels & 255]
         pixels = np.maximum.reduce(channels).astype(np.uint8)

@@ -17,7 +17,7 @@ from cvtrain.data.formats.files import MalformedError, read_lines, shorten, stor
 from cvtrain.data.formats.packing import Packer
 from cvtrain.data.formats.pairs import Pairs, describe, known_pairs, say_to
 from cvtrain.data.formats.palette import FOUND, Palette, read_palette
-from cvtrain.data.mask_file import VOID, mask_pixels
+from cvtrain.data.mask_file import VOID, is_lossy, levels_of, mask_pixels
 from cvtrain.data.table import Classes, Problem, Split, Strings
 from cvtrain.errors import DataError
 
@@ -39,8 +39,9 @@ class MasksReader(Reader):
 
     Args:
         root: folder of the data set, with ``images/train`` and ``masks/train`` (the same for val
-            and test; ``train2017`` is train), ``train/images`` and ``train/masks``, or ``images``
-            and ``masks`` alone, which is one split, ``train``.
+            and test; ``train2017`` is train), ``train/images`` and ``train/masks``, ``images`` and
+            ``masks`` alone, which is one split, ``train``, or ``train`` and ``train_masks``. Where
+            there are none, ``image``, ``img`` and ``mask`` are looked for.
         names: class names, value 0 first, or names by pixel value. None: those of the palette or
             the lines of classes.txt, else the values found in the masks.
         images: name of the folder of images, ``.``: the root.
@@ -57,6 +58,13 @@ class MasksReader(Reader):
         palette: file, below the root or anywhere, of each class's colour or pixel value, see
             ``cvtrain.data.formats.palette``. None: one of ``palette.FOUND`` in the root, which is
             only used where masks are in colours.
+
+    The values of JPEGs are never exactly what was saved: those that crowd around a few levels count
+    as these levels; where they do not, that is an error.
+
+    Attributes:
+        by_value: pixel values or a palette were given, so that it is settled what counts of a
+            palette file: its indices or its colours.
 
     Masks are only opened where their values are not known otherwise: with two classes until one
     mask tells, with a palette that nobody named until one has colours, without class names all.
@@ -81,11 +89,13 @@ class MasksReader(Reader):
         if isinstance(names, Mapping) and mask_values is None and _are_values(names):
             mask_values, names = [int(key) for key in names], list(names.values())
         self._values = None if mask_values is None else _values("mask_values", mask_values)
+        self.by_value = mask_values is not None or palette is not None
         self._void = None if mask_void is None else _values("mask_void", mask_void)
         self._pairs = Pairs(self.root, images, masks, lists, image_suffix, mask_suffix)
         if not self._pairs.places:
             raise self._not_this(f"no folders {images!r} and {masks!r} found")
         self._fault: tuple[str, MalformedError] | None = None
+        self._fault_code = "classes-missing"
         self._palette: Palette | None = None
         if palette is not None:
             self._read_palette(palette, names)
@@ -156,7 +166,7 @@ class MasksReader(Reader):
         pixels = self._classes()
         if self._fault is not None:
             file, error = self._fault
-            say("classes-missing", file, error.message, where=error.where)
+            say(self._fault_code, file, error.message, where=error.where)
         elif len(pixels.classes) < 2:
             count = len(pixels.classes)
             message = f"masks need two classes or more (background is one), not {count}"
@@ -196,11 +206,12 @@ class MasksReader(Reader):
         by_index = self._names is not None  # then the indices of palette PNGs are classes
         seen: set[int] = set()
         coloured = False
+        lossy = np.zeros(256, np.int64)
         for mask in self._pairs.all_masks():
             coloured = has_colours(self.root / mask, by_index)
             if coloured:
                 break
-            seen |= set() if by_index else mask_values(self.root / mask)
+            seen |= set() if by_index else mask_values(self.root / mask, lossy)
         if by_index and not coloured:
             return None
         try:
@@ -208,24 +219,35 @@ class MasksReader(Reader):
         except MalformedError as error:
             self._fault = (file, error)
             return None
+        seen |= set(levels_of(lossy) or ()) if lossy.any() else set()
         return palette if coloured or not palette.colours else _of_grays(palette, seen)
 
     def _binary(self) -> bool:
         """Whether the masks together hold exactly 0 and 255; stops at the first other value."""
         seen: set[int] = set()
+        lossy = np.zeros(256, np.int64)
         for mask in self._pairs.all_masks():
-            seen |= mask_values(self.root / mask)
+            found = mask_values(self.root / mask, lossy)
+            seen |= found
             if not seen <= {0, VOID}:
                 return False
-        return seen == {0, VOID}
+        levels = levels_of(lossy) if lossy.any() else []
+        return seen | set(levels or ()) == {0, VOID}
 
     def _classes_by_values(self) -> _Pixels:
         if self._values is not None:
             names = Classes.from_names(str(v) for v in self._values)
             return _Pixels(names, self._values, self._void)
         seen: set[int] = set()
+        lossy = np.zeros(256, np.int64)
         for mask in self._pairs.all_masks():
-            seen |= mask_values(self.root / mask)
+            seen |= mask_values(self.root / mask, lossy)
+        if lossy.any():
+            levels = levels_of(lossy)
+            if levels is None:
+                self._fault, self._fault_code = self._no_levels(lossy), "mask-levels"
+                return _Pixels(Classes((), ()))
+            seen |= set(levels)
         if seen == {0, VOID} and self._void is None:
             names = Classes.from_names(("background", "foreground"))
             return _Pixels(names, np.array([0, VOID], np.int64))
@@ -234,6 +256,15 @@ class MasksReader(Reader):
         names = Classes.from_names(str(value) for value in values)
         gaps = values != list(range(len(values)))
         return _Pixels(names, np.array(values, np.int64) if gaps else None, self._void)
+
+    def _no_levels(self, lossy: np.ndarray) -> tuple[str, MalformedError]:
+        masks = self._pairs.all_masks()
+        file = next((m for m in masks if m.lower().endswith((".jpg", ".jpeg"))), masks[0])
+        message = (
+            f"the JPEG masks hold {np.count_nonzero(lossy)} values, which crowd around no few "
+            "levels"
+        )
+        return file, MalformedError(message)
 
     def _unlisted(self, used: set[str]) -> list[str]:
         return self._pairs.unlisted(used)
@@ -266,20 +297,28 @@ def _values(key: str, given: Sequence[int]) -> np.ndarray:
     return np.array(values, np.int64)
 
 
-def mask_values(path: Path) -> set[int]:
+def mask_values(path: Path, lossy: np.ndarray | None = None) -> set[int]:
     """The pixel values of a mask; none where it cannot be read or is in colours.
 
     Such masks are the gate's to report. Bilevel images hold 0 and 255, palette images the indices.
+    Of a JPEG they are added to ``lossy``, ``(256,)`` pixels of each value, where that is given.
     """
-    pixels = _open(path, colours=False)
-    return set() if pixels is None else {int(v) for v in np.unique(pixels)}
+    found = _open(path, colours=False)
+    if found is None:
+        return set()
+    pixels, is_jpeg = found
+    if is_jpeg and lossy is not None:
+        lossy += np.bincount(pixels.ravel(), minlength=256)
+        return set()
+    return {int(v) for v in np.unique(pixels)}
 
 
 def has_colours(path: Path, by_index: bool = False) -> bool:
     """Whether any pixel of a mask is not gray; ``by_index``: never one of a palette file."""
-    pixels = _open(path, colours=True, by_index=by_index)
-    if pixels is None:
+    found = _open(path, colours=True, by_index=by_index)
+    if found is None:
         return False
+    pixels, _ = found
     return bool((pixels != (pixels & 255) * 0x010101).any())
 
 
@@ -293,7 +332,8 @@ def _of_grays(palette: Palette, seen: set[int]) -> Palette:
     return replace(palette, colours=False, values=palette.places, void=palette.void_places)
 
 
-def _open(path: Path, colours: bool, by_index: bool = False) -> np.ndarray | None:
+def _open(path: Path, colours: bool, by_index: bool = False) -> tuple[np.ndarray, bool] | None:
+    """The pixels of a mask, and whether it is a JPEG."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -301,6 +341,7 @@ def _open(path: Path, colours: bool, by_index: bool = False) -> np.ndarray | Non
         with image:
             if by_index and image.mode in ("P", "PA"):
                 return None
-            return mask_pixels(image, colours)
+            pixels = mask_pixels(image, colours)
+            return None if pixels is None else (pixels, is_lossy(image))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning):
         return None

@@ -28,6 +28,15 @@ from cvtrain.errors import DataError
 Say = Callable[..., None]
 """Takes code, file and message of a problem, and where, image ... by name."""
 
+_COMMON = {
+    ("images", "masks"): [
+        (images, masks)
+        for images in ("images", "image", "imgs", "img", "Images", "Image")
+        for masks in ("masks", "mask", "Masks", "Mask")
+    ]
+}
+"""Where the default names are not there: the others by which the same folders go."""
+
 _YEARS = ("", "2017", "2014")  # of COCO's folders: train2017
 
 
@@ -198,6 +207,12 @@ def _places(root: Path, images: str, masks: str, lists: str | None) -> dict[str,
         if below(root, "", name) is None:
             raise DataError(f"data.reader: {name!r} leaves data.root; give a folder in it")
     images, masks = str(below(root, "", images)), str(below(root, "", masks))
+    if lists is None and (images, masks) in _COMMON:
+        for pair in [(images, masks), *_COMMON[images, masks]]:
+            found = _of_splits(root, *pair)
+            if found:
+                return found
+        return _beside_splits(root, masks)
     both = (root / images).is_dir() and (root / masks).is_dir()
     if lists is not None:
         lists = str(below(root, "", lists))
@@ -207,6 +222,26 @@ def _places(root: Path, images: str, masks: str, lists: str | None) -> dict[str,
         if there and not files:
             files = {"train": there[0]}
         return {s: Place(images, masks, file) for s, file in files.items()} if both else {}
+    return _of_splits(root, images, masks)
+
+
+def _beside_splits(root: Path, masks: str) -> dict[str, Place]:
+    """``train/`` + ``train_masks/``, ``train_images/`` + ``train_masks/``."""
+    found = {}
+    for split, aliases in SPLITS.items():
+        for alias in aliases:
+            theirs = find_split_folder(root, "", [f"{alias}_{masks}", f"{alias}-{masks}"])
+            names = [f"{alias}_images", f"{alias}-images", alias]
+            own = find_split_folder(root, "", names) if theirs else None
+            if own and theirs:
+                found[split] = Place(own, theirs)
+                break
+    return found
+
+
+def _of_splits(root: Path, images: str, masks: str) -> dict[str, Place]:
+    """``images/train`` + ``masks/train``, ``train/images`` + ``train/masks``, or both alone."""
+    both = (root / images).is_dir() and (root / masks).is_dir()
     found = {}
     for split, aliases in SPLITS.items():
         first = find_split_folder(root, images, [a + year for year in _YEARS for a in aliases])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from PIL import Image
 
 from cvtrain.data.formats.base import CODES, problem
 from cvtrain.data.formats.coco import COCOReader
@@ -68,6 +69,12 @@ def broken(make, img, ann):
         make.text("classes.txt", "one")
         return MasksReader(make.root)
 
+    def jpeg_masks():
+        make.image("images/a.png")
+        (make.root / "masks").mkdir()
+        Image.linear_gradient("L").resize((8, 6)).save(make.root / "masks/a.jpg")
+        return MasksReader(make.root)
+
     def object_masks():
         make.image("images/train/a.jpg")
         make.text("masks/train/a_0.png", "x")
@@ -92,7 +99,7 @@ def broken(make, img, ann):
         make.image("train/a/1.jpg", "val/b/1.jpg")
         return FolderReader(make.root)
 
-    makers = (coco, voc, yolo, masks, object_masks, id_masks, csv, separated, folder)
+    makers = (coco, voc, yolo, masks, jpeg_masks, object_masks, id_masks, csv, separated, folder)
     return {make.__name__: make for make in makers}
 
 

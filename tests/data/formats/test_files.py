@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cvtrain.data.formats.auto import AutoReader
 from cvtrain.data.formats.files import (
     MalformedError,
     below,
@@ -17,6 +18,9 @@ from cvtrain.data.formats.files import (
     storable,
     walk,
 )
+from cvtrain.data.formats.folder import FolderReader
+from cvtrain.data.formats.unread import unread_images
+from cvtrain.data.image_folder import find_images
 from cvtrain.errors import DataError, UsageError
 from cvtrain.storage import mark_run_folder, refuse_data_folder
 
@@ -140,3 +144,27 @@ def test_a_folder_of_the_data_set_is_not_written_to(make):
     for folder in (root / "new", root / "sweep", root / "sweep" / "0", root.parent, "elsewhere"):
         refuse_data_folder("run_dir", folder, root)
     refuse_data_folder("run_dir", root, None)
+
+
+def test_images_that_are_not_read_are_counted_and_named(make):
+    make.image("cat/a.jpg")
+    for n in range(7):
+        make.text(f"cat/{n}.HEIC", "x")
+    make.text("cat/b.tga", "x")
+    make.text("README", "no image")
+    make.text("list.txt", "a")
+    (make.root / "cat/plain").write_bytes((make.root / "cat/a.jpg").read_bytes())
+    found = unread_images(make.root, walk(make.root))
+    assert found == [
+        ("cat/plain", "1 image without an extension is not read: cat/plain"),
+        (
+            "cat/0.HEIC",
+            "7 .heic files are not read: cat/0.HEIC, cat/1.HEIC, cat/2.HEIC, cat/3.HEIC, "
+            "cat/4.HEIC, ...",
+        ),
+        ("cat/b.tga", "1 .tga file is not read: cat/b.tga"),
+    ]
+    (make.root / "cat/a.jpg").unlink()
+    for read in (FolderReader, AutoReader, lambda root: find_images(root)):
+        with pytest.raises((DataError, UsageError), match=r"7 \.heic files are not .* mogrify"):
+            read(make.root)

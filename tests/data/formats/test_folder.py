@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from cvtrain.data.formats.auto import AutoReader, recognise
 from cvtrain.data.formats.folder import FolderReader
+from cvtrain.data.formats.masks import MasksReader
 from cvtrain.errors import DataError
 
 
@@ -94,3 +98,73 @@ def test_linked_class_folder(make, tmp_path, codes):
     split = FolderReader(make.root).read("train")
     assert codes(split) == []
     assert split.table.files[1] == "train/dog/a.jpg"
+
+
+def fill(make, folder, names, few=False):
+    """Images of 16 x 12 with random pixels, or masks of two colours."""
+    draws = np.random.default_rng(len(folder))
+    (make.root / folder).mkdir(parents=True, exist_ok=True)
+    for name in names:
+        pixels = draws.integers(0, 2 if few else 256, (12, 16, 3), np.uint8)
+        image = Image.fromarray(pixels[..., 0] * 255 if few else pixels)
+        image.save(make.root / folder / name)
+
+
+NAMES = ["1.png", "2.png", "3.png"]
+
+
+@pytest.mark.parametrize(
+    ("images", "others", "suffix", "said"),
+    [
+        ("image", "mask", "", "data=masks"),
+        ("train", "train_masks", "_mask", "data=masks"),
+        ("train_images", "train_masks", "", "data=masks"),
+        ("train/image", "train/mask", "", "data=masks"),
+        ("img", "label", "", "data.reader.images=img data.reader.masks=label"),
+        ("photos", "drawn", "", "data.reader.images=photos data.reader.masks=drawn"),
+        ("train/photos", "train/drawn", "", "data.reader.images=photos data.reader.masks=drawn"),
+        ("photos", "drawn", "_seg", "data.reader.images=photos data.reader.masks=drawn"),
+        ("cats", "labels", "_x", "the folder labels/ is not a class by its name"),
+    ],
+)
+def test_images_and_masks_are_no_classes(make, images, others, suffix, said):
+    fill(make, images, NAMES)
+    fill(make, others, [n.replace(".", f"{suffix}.") for n in NAMES], few=suffix != "_seg")
+    with pytest.raises(DataError) as error:
+        FolderReader(make.root)
+    assert said in str(error.value)
+    if "data.reader.images" in said:
+        with pytest.raises(DataError, match="not classes"):
+            recognise(make.root)
+        options = dict(w.removeprefix("data.reader.").split("=") for w in said.split())
+        assert len(MasksReader(make.root, **options).read("train").table) == 3
+    elif "data=masks" in said:
+        reader = AutoReader(make.root)
+        assert reader.name == "masks"
+        table = reader.read("train").table
+        assert len(table) == 3
+        assert all(table.masks[k] for k in range(3))
+
+
+@pytest.mark.parametrize(
+    ("classes", "few"),
+    [
+        (("cat", "dog"), False),  # Cat/1.png, Dog/1.png: numbered anew
+        (("zero", "one"), True),  # glyphs in two colours
+        (("mask", "no_mask"), False),
+        (("with_mask", "without_mask"), False),
+        (("person", "train"), False),
+    ],
+)
+def test_equal_names_alone_are_no_masks(make, classes, few):
+    for name in classes:
+        fill(make, name, NAMES, few=few)
+    assert FolderReader(make.root).read("train").table.classes.names == tuple(sorted(classes))
+    assert recognise(make.root)[0] == "folder"
+
+
+def test_named_classes_may_have_any_names(make):
+    fill(make, "images", NAMES)
+    fill(make, "masks", NAMES, few=True)
+    reader = FolderReader(make.root, names=["masks", "images"])
+    assert reader.read("train").table.classes.names == ("masks", "images")

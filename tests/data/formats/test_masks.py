@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from cvtrain.data.formats import masks as masks_module
 from cvtrain.data.formats.masks import MasksReader, mask_values
+from cvtrain.data.mask_file import levels_of
 from cvtrain.errors import DataError
 
 
@@ -42,7 +44,7 @@ def test_reads_pairs(pairs, codes):
 
 def test_three_classes_open_no_mask(pairs, monkeypatch):
     make = pairs()
-    monkeypatch.setattr(masks_module, "mask_values", lambda path: pytest.fail(f"opened {path}"))
+    monkeypatch.setattr(masks_module, "mask_values", lambda path, _: pytest.fail(f"opened {path}"))
     MasksReader(make.root).read("train")
 
 
@@ -67,9 +69,9 @@ def test_looking_stops_at_the_first_mask_that_tells(pairs, monkeypatch):
     make = pairs([0, 1], [0, 255], [0], names="back\nfront")
     opened = []
 
-    def spy(path):
+    def spy(path, lossy):
         opened.append(path.name)
-        return mask_values(path)
+        return mask_values(path, lossy)
 
     monkeypatch.setattr(masks_module, "mask_values", spy)
     reader = MasksReader(make.root)
@@ -228,3 +230,50 @@ def test_empty_split_unlisted_and_nothing_at_all(pairs, make, codes):
 def test_mask_values_that_are_not_one_for_each_class(pairs, values):
     with pytest.raises(DataError, match=r"data\.reader\.mask_values"):
         MasksReader(pairs().root, mask_values=values)
+
+
+def jpegs(make, levels, quality, names="", count=3):
+    """Pairs with masks of these levels, foregrounds of a few rows, saved as JPEG."""
+    for k in range(count):
+        make.image(f"images/{k}.png", size=(96, 64))
+        pixels = np.full((64, 96), levels[0], np.uint8)
+        for n, level in enumerate(levels[1:]):
+            pixels[5 + 17 * n + k : 11 + 17 * n + k, 7 : 50 + 13 * k] = level
+        (make.root / "masks").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(make.root / f"masks/{k}.jpg", quality=quality)
+    if names:
+        make.text("classes.txt", names)
+    return make.root
+
+
+@pytest.mark.parametrize("quality", [30, 75, 95])
+@pytest.mark.parametrize(
+    ("levels", "names", "wanted"),
+    [
+        ([0, 255], "", ("background", "foreground")),
+        ([0, 255], "back\nfront", ("back", "front")),
+        ([0, 128], "", None),
+        ([0, 90, 180], "", None),
+    ],
+)
+def test_values_of_jpegs_are_the_levels_they_crowd_around(make, levels, names, wanted, quality):
+    split = MasksReader(jpegs(make, levels, quality, names)).read("train")
+    assert split.problems == []
+    if wanted:
+        assert split.table.classes.names == wanted
+    assert np.abs(split.table.class_values - levels).max() <= 2
+
+
+@pytest.mark.parametrize("levels", [[0, 1, 2, 3], [0, 20, 40], list(range(0, 200, 25))])
+def test_jpegs_without_levels_are_refused(make, codes, levels):
+    split = MasksReader(jpegs(make, levels, 75)).read("train")
+    assert codes(split) == ["mask-levels"]
+    assert split.problems[0].file == "masks/0.jpg"
+    assert "PNG" in split.problems[0].fix
+
+
+def test_noise_has_no_levels():
+    draws = np.random.default_rng(0)
+    for counts in (np.full(256, 9), draws.integers(0, 5, 256), draws.poisson(300, 256)):
+        assert levels_of(counts) is None
+    assert levels_of(np.eye(256, dtype=np.int64)[0] * 500) == [0], "blank"

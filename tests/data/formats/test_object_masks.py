@@ -280,3 +280,30 @@ def test_samples_of_five_hundred_objects(numbered, task):
             else:
                 assert target.masks.sum(dim=(1, 2)).tolist() == [1] * len(target.boxes)
                 assert len(target.boxes) == 529
+
+
+def test_numbers_in_a_jpeg_are_refused(make):
+    pixels = np.zeros((40, 60), np.uint8)
+    make.image("images/a.png", "images/b.png", size=(60, 40))
+    (make.root / "instances").mkdir()
+    Image.fromarray(pixels).save(make.root / "instances/b.jpg")
+    pixels[5:20, 7:31] = 255
+    Image.fromarray(pixels).save(make.root / "instances/a.jpg")
+    (problem,) = IdMasksReader(make.root).read("train").problems
+    assert (problem.code, problem.file) == ("mask-unreadable", "instances/a.jpg")
+    assert problem.message == "it is a JPEG, which changes numbers; save it as PNG"
+
+
+def test_black_is_the_background_of_a_palette_whatever_its_index(make):
+    pixels = np.ones((40, 60), np.uint8)
+    pixels[5:20, 7:31] = 0
+    make.image("images/a.png", size=(60, 40))
+    (make.root / "instances").mkdir()
+    image = Image.frombytes("P", (60, 40), pixels.tobytes())
+    image.putpalette([0, 128, 0, 0, 0, 0])
+    image.save(make.root / "instances/a.png")
+    table = IdMasksReader(make.root).read("train").table
+    assert table.boxes.tolist() == [[7, 5, 31, 20]]
+    image.putpalette([0, 0, 0, 0, 128, 0])
+    image.save(make.root / "instances/a.png")
+    assert IdMasksReader(make.root).read("train").table.boxes.tolist() == [[0, 0, 60, 40]]

@@ -126,6 +126,13 @@ def test_task_counts_only_where_it_was_typed(dataset, box, run) -> None:
         run(overrides=["task=classification"])
 
 
+def test_task_null_is_no_task(dataset, box, run) -> None:
+    dataset.add("a.png", boxes=[box])
+    dataset.add("v.png", split="val", boxes=[box])
+    code, report = run(task=None, overrides=["task=null"])
+    assert (code, report["task"]) == (0, None)
+
+
 def test_markup_in_names_and_bytes_that_are_not_utf8(dataset, box, run, capsys) -> None:
     for name in ("[bold]a[red].png", "b\udce4r.png"):
         dataset.save("x.png")

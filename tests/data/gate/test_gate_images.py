@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cvtrain.data.decode import decode
 from cvtrain.data.table import CROWD, DIFFICULT
 from cvtrain.errors import DataError, UsageError
 
@@ -424,3 +425,54 @@ def test_codes_of_someones_own_reader(dataset, box) -> None:
     assert (report.counts["train"].rejected, report.stopping) == (1, [])
     dataset.problems["train"] = [other]
     assert len(dataset.gate(on_bad="drop").stopping) == 1  # nothing says how to go on
+
+
+def test_what_is_not_read_is_said(dataset, box) -> None:
+    dataset.add("a.png", boxes=[box])
+    dataset.add("v.png", split="val", boxes=[box])
+    (dataset.root / "b.dng").write_bytes(b"x")
+    (dataset.root / "c").write_bytes((dataset.root / "a.png").read_bytes())
+    report = dataset.gate("detection")
+    found = [(p.file, p.message) for p in report.notes if p.code == "file-not-read"]
+    assert found == [
+        ("c", "1 image without an extension is not read: c"),
+        ("b.dng", "1 .dng file is not read: b.dng"),
+    ]
+    assert {message for _, message in found} <= set(report.summary_lines())
+    assert report.unlisted == []
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_float_images_are_finite(dataset, box, value, channels) -> None:
+    shape = (40, 60, 4) if channels == 4 else (40, 60)
+    for name in "abv":
+        pixels = dataset.draws.random(shape, np.float32)
+        if name == "b":
+            pixels[5, 7:9] = value
+        path = dataset.root / f"{name}.tif"
+        cv2.imwrite(str(path), pixels)
+        dataset.add(path.name, split="val" if name == "v" else "train", boxes=[box])
+    report = dataset.gate("detection", strict=False, channels=channels)
+    (problem,) = report.errors
+    assert (problem.code, problem.file) == ("image-not-finite", "b.tif")
+    assert "values are NaN or infinit" in problem.message
+    assert dataset.gate("detection", on_bad="drop", channels=channels).rejected == 1
+    with pytest.raises(DataError, match="NaN or infinite"):
+        decode(dataset.root / "b.tif", channels)
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (40, 60, 3)])
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_the_range_of_16_bit_files_is_said(dataset, box, shape, ending) -> None:
+    for n, name in enumerate("abv"):
+        pixels = dataset.draws.integers(0, 3000, shape, np.uint16)
+        pixels[3, 5] = 4000 + n
+        cv2.imwrite(str(dataset.root / f"{name}.{ending}"), pixels)
+        split = "val" if name == "v" else "train"
+        dataset.add(f"{name}.{ending}", split=split, boxes=[box])
+    said = [p.message for p in dataset.gate("detection").notes if p.code == "value-range"]
+    assert said == [
+        "values of the 2 16-bit files of train reach 4,001 of 65,535",
+        "values of the 1 16-bit file of val reach 4,002 of 65,535",
+    ]

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cvtrain.data.dataset import VisionDataset
+
 
 @pytest.fixture
 def masks(dataset):
@@ -150,6 +152,84 @@ def test_masks_as_jpeg_are_doubted(masks) -> None:
     Image.fromarray(values).save(masks.root / "masks/b.jpg", quality=100)
     (problem,) = masks.gate("semantic_segmentation").notes
     assert (problem.code, problem.file) == ("mask-lossy", "masks/b.jpg")
+
+
+def test_a_jpeg_counts_as_the_nearest_class_where_these_are_apart(masks) -> None:
+    values = np.zeros((40, 60), np.uint8)
+    values[5:30, 7:33] = 255
+    for split, rows in masks.rows.items():
+        for row in rows:
+            row.mask = f"{split}{row.file[7]}.jpg"
+            Image.fromarray(values).save(masks.root / row.mask, quality=60)
+    masks.mask_values = np.array([0, 255])
+    report = masks.gate("semantic_segmentation")
+    assert not report.errors
+    assert [p.code for p in report.notes] == ["mask-lossy"] * 4
+    assert "of 2,400 pixels are not exactly a class's and count as the nearest" in (
+        report.notes[0].message
+    )
+    data = VisionDataset(
+        report.tables["train"], "semantic_segmentation", height=40, width=60, resize="stretch"
+    )
+    assert (data[0].target.mask == values // 255).all()
+
+
+def test_a_jpeg_of_indices_is_refused(masks) -> None:
+    masks.rows["train"][1].mask = "masks/b.jpg"
+    values = np.zeros((40, 60), np.uint8)
+    values[5:30, 7:33] = 1
+    Image.fromarray(values).save(masks.root / "masks/b.jpg", quality=90)
+    (problem,) = masks.gate("semantic_segmentation", strict=False).errors
+    assert (problem.code, problem.file) == ("mask-jpeg", "masks/b.jpg")
+    assert "0, 1 (void: 255) lie too close to tell them apart" in problem.message
+    assert "PNG" in problem.fix
+    masks.mask_values = np.array([0, 128])
+    masks.save("masks/b.jpg", Image.fromarray(masks.draws.integers(30, 90, (40, 60), np.uint8)))
+    found = masks.gate("semantic_segmentation", strict=False).errors
+    (problem,) = [p for p in found if p.code == "mask-jpeg"]
+    assert "are more than 24 from any of 0, 128" in problem.message
+
+
+def palette_mask(dataset, name: str, colours: list[tuple[int, int, int]]) -> None:
+    """Index i has the i-th colour; all indices are used, and void."""
+    pixels = np.arange(2400, dtype=np.uint8).reshape(40, 60) % len(colours)
+    pixels[0, :9] = 255
+    image = Image.frombytes("P", (60, 40), pixels.astype(np.uint8).tobytes())
+    flat = [v for colour in colours for v in colour]
+    image.putpalette(flat + [len(name)] * (768 - len(flat)))
+    dataset.save(name, image)
+
+
+BLACK, GREEN, RED = (0, 0, 0), (0, 128, 0), (128, 0, 0)
+
+
+def test_an_index_has_one_colour_over_the_set(masks) -> None:
+    masks.names = ("background", "leaf", "fruit")
+    for name in "abcv":
+        palette_mask(masks, f"masks/{name}.png", [BLACK, GREEN, RED])
+    palette_mask(masks, "masks/a.png", [BLACK, GREEN])  # trimmed: nothing contradicts
+    assert masks.codes("semantic_segmentation") == {}
+    palette_mask(masks, "masks/b.png", [GREEN, BLACK, RED])
+    (problem,) = masks.gate("semantic_segmentation", strict=False).errors
+    assert (problem.code, problem.file) == ("mask-palette", "masks/b.png")
+    assert problem.message == "index 0 is the color 0 128 0, in most other masks 0 0 0"
+    assert "data.palette=FILE" in problem.fix
+    assert "data.reader.mask_values=" in problem.fix
+    masks.by_value = True
+    assert masks.codes("semantic_segmentation") == {}
+    masks.by_value = False
+    assert masks.gate("semantic_segmentation", on_bad="drop").rejected == 1
+    grays = [(0, 0, 0), (1, 1, 1), (2, 2, 2)]
+    palette_mask(masks, "masks/b.png", grays)  # as tools write that think in indices
+    assert masks.codes("semantic_segmentation") == {}
+
+
+def test_black_that_is_not_index_0_is_a_note(masks) -> None:
+    for name in "abcv":
+        palette_mask(masks, f"masks/{name}.png", [GREEN, BLACK])
+    (problem,) = masks.gate("semantic_segmentation").notes
+    assert problem.code == "palette-order"
+    assert problem.message.endswith("black is index 1 (dog), index 0 (cat) is the color 0 128 0")
 
 
 def test_class_of_no_pixel_is_a_note(masks) -> None:

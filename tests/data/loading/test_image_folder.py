@@ -66,6 +66,20 @@ def test_what_cannot_be_read_is_listed_and_not_fatal(folder, workers):
     assert "empty" in images.unreadable[1].why
 
 
+def test_an_image_with_nan_costs_itself_alone_and_other_formats_are_named(folder):
+    pixels = np.full((20, 30), 0.5, np.float32)
+    Image.fromarray(pixels).save(folder / "e.tif")
+    pixels[3, 4] = np.nan
+    Image.fromarray(pixels).save(folder / "c.tif")
+    (folder / "f.heic").write_bytes(b"x")
+    images = ImageFolder(folder, 32)
+    assert images.notes[0].startswith("1 .heic file is not read: f.heic: save them as JPEG")
+    seen = [i.file_name for b in images.batches(1) for i in b.infos]
+    assert seen == ["a.PNG", "b.jpg", "deep er/ü.webp", "e.tif"]
+    assert [u.file for u in images.unreadable] == ["c.tif"]
+    assert "NaN" in images.unreadable[0].why
+
+
 def test_bombs_are_not_decoded(folder, monkeypatch):
     monkeypatch.setattr("cvtrain.data.image_folder.MAX_PIXELS", 610)
     images = ImageFolder(folder, 32)
