@@ -36,6 +36,7 @@ from cvtrain.cli.conf import ConfDirs, is_timm
 from cvtrain.cli.runs import unused
 from cvtrain.cli.typed import Typed, by_key, parse, quote
 from cvtrain.errors import RunError, UsageError
+from cvtrain.storage import write_atomic, write_json_atomic
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -202,7 +203,7 @@ class Job:
         finally:
             name, metric, mode = child.monitored(folder)
             record = {"overrides": overrides, "exit_code": code, "monitor": name, "metric": metric}
-            child.write_json(folder / child.JOB_FILE, record)
+            write_json_atomic(folder / child.JOB_FILE, record)
         if code == errors.INTERRUPTED:
             raise KeyboardInterrupt
         if code:
@@ -227,10 +228,7 @@ def _summary(folder: Path) -> int:
         value = "" if record["metric"] is None else repr(record["metric"])
         overrides = " ".join(shlex.quote(o) for o in record["overrides"])
         lines.append([name, str(record["exit_code"]), record["monitor"] or "", value, overrides])
-    partial = folder / ".sweep.csv.partial"
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(lines)
-    partial.replace(folder / "sweep.csv")
+    write_atomic(folder / "sweep.csv", lambda file: csv.writer(file).writerows(lines))
     failed = sum(record["exit_code"] != 0 for _, record in records)
     _print_table([lines[0], *([*row[:4], own] for row, own in zip(lines[1:], varied, strict=True))])
     print(f"{len(records)} jobs, {failed} failed: {child.near(folder / 'sweep.csv')}")

@@ -30,6 +30,7 @@ from cvtrain.cli.runs import process_rank, unused
 from cvtrain.cli.study_plan import NAME, SCRATCH, Plan, StudyJob, make_plan, study_of, words_of
 from cvtrain.cli.typed import Typed, by_key, parse
 from cvtrain.errors import RunError, UsageError
+from cvtrain.storage import write_atomic, write_json_atomic
 
 if TYPE_CHECKING:
     from cvtrain.report.study import Grid
@@ -259,7 +260,7 @@ class _Study:
         command = [sys.executable, "-m", "cvtrain", "train", *self.flags, *words, *self.trust]
         folder.mkdir(exist_ok=True)
         record: dict[str, Any] = {"overrides": list(job.overrides), "exit_code": None}
-        child.write_json(folder / child.JOB_FILE, record)
+        write_json_atomic(folder / child.JOB_FILE, record)
         begun = time.monotonic()
         code = errors.TERMINATED
         try:
@@ -268,7 +269,7 @@ class _Study:
             name, metric, _ = child.monitored(folder)
             record |= {"exit_code": code, "monitor": name, "metric": metric if code == 0 else None}
             record["seconds"] = round(time.monotonic() - begun, 1)
-            child.write_json(folder / child.JOB_FILE, record)
+            write_json_atomic(folder / child.JOB_FILE, record)
             self.outcomes[job.name] = self._outcome(job)
         if code == errors.INTERRUPTED:
             raise KeyboardInterrupt
@@ -369,7 +370,7 @@ class _Study:
             "mode": self.mode,
             "runs": runs,
         }
-        child.write_json(self.folder / STUDY_FILE, content)
+        write_json_atomic(self.folder / STUDY_FILE, content)
 
     def _grid(self) -> Grid:
         from cvtrain.report.study import Grid, Result
@@ -384,7 +385,6 @@ class _Study:
         """Write and print the tables and the plot; 1 if any run failed or is missing."""
         from cvtrain.cli.listing import print_table
         from cvtrain.report.study import markdown, plot
-        from cvtrain.storage import write_atomic
 
         grid = self._grid()
         self._write_csv()
@@ -415,8 +415,6 @@ class _Study:
         return f"{data}: {', '.join(str(n) for n in names)}"
 
     def _write_csv(self) -> None:
-        from cvtrain.storage import write_atomic
-
         titles = ["job", "backbone", "regime", "train_per_class", "seed", "exit_code"]
         titles += [self.monitor, "epoch", "epochs", "train_seconds"]
         rows = []

@@ -182,7 +182,7 @@ class _Predicting:
         path = self.pictures / Path(info.file_name).with_suffix(".png")
         if path.exists():  # a.jpg and a.png in one folder
             path = self.pictures / f"{info.file_name}.png"
-        with replacing(path) as partial:
+        with replacing(path, durable=False) as partial:  # one an image
             Image.fromarray(drawn).save(partial)
 
     def _caption(self, image: np.ndarray, prediction: Prediction) -> np.ndarray:
