@@ -36,6 +36,7 @@ from cvtrain.cli.conf import ConfDirs, is_timm
 from cvtrain.cli.runs import unused
 from cvtrain.cli.typed import Typed, by_key, parse, quote
 from cvtrain.errors import RunError, UsageError
+from cvtrain.lock import locked
 from cvtrain.storage import write_atomic, write_json_atomic
 
 if TYPE_CHECKING:
@@ -65,13 +66,13 @@ def multirun(command: Command, conf: ConfDirs) -> int:
         flags.append("--debug")
     with hydra_session(conf):
         _check_jobs(jobs, command, conf)
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            _sweep(check_options(_timm_names(jobs, conf), conf), Job(flags), folder)
-        except (KeyboardInterrupt, SystemExit):
-            _summary(folder)
-            raise
-    return _summary(folder)
+        with locked(folder, "sweep_dir"):
+            try:
+                _sweep(check_options(_timm_names(jobs, conf), conf), Job(flags), folder)
+            except (KeyboardInterrupt, SystemExit):
+                _summary(folder)
+                raise
+            return _summary(folder)
 
 
 def _timm_names(typed: Sequence[Typed], conf: ConfDirs) -> list[Typed]:

@@ -30,6 +30,7 @@ from cvtrain.cli.runs import process_rank, unused
 from cvtrain.cli.study_plan import NAME, SCRATCH, Plan, StudyJob, make_plan, study_of, words_of
 from cvtrain.cli.typed import Typed, by_key, parse
 from cvtrain.errors import RunError, UsageError
+from cvtrain.lock import LOCK, locked
 from cvtrain.storage import write_atomic, write_json_atomic
 
 if TYPE_CHECKING:
@@ -90,12 +91,13 @@ def run_study(command: Command, conf: ConfDirs) -> int:
         conf = ConfDirs(flags)
     with hydra_session(conf):
         plan = make_plan(command, words, trust, conf)
-    study = _Study(plan, folder, trust, command, conf)
-    study.check_folder()
-    if study.left:
-        study.check_data()
-        study.check_backbones()
-    return study.run()
+    with locked(folder, "sweep_dir"):
+        study = _Study(plan, folder, trust, command, conf)
+        study.check_folder()
+        if study.left:
+            study.check_data()
+            study.check_backbones()
+        return study.run()
 
 
 def _read_command(command: Command) -> tuple[list[str], Path, list[str], list[str] | None]:
@@ -140,7 +142,8 @@ def _folder(typed: Typed | None) -> Path:
     folder = Path(absolute(typed.value))
     if folder.is_file():
         raise UsageError(f"sweep_dir={typed.shown} is a file; give a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / STUDY_FILE).is_file():
+    other = folder.is_dir() and any(path.name != LOCK for path in folder.iterdir())
+    if other and not (folder / STUDY_FILE).is_file():
         raise UsageError(f"sweep_dir={typed.shown} holds something else; choose another folder")
     return folder
 
