@@ -19,6 +19,10 @@ class UsageError(CvtrainError):
     exit_code = 2
 
 
+class HeldError(UsageError):
+    """Another process writes to the folder that was named."""
+
+
 class DataError(CvtrainError):
     """The data set cannot be used as it is."""
 

@@ -1,20 +1,27 @@
-"""Files that survive a kill, and the marker by which a run folder is known.
+"""Files that survive a kill and a power cut, and the marker by which a run folder is known.
 
-Every file is written beside its name and renamed, so that a reader, a kill or a full disk never
-meets half of one. What JSON cannot say (NaN, infinity) becomes null; no value is rounded.
+Every file is written beside its name, brought to the disk and renamed, so that a reader, a kill, a
+full disk or a power cut never leaves half of one. What JSON cannot say (NaN, infinity) becomes
+null; no value is rounded.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import secrets
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from cvtrain.errors import RunError, UsageError
+
+REMEDY = "free some space there or choose another run_dir=DIR"
+"""What a user does about a file of a run that cannot be written."""
 
 RUN_MARKER = ".cvtrain-run"
 """An empty file in every folder that a command writes its run, check, pictures or sweep to."""
@@ -96,14 +103,14 @@ def jsonable(value: Any) -> Any:
     raise TypeError(f"a {type(value).__name__} cannot be written as JSON: {value!r}")
 
 
-def write_json_atomic(path: str | Path, obj: Any) -> Path:
+def write_json_atomic(path: str | Path, obj: Any, remedy: str = REMEDY) -> Path:
     """Write one value as indented JSON; the old file stays until the new one is whole.
 
     Raises:
         RunError: the file cannot be written (no space, no permission).
     """
     text = json.dumps(jsonable(obj), indent=2, allow_nan=False)
-    return write_atomic(path, lambda file: file.write(text + "\n"))
+    return write_atomic(path, lambda file: file.write(text + "\n"), remedy)
 
 
 def write_json_list_atomic(path: str | Path, entries: Iterable[Any]) -> Path:
@@ -119,42 +126,90 @@ def write_json_list_atomic(path: str | Path, entries: Iterable[Any]) -> Path:
     return write_atomic(path, write)
 
 
-def write_atomic(path: str | Path, write: Callable[[IO[str]], Any]) -> Path:
+def write_atomic(path: str | Path, write: Callable[[IO[str]], Any], remedy: str = REMEDY) -> Path:
     """Call ``write`` on a text file beside ``path``, then rename it; on failure nothing is left.
 
     Raises:
         RunError: the file cannot be written (no space, no permission).
     """
     path = Path(path)
-    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
+    with replacing(path, remedy) as partial, partial.open("w", encoding="utf-8") as file:
         write(file)
-        file.flush()
-        os.fsync(file.fileno())
     return path
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, remedy: str = REMEDY, durable: bool = True) -> Iterator[Path]:
     """A name to write to instead of ``path``; it takes its place at the end, or vanishes.
 
     The name keeps the suffix, by which some writers choose the format.
 
+    Args:
+        path: of the file.
+        remedy: what the user can do where it cannot be written.
+        durable: wait until it is on the disk. Without, a power cut may leave the file empty: for
+            what is written for every image and easily made again.
+
     Raises:
         RunError: writing failed in the operating system (no space, no permission).
     """
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    suffix = path.suffix if len(path.suffix) < 16 else ""
+    token = f"{os.getpid()}-{secrets.token_hex(3)}"  # caches are shared by machines
+    partial = path.with_name(f".{path.stem[:32]}.{token}.partial{suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield partial
+            if durable:
+                flush_to_disk(partial)
             partial.replace(path)
+            if durable:
+                flush_to_disk(path.parent)
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
-        raise RunError(
-            f"cannot write {path}: {error.strerror or error}; free some space there or choose "
-            "another run_dir=DIR"
-        ) from error
+        raise RunError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
+
+
+def require_room(folder: Path, size: float) -> None:
+    """Raise OSError where so many bytes more do not fit."""
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        needed = f"{size / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free"
+        raise OSError(errno.ENOSPC, needed)
+
+
+def reserve(file: IO[bytes], size: int) -> None:
+    """See to it that so many bytes more, from where ``file`` is, find room.
+
+    Raises:
+        OSError: there is not enough.
+    """
+    file.flush()
+    require_room(Path(file.name).parent, size)
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return
+    try:
+        os.posix_fallocate(file.fileno(), file.tell(), size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise  # others cannot reserve: a write that finds no room raises
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, would survive a power cut.
+
+    Raises:
+        OSError: they would not.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.EBADF, errno.EACCES)):
+            raise  # some file systems keep a folder's names by themselves, and refuse this
+    finally:
+        os.close(handle)
 
 
 def json_list_lines(entries: Iterable[Any]) -> Iterator[str]:

@@ -5,16 +5,12 @@ No torch here: a data set is checked before anything heavy is imported.
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cvtrain.errors import RunError
-from cvtrain.storage import mark_run_folder, refuse_data_folder
+from cvtrain.storage import mark_run_folder, refuse_data_folder, write_json_atomic
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,27 +68,13 @@ def check(cfg: Mapping[str, Any]) -> int:
 
 
 def write_check(folder: Path, report: GateReport) -> Path:
-    """Writes ``folder/check.json``, beside its name first, then renamed.
+    """Writes ``folder/check.json``.
 
     Raises:
         RunError: no room, or no right to write there.
     """
-    path = folder / "check.json"
-    temporary = None
-    try:
-        mark_run_folder(folder)
-        handle, temporary = tempfile.mkstemp(prefix=".check", suffix=".tmp", dir=folder)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(report.to_json(), file, indent=1)
-            file.write("\n")
-        os.chmod(temporary, 0o666 & ~_umask())  # noqa: PTH101 (mkstemp's own are 0600)
-        os.replace(temporary, path)  # noqa: PTH105
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        reason = error.strerror or error
-        raise RunError(f"{path} cannot be written: {reason}; choose another run_dir") from error
-    return path
+    mark_run_folder(folder)
+    return write_json_atomic(folder / "check.json", report.to_json())
 
 
 def _typed_task(cfg: Mapping[str, Any]) -> str | None:
@@ -110,12 +92,6 @@ def _run_dir(cfg: Mapping[str, Any]) -> Path:
         count += 1
         path = path.with_name(f"{path.name.partition('-n')[0]}-n{count}")
     return path
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _print(console: Console, report: GateReport, path: Path) -> None:

@@ -88,13 +88,6 @@ def monitored(folder: Path) -> tuple[str | None, float | None, str]:
     return name, float(value) if isinstance(value, (int, float)) else None, mode
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write beside the name, then rename."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
 def near(path: Path) -> str:
     """A path relative to here where that is shorter."""
     relative = os.path.relpath(path)

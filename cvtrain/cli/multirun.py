@@ -36,7 +36,13 @@ from cvtrain.cli.conf import ConfDirs, is_timm
 from cvtrain.cli.runs import unused
 from cvtrain.cli.typed import Typed, by_key, parse, quote
 from cvtrain.errors import RunError, UsageError
-from cvtrain.storage import mark_run_folder, refuse_data_folder
+from cvtrain.lock import locked
+from cvtrain.storage import (
+    mark_run_folder,
+    refuse_data_folder,
+    write_atomic,
+    write_json_atomic,
+)
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -65,13 +71,14 @@ def multirun(command: Command, conf: ConfDirs) -> int:
         flags.append("--debug")
     with hydra_session(conf):
         _check_jobs(jobs, command, conf, folder)
-        mark_run_folder(folder)
-        try:
-            _sweep(check_options(_timm_names(jobs, conf), conf), Job(flags), folder)
-        except (KeyboardInterrupt, SystemExit):
-            _summary(folder)
-            raise
-    return _summary(folder)
+        with locked(folder, "sweep_dir"):
+            mark_run_folder(folder)
+            try:
+                _sweep(check_options(_timm_names(jobs, conf), conf), Job(flags), folder)
+            except (KeyboardInterrupt, SystemExit):
+                _summary(folder)
+                raise
+            return _summary(folder)
 
 
 def _timm_names(typed: Sequence[Typed], conf: ConfDirs) -> list[Typed]:
@@ -204,7 +211,7 @@ class Job:
         finally:
             name, metric, mode = child.monitored(folder)
             record = {"overrides": overrides, "exit_code": code, "monitor": name, "metric": metric}
-            child.write_json(folder / child.JOB_FILE, record)
+            write_json_atomic(folder / child.JOB_FILE, record)
         if code == errors.INTERRUPTED:
             raise KeyboardInterrupt
         if code:
@@ -229,10 +236,7 @@ def _summary(folder: Path) -> int:
         value = "" if record["metric"] is None else repr(record["metric"])
         overrides = " ".join(shlex.quote(o) for o in record["overrides"])
         lines.append([name, str(record["exit_code"]), record["monitor"] or "", value, overrides])
-    partial = folder / ".sweep.csv.partial"
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(lines)
-    partial.replace(folder / "sweep.csv")
+    write_atomic(folder / "sweep.csv", lambda file: csv.writer(file).writerows(lines))
     failed = sum(record["exit_code"] != 0 for _, record in records)
     _print_table([lines[0], *([*row[:4], own] for row, own in zip(lines[1:], varied, strict=True))])
     print(f"{len(records)} jobs, {failed} failed: {child.near(folder / 'sweep.csv')}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cvtrain.cli.boxes import checked_tables
 from cvtrain.cli.runs import own_folder
+from cvtrain.lock import locked
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,12 +44,18 @@ def proposals(cfg: Mapping[str, Any]) -> int:
         UsageError: a value that cannot be used.
         RunError: nothing can be written.
     """
+    folder = own_folder(cfg, "proposals")
+    with locked(folder):
+        return _proposals(cfg, folder)
+
+
+def _proposals(cfg: Mapping[str, Any], folder: Path) -> int:
     from rich.console import Console
 
     from cvtrain.instantiate import instantiate
     from cvtrain.proposals.recall import Recall
 
-    data, folder = cfg["data"], own_folder(cfg, "proposals")
+    data = cfg["data"]
     source: Proposals = instantiate(cfg["proposals"], trust=cfg.get("trust") or ())
     console = Console(highlight=False, emoji=False)
     found = checked_tables(cfg, console, _splits(cfg))

@@ -50,6 +50,7 @@ def place_run(config: dict[str, Any]) -> None:
     rank = process_rank()
     if config["run_dir"] is None:
         config["run_dir"] = absolute(_default_run_dir(config, rank))
+        config["run_dir_is_typed"] = rank is not None  # a launcher's name is no other run's
     folder = Path(config["run_dir"])
     if folder.is_file():
         raise UsageError(f"run_dir={folder} is a file; give a folder")

@@ -30,7 +30,8 @@ from cvtrain.cli.runs import process_rank, unused
 from cvtrain.cli.study_plan import NAME, SCRATCH, Plan, StudyJob, make_plan, study_of, words_of
 from cvtrain.cli.typed import Typed, by_key, parse
 from cvtrain.errors import RunError, UsageError
-from cvtrain.storage import RUN_MARKER, mark_run_folder
+from cvtrain.lock import LOCK, locked
+from cvtrain.storage import RUN_MARKER, mark_run_folder, write_atomic, write_json_atomic
 
 if TYPE_CHECKING:
     from cvtrain.report.study import Grid
@@ -90,12 +91,13 @@ def run_study(command: Command, conf: ConfDirs) -> int:
         conf = ConfDirs(flags)
     with hydra_session(conf):
         plan = make_plan(command, words, trust, conf)
-    study = _Study(plan, folder, trust, command, conf)
-    study.check_folder()
-    if study.left:
-        study.check_data()
-        study.check_backbones()
-    return study.run()
+    with locked(folder, "sweep_dir"):
+        study = _Study(plan, folder, trust, command, conf)
+        study.check_folder()
+        if study.left:
+            study.check_data()
+            study.check_backbones()
+        return study.run()
 
 
 def _read_command(command: Command) -> tuple[list[str], Path, list[str], list[str] | None]:
@@ -146,7 +148,7 @@ def _folder(typed: Typed | None) -> Path:
     if folder.is_file():
         raise UsageError(f"sweep_dir={typed.shown} is a file; give a folder")
     held = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-    if set(held) - {RUN_MARKER} and STUDY_FILE not in held:
+    if set(held) - {RUN_MARKER, LOCK} and STUDY_FILE not in held:
         raise UsageError(f"sweep_dir={typed.shown} holds something else; choose another folder")
     return folder
 
@@ -266,7 +268,7 @@ class _Study:
         command = [sys.executable, "-m", "cvtrain", "train", *self.flags, *words, *self.trust]
         folder.mkdir(exist_ok=True)
         record: dict[str, Any] = {"overrides": list(job.overrides), "exit_code": None}
-        child.write_json(folder / child.JOB_FILE, record)
+        write_json_atomic(folder / child.JOB_FILE, record)
         begun = time.monotonic()
         code = errors.TERMINATED
         try:
@@ -275,7 +277,7 @@ class _Study:
             name, metric, _ = child.monitored(folder)
             record |= {"exit_code": code, "monitor": name, "metric": metric if code == 0 else None}
             record["seconds"] = round(time.monotonic() - begun, 1)
-            child.write_json(folder / child.JOB_FILE, record)
+            write_json_atomic(folder / child.JOB_FILE, record)
             self.outcomes[job.name] = self._outcome(job)
         if code == errors.INTERRUPTED:
             raise KeyboardInterrupt
@@ -376,7 +378,7 @@ class _Study:
             "mode": self.mode,
             "runs": runs,
         }
-        child.write_json(self.folder / STUDY_FILE, content)
+        write_json_atomic(self.folder / STUDY_FILE, content)
 
     def _grid(self) -> Grid:
         from cvtrain.report.study import Grid, Result
@@ -391,7 +393,6 @@ class _Study:
         """Write and print the tables and the plot; 1 if any run failed or is missing."""
         from cvtrain.cli.listing import print_table
         from cvtrain.report.study import markdown, plot
-        from cvtrain.storage import write_atomic
 
         grid = self._grid()
         self._write_csv()
@@ -422,8 +423,6 @@ class _Study:
         return f"{data}: {', '.join(str(n) for n in names)}"
 
     def _write_csv(self) -> None:
-        from cvtrain.storage import write_atomic
-
         titles = ["job", "backbone", "regime", "train_per_class", "seed", "exit_code"]
         titles += [self.monitor, "epoch", "epochs", "train_seconds"]
         rows = []

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ import numpy as np
 from cvtrain import cache
 from cvtrain.data.formats.files import BROKEN_NPZ
 from cvtrain.data.probe import RECORD, VERSION, Probes, probe_files
+from cvtrain.errors import RunError
+from cvtrain.storage import replacing
 
 _FRESH_NS = 2_000_000_000
 """A file changed less than this before it was looked at is not remembered: it could change again
@@ -236,17 +237,12 @@ def _consistent(e: _Entries) -> bool:
 
 
 def _save(path: Path, entries: _Entries, warn: Callable[[str], None]) -> None:
-    temporary = ""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=path.stem, suffix=".tmp", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
+        remedy = "the next run opens all images again"
+        with replacing(path, remedy) as partial, partial.open("wb") as file:
             np.savez(file, allow_pickle=False, **vars(entries))
-        os.replace(temporary, path)  # noqa: PTH105
-    except OSError as error:
-        warn(f"the cache {path} cannot be written ({_short(error)}); the next run opens all again")
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
+    except RunError as error:
+        warn(str(error))
 
 
 def _short(error: BaseException) -> str:

@@ -14,14 +14,14 @@ from cvtrain.engine.checkpoint import LoadedRun, load_model
 from cvtrain.engine.data import load_data, make_boxes
 from cvtrain.engine.device import choose_device
 from cvtrain.engine.launch import launch, started_elsewhere
-from cvtrain.engine.rundir import RunDir, new_run_dir, stored_config
+from cvtrain.engine.rundir import RunDir, claimed, new_run_dir, stored_config
 from cvtrain.engine.scoring import score, write_scores
 from cvtrain.engine.session import session
 from cvtrain.engine.world import join_world
 from cvtrain.errors import DataError, UsageError
 from cvtrain.interrupt import exit_code
 from cvtrain.storage import write_json_atomic
-from cvtrain.tasks.distributed import broadcast, rank
+from cvtrain.tasks.distributed import rank
 
 # How a run was trained that its evaluation does not take over: where, and on how much.
 _HERE = {
@@ -66,8 +66,8 @@ def evaluate(config: dict[str, Any]) -> int:
             )
         environment = join_world(device)
         try:
-            run = RunDir(broadcast(str(_run_dir(config, run_config).path)))
-            _evaluate(loaded, run_config, config, device, environment, run, log)
+            with claimed(config, lambda: _run_dir(config, run_config)) as run:
+                _evaluate(loaded, run_config, config, device, environment, run, log)
         except BaseException as error:
             code = exit_code(error)
             if code is None:

@@ -25,6 +25,7 @@ from typing import Any
 
 from cvtrain import errors
 from cvtrain.errors import CvtrainError, RunError
+from cvtrain.storage import write_json_atomic
 
 GRACE_SECONDS = 10.0
 """How long processes may take to end by themselves once they should."""
@@ -194,9 +195,7 @@ def main(job: str, folder: str) -> int:
             "lost_contact": lost_contact(error),
             "traceback": traceback.format_exc(),
         }
-        path = Path(folder) / f"failure-{rank}.json"
-        path.with_suffix(".tmp").write_text(json.dumps(report))
-        path.with_suffix(".tmp").rename(path)
+        write_json_atomic(Path(folder) / f"failure-{rank}.json", report)
         return int(getattr(error, "exit_code", 1))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from cvtrain.engine.checkpoint import load_model
 from cvtrain.engine.device import Device, choose_device
 from cvtrain.engine.evaluate import model_changes, run_settings
 from cvtrain.engine.logs import log_quietly
-from cvtrain.engine.rundir import RunDir, new_run_dir, shown, stored_config
+from cvtrain.engine.rundir import RunDir, claimed, new_run_dir, shown, stored_config
 from cvtrain.engine.session import session
 from cvtrain.errors import DataError
 from cvtrain.instantiate import instantiate
@@ -56,7 +57,7 @@ def predict(config: dict[str, Any]) -> int:
     Raises:
         CvtrainError: one line for the user.
     """
-    with session(config) as log:
+    with session(config) as log, ExitStack() as stack:
         try:
             loaded = load_model(config["ckpt"], config.get("trust") or (), model_changes(config))
             settings = run_settings(loaded, config)
@@ -70,10 +71,7 @@ def predict(config: dict[str, Any]) -> int:
                 instantiate(settings.get("proposals"), trust=config.get("trust") or ()),
                 is_native(settings),
             )
-            run = RunDir(config["run_dir"]) if config.get("run_dir") else None
-            if run is None:
-                run = new_run_dir(settings["task"]["name"], settings["model"]["name"], "-predict")
-            run.refuse_if_used(config["source"])
+            run = stack.enter_context(claimed(config, lambda: _run_dir(config, settings)))
             task = build_task(settings, loaded.model, loaded.classes, config.get("trust") or ())
             run.create(stored_config(settings, run), [])
             log.open(run.log)
@@ -88,6 +86,14 @@ def predict(config: dict[str, Any]) -> int:
             LOG.info("stopped; not all images were predicted")
             return code
     return 0
+
+
+def _run_dir(config: Mapping[str, Any], settings: Mapping[str, Any]) -> RunDir:
+    if config.get("run_dir"):
+        run = RunDir(config["run_dir"])
+        run.refuse_if_used(config["source"])
+        return run
+    return new_run_dir(settings["task"]["name"], settings["model"]["name"], "-predict")
 
 
 class _Predicting:
@@ -184,7 +190,7 @@ class _Predicting:
         path = self.pictures / Path(info.file_name).with_suffix(".png")
         if path.exists():  # a.jpg and a.png in one folder
             path = self.pictures / f"{info.file_name}.png"
-        with replacing(path) as partial:
+        with replacing(path, durable=False) as partial:  # one an image
             Image.fromarray(drawn).save(partial)
 
     def _caption(self, image: np.ndarray, prediction: Prediction) -> np.ndarray:

@@ -8,7 +8,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ import torch
 import yaml
 
 import cvtrain
-from cvtrain.errors import UsageError
+from cvtrain.errors import HeldError, UsageError
+from cvtrain.lock import locked
 from cvtrain.storage import mark_run_folder, refuse_data_folder, write_atomic, write_json_atomic
+from cvtrain.tasks.distributed import broadcast, rank
 
 _PACKAGES = (
     "torch", "torchvision", "pytorch-lightning", "timm", "albumentations", "opencv-python-headless",
@@ -91,6 +94,39 @@ class RunDir:
                 partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def claimed(config: Mapping[str, Any], choose: Callable[[], RunDir]) -> Iterator[RunDir]:
+    """The folder of a run, on every process of it; no other command writes there meanwhile.
+
+    Args:
+        config: of the command.
+        choose: names the folder; called on rank 0 alone, which holds it, and once more where
+            nobody typed the name and another command was faster.
+
+    Raises:
+        UsageError: another process holds it, or it holds another run.
+    """
+    key = "resume" if config.get("resume") else "run_dir"
+    with ExitStack() as stack:
+        run = None
+        while rank() == 0:
+            run = choose()
+            try:
+                stack.enter_context(locked(run.path, key))
+                break
+            except HeldError:
+                if config.get("resume") or is_typed(config):
+                    raise
+        if run is not None and not config.get("resume"):
+            run.refuse_if_used()
+        yield RunDir(broadcast(None if run is None else str(run.path)))
+
+
+def is_typed(config: Mapping[str, Any]) -> bool:
+    """Whether the user chose the folder, and not the clock."""
+    return bool(config.get("run_dir")) and bool(config.get("run_dir_is_typed", True))
+
+
 def new_run_dir(task: str, model: str, suffix: str = "") -> RunDir:
     """``runs/<task>/<model>/<timestamp><suffix>`` below the working directory, not there yet."""
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S") + suffix
@@ -115,7 +151,7 @@ def stored_config(config: Mapping[str, Any], run: RunDir) -> dict[str, Any]:
         "split",
         "sweep_dir",
     }
-    once |= {"score_threshold", "what", "out", "latency_runs"}
+    once |= {"score_threshold", "what", "out", "latency_runs", "run_dir_is_typed"}
     return {**{k: v for k, v in config.items() if k not in once}, "run_dir": str(run.path)}
 
 

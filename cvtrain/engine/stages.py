@@ -32,6 +32,10 @@ from cvtrain.types import Batch
 REMEDY = "model.fit_boxes=500, to learn from fewer boxes an image"
 
 
+FEATURES = "features"
+"""The name by which results.json has the pass over the images."""
+
+
 def has_stages(task: Task) -> bool:
     """Whether anything is left to fit once the network is trained."""
     return isinstance(task.model, Staged) and len(task.model.stages) > 0
@@ -87,7 +91,8 @@ class Stages:
         for stage in self.model.stages.values():
             cast(Stage, stage).reset()  # of an earlier run of these stages
         key = self._key()
-        done: list[dict[str, Any]] = []
+        before = self._kept(FEATURES, key)  # computed by this run, which was cut after that
+        done: list[dict[str, Any]] = [] if before is None else [before]
         examples: dict[str, np.ndarray] | None = None
         for name in self.model.stages:
             entry = self._kept(name, key)
@@ -106,12 +111,14 @@ class Stages:
                 "said": said,
                 "state": stage.state_dict(),
             }
-            path = self._path(name)
-            path.parent.mkdir(exist_ok=True)
-            AtomicCheckpointIO().save_checkpoint({**entry, "key": key}, path)
+            self._keep(entry, key)
             LOG.info(f"stage {name}: {said}, {entry['seconds']:.1f} s")
             done.append(entry)
         return done
+
+    def _keep(self, entry: Mapping[str, Any], key: str) -> None:
+        path = self._path(entry["name"])
+        AtomicCheckpointIO().save_checkpoint({**entry, "key": key}, path)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.pt"
@@ -143,7 +150,9 @@ class Stages:
         if found is None:
             raise RunError(f"what was kept in {arrays.path} cannot be read: delete the folder")
         seconds, rows = time.perf_counter() - began, _shapes(found)
-        done.append({"name": "features", "seconds": seconds, "said": rows})
+        entry = {"name": FEATURES, "seconds": seconds, "said": rows}
+        self._keep(entry, key)
+        done[:] = [entry, *(e for e in done if e["name"] != FEATURES)]
         LOG.info(
             f"{counted} ({rows}), {seconds:.1f} s, kept in {shown(arrays.path)} "
             f"({arrays.size / 1e6:.1f} MB)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ from cvtrain.engine.launch import launch, started_elsewhere
 from cvtrain.engine.limits import TASKS as OBJECT_TASKS
 from cvtrain.engine.limits import objects_of, too_few
 from cvtrain.engine.resume import FollowChanges, Resumed, command, load_last, load_states
-from cvtrain.engine.rundir import RunDir, new_run_dir, stored_config
+from cvtrain.engine.rundir import RunDir, claimed, is_typed, new_run_dir, stored_config
 from cvtrain.engine.scoring import score, write_scores
 from cvtrain.engine.session import session
 from cvtrain.engine.settle import settle_model
@@ -72,9 +73,9 @@ def train(config: dict[str, Any]) -> int:
     if device.world_size > 1 and not started_elsewhere():
         config = {**config, "run_dir": str(_run_dir(config).path)}
         return launch("cvtrain.engine.train:train", config, device.processes, device.nodes)
-    with session(config) as log:
+    with session(config) as log, ExitStack() as stack:
         environment = join_world(device)
-        run = RunDir(broadcast(str(_run_dir(config).path)))
+        run = stack.enter_context(claimed(config, lambda: _run_dir(config)))
         training = _Training(config, device, environment, run)
         try:
             training.recall()
@@ -103,8 +104,8 @@ def _run_dir(config: Mapping[str, Any]) -> RunDir:
     """
     if config.get("resume"):
         return RunDir(config["resume"])
-    if config.get("run_dir"):
-        run = RunDir(config["run_dir"])
+    run = RunDir(config["run_dir"]) if config.get("run_dir") else None
+    if run is not None and (is_typed(config) or not run.path.exists()):
         run.refuse_if_used()
         return run
     return new_run_dir(config["task"]["name"], (config.get("model") or {}).get("name", "model"))

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +16,8 @@ import numpy as np
 
 from cvtrain import cache
 from cvtrain.data.formats.files import BROKEN_NPZ
-from cvtrain.errors import RunError
 from cvtrain.proposals.selective_search import VERSION, Boxes, Settings
+from cvtrain.storage import replacing
 
 KEPT = 2000
 """Boxes kept of an image where fewer are asked for, so that a smaller number finds them too."""
@@ -80,20 +78,10 @@ class Cache:
             RunError: no room, or no right to write there.
         """
         path = self.path(key)
-        temporary = ""
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(prefix=".part", suffix=".tmp", dir=path.parent)
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, allow_pickle=False, **vars(found))
-            os.replace(temporary, path)  # noqa: PTH105
-        except OSError as error:
-            if temporary:
-                Path(temporary).unlink(missing_ok=True)
-            raise RunError(
-                f"proposals cannot be kept in {self.folder}: {error.strerror or error}; make room, "
-                "or set XDG_CACHE_HOME to another folder"
-            ) from error
+        remedy = "make room, or set XDG_CACHE_HOME to another folder"
+        # One an image; a damaged one is seen, and made again.
+        with replacing(path, remedy, durable=False) as partial, partial.open("wb") as file:
+            np.savez(file, allow_pickle=False, **vars(found))
 
     def cut(self, found: Boxes) -> Boxes:
         """The best of them, as many as are wanted."""

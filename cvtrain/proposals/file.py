@@ -21,8 +21,6 @@ error.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import time
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,10 +31,11 @@ import numpy as np
 
 from cvtrain.data.formats.files import BROKEN_NPZ
 from cvtrain.data.table import Table
-from cvtrain.errors import DataError, RunError, UsageError
+from cvtrain.errors import DataError, UsageError
 from cvtrain.proposals.names import Names
 from cvtrain.proposals.selective_search import Boxes
 from cvtrain.proposals.source import Prepared
+from cvtrain.storage import replacing
 from cvtrain.text import printable
 
 _SHOWN = 3
@@ -73,20 +72,8 @@ def write_proposals(
         "scores": np.concatenate([np.zeros(0, np.float32), *(b.scores for b in found)]),
         "made_by": np.array(json.dumps(made_by)),
     }
-    temporary = ""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=".part", suffix=".tmp", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # noqa: PTH101 (mkstemp's own are 0600)
-        os.replace(temporary, path)  # noqa: PTH105
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise RunError(f"{path} cannot be written: {error.strerror or error}") from error
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
     return path
 
 

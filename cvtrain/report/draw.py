@@ -198,12 +198,14 @@ def grid(
 
 
 def save(path: str | Path, image: np.ndarray) -> Path:
-    """Writes a PNG; makes the folder. Written beside and renamed, never half there."""
+    """Writes a PNG; makes the folder.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
-    Image.fromarray(image).save(beside, format="PNG", compress_level=4)
-    beside.replace(path)
+    with replacing(path) as partial:
+        Image.fromarray(image).save(partial, format="PNG", compress_level=4)
     return path
 
 
@@ -223,7 +225,7 @@ def save_mask(path: Path, mask: Any, names: Sequence[str]) -> None:
     """
     image = Image.fromarray(np.asarray(mask).astype(np.uint8))
     image.putpalette([v for k in range(256) for v in _palette(k, names)])
-    with replacing(path) as partial:
+    with replacing(path, durable=False) as partial:  # one an image
         image.save(partial, format="PNG")
 
 

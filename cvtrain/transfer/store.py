@@ -8,7 +8,6 @@ with any number of rows.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
@@ -28,6 +27,7 @@ from torch import Tensor
 from cvtrain import cache
 from cvtrain.data.table import Blobs, Strings, Table
 from cvtrain.errors import RunError
+from cvtrain.storage import flush_to_disk, require_room, reserve
 
 VERSION = 1
 """Of the files; another one's are not read."""
@@ -65,11 +65,14 @@ class _Folder:
             prefix = f".{self.path.name}."
             partial = Path(tempfile.mkdtemp(_PARTIAL, prefix, dir=self.path.parent))
             fill(partial)
+            for file in (*partial.iterdir(), partial):
+                flush_to_disk(file)  # after a power cut, room that was reserved reads as zeros
             if self.path.exists():  # damaged, or made by another run in the meantime
                 if there():
                     return
                 shutil.rmtree(self.path)
             partial.rename(self.path)
+            flush_to_disk(self.path.parent)
         except OSError as error:
             raise RunError(
                 f"features cannot be kept in {self.path.parent} ({error.strerror or error}): set "
@@ -120,17 +123,18 @@ class Store(_Folder):
         )
 
     def _fill(self, file: Path, batches: Iterator[np.ndarray]) -> None:
-        out: np.memmap[Any, Any] | None = None
         at = 0
-        for batch in batches:
-            if out is None:
-                shape = (self.count, batch.shape[1])
-                out = np.lib.format.open_memmap(file, "w+", np.float32, shape)
-            out[at : at + len(batch)] = batch
-            at += len(batch)
-        if out is None or at != self.count:
+        with file.open("wb") as out:
+            for batch in batches:
+                if not at:
+                    shape = (self.count, batch.shape[1])
+                    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(out, header)
+                    reserve(out, math.prod(shape) * 4)
+                out.write(np.ascontiguousarray(batch, "<f4").data)
+                at += len(batch)
+        if at != self.count:
             raise RunError(f"{at} features of {self.count} images came; start again")
-        out.flush()
 
 
 class Arrays(_Folder):
@@ -187,16 +191,9 @@ class Arrays(_Folder):
                     files[name].write(np.ascontiguousarray(rows).data)
                     index[name]["shape"][0] += len(rows)
                 if done == min(_TRIED, count) - 1:
-                    self._check_room(folder, files, count / (done + 1))
+                    written = sum(file.tell() for file in files.values())
+                    require_room(folder, written * (count / (done + 1) - 1))
         (folder / _INDEX).write_text(json.dumps(index))
-
-    def _check_room(self, folder: Path, files: Mapping[str, Any], times: float) -> None:
-        """Raise OSError where so many times what is written now does not fit."""
-        written = sum(file.tell() for file in files.values())
-        needed, free = written * (times - 1), shutil.disk_usage(folder).free
-        if needed > free:
-            said = f"about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
-            raise OSError(errno.ENOSPC, said)
 
     @property
     def size(self) -> int:

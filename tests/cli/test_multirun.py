@@ -16,6 +16,7 @@ import yaml
 
 from cvtrain.cli import child, multirun
 from cvtrain.storage import is_run_folder
+from cvtrain.lock import LOCK, locked
 
 Cli = Callable[..., Any]
 
@@ -237,3 +238,13 @@ def test_real_jobs(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
         assert (folder / "checkpoints" / "best.ckpt").is_file()
     rows = list(csv.DictReader((here / "s" / "sweep.csv").open()))
     assert [float(r["metric"]) >= 0 for r in rows] == [True, True]
+
+
+def test_a_sweep_in_use_is_refused(cli: Cli, here: Path, jobs: list[list[str]]) -> None:
+    with locked(here / "s", "sweep_dir"):
+        done = cli("-m model=yolo seed=1,2 sweep_dir=s")
+    assert done.code == 2
+    assert f"sweep_dir={here / 's'} is in use by process " in done.err
+    assert jobs == []
+    assert cli("-m model=yolo seed=1,2 sweep_dir=s").code == 0
+    assert not (here / "s" / LOCK).exists()

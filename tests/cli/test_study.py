@@ -17,6 +17,7 @@ from PIL import Image
 from cvtrain.cli import child
 from cvtrain.cli.study import _span
 from cvtrain.errors import RunError
+from cvtrain.lock import LOCK, locked
 from cvtrain.models.backbones.darknet import DarknetTiny
 from cvtrain.storage import is_run_folder
 
@@ -362,3 +363,15 @@ def test_real_runs(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     config = yaml.safe_load((here / "s" / found[2]["job"] / "config.yaml").read_text())
     assert config["transfer"]["name"] == "fine_tune"
     assert "study" not in config
+
+
+def test_a_study_in_use_is_refused(cli: Cli, here: Path, jobs: Jobs) -> None:
+    with locked(here / "s", "sweep_dir"):
+        done = cli(" ".join([*STUDY, "sweep_dir=s"]))
+    assert done.code == 2
+    assert f"sweep_dir={here / 's'} is in use by process " in done.err
+    assert jobs.commands == []
+    (here / "s").mkdir()
+    (here / "s" / LOCK).write_text("{}")  # of one that was killed
+    assert cli(" ".join([*STUDY, "sweep_dir=s"])).code == 0
+    assert not (here / "s" / LOCK).exists()

@@ -72,7 +72,11 @@ def interrupt(*_: Any) -> Any:
 
 
 def test_a_run_goes_through_its_stages(whole, command, tmp_path) -> None:
-    assert sorted(p.name for p in (whole / "stages").iterdir()) == ["boxes.pt", "svms.pt"]
+    assert sorted(p.name for p in (whole / "stages").iterdir()) == [
+        "boxes.pt",
+        "features.pt",
+        "svms.pt",
+    ]
     for path in (whole / "stages").iterdir():
         torch.load(path, weights_only=True)
     results = json.loads((whole / "results.json").read_text())
@@ -122,6 +126,9 @@ def test_a_run_cut_in_a_stage_goes_on_with_it(
         assert train(command(f"resume={run}")) == 0
     assert_same(whole, run)
     assert (run / "checkpoints" / "last.ckpt").read_bytes() == last
+    results = json.loads((run / "results.json").read_text())
+    assert [entry["name"] for entry in results["stages"]] == ["features", "svms", "boxes"]
+    assert all(entry["seconds"] > 0 for entry in results["stages"])
 
 
 def test_a_run_cut_in_an_epoch_ends_as_if_nothing_had_been(

@@ -142,7 +142,7 @@ def test_one_line_for_what_goes_wrong(
             source.prepare({"train": table}, workers=workers)
     (tmp_path / "blocked").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "blocked"))
-    with pytest.raises(RunError, match=r"cannot be kept in .*; make room, or set XDG_CACHE_HOME"):
+    with pytest.raises(RunError, match=r"cannot write .*; make room, or set XDG_CACHE_HOME"):
         SelectiveSearch("single").prepare({"train": photos(2)}, workers=0)
 
 

@@ -13,6 +13,7 @@ import torch
 
 from cvtrain.data.formats.folder import FolderReader
 from cvtrain.errors import RunError
+from cvtrain.transfer import store as store_module
 from cvtrain.transfer.store import Arrays, Key, Store, cache_folder
 
 from .conftest import write_photos
@@ -68,6 +69,53 @@ def test_a_damaged_file_is_not_read_and_written_anew(keep: int) -> None:
     assert store.read() is None
     store.write(iter([ROWS]))
     assert (store.read() == ROWS).all()
+
+
+def test_a_disk_too_small_is_said_before_the_rest_is_computed(small_disk) -> None:
+    cache_folder().mkdir(parents=True)
+    computed = []
+
+    def batches() -> Any:
+        for n in range(1000):
+            computed.append(n)
+            yield np.ones((4, 1000), np.float32)
+
+    def work() -> Any:
+        with pytest.raises(RunError) as caught:
+            Store("key", 4000).write(batches())
+        return str(caught.value), len(computed), [p.name for p in cache_folder().iterdir()]
+
+    said, batches_computed, left = small_disk(cache_folder(), 1 << 20, work)
+    assert said.startswith(
+        f"features cannot be kept in {cache_folder()} (0.02 GB are needed, 0.00 "
+    )
+    assert "set XDG_CACHE_HOME to a folder with room, or say transfer.cache=false" in said
+    assert (batches_computed, left) == (1, [])
+
+
+def test_a_disk_that_fills_up_ends_in_one_line(small_disk) -> None:
+    cache_folder().mkdir(parents=True)
+
+    def batches() -> Any:
+        for _ in range(100):
+            yield {"rows": np.ones((4, 1000), np.float32)}
+
+    def work() -> Any:
+        with pytest.raises(RunError) as caught:
+            Arrays("key", "model.fit_boxes=500").write(batches(), 1)  # far more come than was said
+        return str(caught.value)
+
+    said = small_disk(cache_folder(), 1 << 20, work)
+    assert said.startswith(f"features cannot be kept in {cache_folder()} (No space left on device)")
+
+
+def test_features_are_on_the_disk_before_their_folder_has_its_name(monkeypatch) -> None:
+    seen = []
+    monkeypatch.setattr(store_module, "flush_to_disk", lambda path: seen.append(path))
+    Store("key", 4).write(iter([ROWS]))
+    names = [path.name.rpartition(".")[2] for path in seen]
+    assert names == ["npy", "partial", "features"]
+    assert seen[0].parent == seen[1]
 
 
 def test_features_of_another_number_of_images_are_not_read() -> None:

@@ -189,11 +189,11 @@ def test_old_report_survives_a_full_disk(dataset, box, run, monkeypatch, tmp_pat
     run()
     old = (tmp_path / "out/check.json").read_bytes()
 
-    def full(*_: object, **__: object) -> None:
+    def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.json, "dump", full)
-    with pytest.raises(RunError, match="No space left on device; choose another run_dir"):
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(RunError, match=r"No space left on device; .* choose another run_dir"):
         write_check(tmp_path / "out", dataset.gate())
     assert (tmp_path / "out/check.json").read_bytes() == old
     assert {p.name for p in (tmp_path / "out").iterdir()} == {RUN_MARKER, "check.json"}
