@@ -16,7 +16,7 @@ from types import TracebackType
 
 import cv2
 
-from cvtrain.interrupt import SIGNALS, hold
+from cvtrain.interrupt import SIGNALS, blocked, hold
 
 _KEEP = 256 << 20  # bytes
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -59,12 +59,8 @@ def starting_workers() -> Iterator[None]:
 
     They inherit the blocked signals, so that none of them is open to one before ``start_worker``.
     """
-    with hold():
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        try:
-            yield
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with hold(), blocked():
+        yield
 
 
 def start_worker(_: int = 0) -> None:
@@ -91,10 +87,13 @@ def _say_unless_unheard(
 def leave_signals_to_parent() -> None:
     """From here on this process ends by itself only with its parent, or when that one says so.
 
-    Ctrl-C and a batch system's SIGTERM go to all processes of a job; the main one answers, and
-    ends its workers. SIGTERM from the parent ends this process at once and without a complaint.
+    Ctrl-C, a closed terminal's SIGHUP and a batch system's SIGTERM go to all processes of a job;
+    the main one answers, and ends its workers. SIGTERM from the parent ends this process at once
+    and without a complaint.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in SIGNALS:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
     parent = os.getppid()
     started_by = multiprocessing.parent_process()  # not the parent, where a fork server forks
     heeded = {parent} if started_by is None else {parent, started_by.pid}

@@ -25,6 +25,8 @@ from typing import Any
 
 from cvtrain import errors
 from cvtrain.errors import CvtrainError, RunError
+from cvtrain.interrupt import blocked, heeded, leave_at_once
+from cvtrain.streams import guard
 
 GRACE_SECONDS = 10.0
 """How long processes may take to end by themselves once they should."""
@@ -92,12 +94,13 @@ def _supervise(
         try:
             for rank in range(processes):
                 # A session of its own: Ctrl-C reaches it once, through `forward`.
-                child = subprocess.Popen(
-                    command,
-                    env={**environment, "LOCAL_RANK": str(rank)},
-                    start_new_session=True,
-                )
-                children.append(child)
+                with blocked():  # a signal waits until the process can answer
+                    child = subprocess.Popen(
+                        command,
+                        env={**environment, "LOCAL_RANK": str(rank)},
+                        start_new_session=True,
+                    )
+                    children.append(child)
             _wait(children, received)
         finally:
             _send(children, signal.SIGKILL)
@@ -147,7 +150,7 @@ def _send(children: Sequence[subprocess.Popen[bytes]], signum: int) -> None:
 
 
 class _handling:
-    """SIGTERM and SIGINT go to ``handler`` inside (in the main thread)."""
+    """The signals of a job go to ``handler`` inside (in the main thread)."""
 
     def __init__(self, handler: Callable[[int, Any], None]) -> None:
         self._handler = handler
@@ -155,7 +158,7 @@ class _handling:
 
     def __enter__(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in heeded():
                 self._old[number] = signal.signal(number, self._handler)
 
     def __exit__(self, *_: object) -> None:
@@ -174,6 +177,8 @@ def _free_port() -> int:
 
 def main(job: str, folder: str) -> int:
     """What a started process runs: the job, its failure written where the supervisor looks."""
+    leave_at_once(quiet=os.environ["LOCAL_RANK"] != "0")
+    guard(pipe_warns=True)
     _end_with_parent()
     given = json.loads((Path(folder) / "config.json").read_text())
     sys.argv = given["argv"]  # environment.json says what the user typed
