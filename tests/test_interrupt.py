@@ -88,10 +88,14 @@ class Dying:
         time.sleep(0)  # where Python runs the handler
 
 
+def lose_one_and_wait() -> None:
+    Dying()
+    time.sleep(10)
+
+
 def test_a_signal_that_python_swallows_comes_again(capfd) -> None:
     with pytest.raises(Interrupted), interruptible():
-        Dying()
-        time.sleep(10)
+        lose_one_and_wait()
     assert capfd.readouterr().err == "", "no traceback of an exception that was ignored"
 
 

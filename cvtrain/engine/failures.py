@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from cvtrain import errors
+from cvtrain.engine.launch import taken_port
 from cvtrain.errors import CvtrainError, RunError
 
 _WORKER = re.compile(r"^Caught \w+ in DataLoader worker process \d+\.")
@@ -39,6 +41,8 @@ def translate(error: BaseException, config: Mapping[str, Any]) -> CvtrainError |
         return RunError(_out_of_memory(message, config))
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunError(f"the disk is full ({error.filename or 'run folder'}): free some space")
+    if isinstance(error, ValueError) and "more than 1 value per channel" in message:
+        return RunError(_lone_value(config))
     if isinstance(error, RuntimeError):
         return _runtime(message, config)
     return None
@@ -63,12 +67,26 @@ def _runtime(message: str, config: Mapping[str, Any]) -> CvtrainError | None:
             f"trainer.deterministic=true: {operation} has no deterministic kernel on this device; "
             "set trainer.deterministic=false, train on the CPU, or choose another model"
         )
+    if "EADDRINUSE" in message or "address already in use" in message.lower():
+        return RunError(taken_port(os.environ.get("MASTER_PORT", "")))
     if "Expected to have finished reduction in the prior iteration" in message:
         return RunError(
             "some parameters took no part in the loss, which plain DDP does not allow: set "
             "trainer.strategy=ddp_find_unused_parameters_true"
         )
     return None
+
+
+def _lone_value(config: Mapping[str, Any]) -> str:
+    """Batch normalization of one image whose map is one pixel."""
+    data = config.get("data") or {}
+    size = data.get("batch_size")
+    fix = "give data.batch_size=2 or more" if size == 1 else "one image is all there is to train on"
+    return (
+        f"data.batch_size={size}: a batch of one image whose last map is 1 x 1 leaves batch "
+        f"normalization one value a channel: {fix}, or a larger data.image_size "
+        f"(now {data.get('image_size')})"
+    )
 
 
 def _out_of_memory(message: str, config: Mapping[str, Any]) -> str:

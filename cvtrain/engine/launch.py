@@ -8,6 +8,7 @@ the processes themselves, it does nothing.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -62,6 +63,8 @@ def launch(job: str, config: dict[str, Any], processes: int, nodes: int = 1) -> 
             f"trainer.num_nodes={nodes}: start it with torchrun or srun on every machine, or set "
             "MASTER_ADDR, MASTER_PORT and NODE_RANK there"
         )
+    if os.environ.get("NODE_RANK", "0") == "0":
+        refuse_taken_port()
     with tempfile.TemporaryDirectory(prefix="cvtrain-") as name:
         folder = Path(name)
         (folder / "config.json").write_text(json.dumps({"config": config, "argv": sys.argv}))
@@ -164,6 +167,33 @@ class _handling:
     def __exit__(self, *_: object) -> None:
         for number, old in self._old.items():
             signal.signal(number, old)
+
+
+def refuse_taken_port() -> None:
+    """Raise RunError where MASTER_PORT, if it is given, cannot be listened on here.
+
+    The processes would wait for each other for half a minute first.
+    """
+    port = os.environ.get("MASTER_PORT")
+    if port is None:
+        return
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise RunError(f"MASTER_PORT={port}: give a number from 1 to 65535, or unset it")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the store itself does
+        try:
+            probe.bind(("", int(port)))
+        except OSError as error:
+            why = taken_port(port) if error.errno == errno.EADDRINUSE else None
+            raise RunError(why or f"MASTER_PORT={port}: {error.strerror}") from error
+
+
+def taken_port(port: str) -> str:
+    """What is wrong with a port that another program listens on."""
+    return (
+        f"MASTER_PORT={port} is in use, perhaps by another run: give another one, or unset it and "
+        "cvtrain takes a free one"
+    )
 
 
 def _free_port() -> int:
