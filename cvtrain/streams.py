@@ -123,9 +123,10 @@ def guard(*, pipe_warns: bool) -> None:
             stream.reconfigure(errors="backslashreplace")
     warns = (errno.EIO, errno.ENOSPC, errno.EDQUOT, *((errno.EPIPE,) if pipe_warns else ()))
     sys.stderr = cast(TextIO, Output(sys.stderr, 2))
-    sys.stdout = cast(TextIO, Output(sys.stdout, 1, warns))
+    output = Output(sys.stdout, 1, warns)
+    sys.stdout = cast(TextIO, output)
     if 1 in closed:
-        sys.stdout.lost = errno.EBADF
+        output.lost = errno.EBADF
         say_lost(errno.EBADF)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-
 CHECK = "cvtrain check data=shapes data.num_train=4 data.num_val=2 data.num_test=1"
 
 
