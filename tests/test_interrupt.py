@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -50,3 +53,67 @@ def test_a_signal_is_not_forgotten_and_later_errors_are_of_its_making() -> None:
             raise_if_received()
     raise_if_received()
     assert exit_code(lost) is None
+
+
+@pytest.mark.parametrize("number", interrupt.SIGNALS)
+def test_every_signal_has_its_code(number) -> None:
+    with pytest.raises(Interrupted) as caught, interruptible():
+        os.kill(os.getpid(), number)
+    assert caught.value.code == 128 + number
+    assert {143, 130, 129} >= {caught.value.code}
+
+
+def test_one_inside_of_another_is_the_same_one() -> None:
+    with interruptible():
+        with pytest.raises(Interrupted), interruptible():
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # the same wish, sent twice
+        assert exit_code(RuntimeError("lost contact")) == 143
+
+
+def test_nohup_is_respected() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptible():
+            os.kill(os.getpid(), signal.SIGHUP)
+            raise_if_received()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+class Dying:
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0)  # where Python runs the handler
+
+
+def lose_one_and_wait() -> None:
+    Dying()
+    time.sleep(10)
+
+
+def test_a_signal_that_python_swallows_comes_again(capfd) -> None:
+    with pytest.raises(Interrupted), interruptible():
+        lose_one_and_wait()
+    assert capfd.readouterr().err == "", "no traceback of an exception that was ignored"
+
+
+OUTSIDE = """
+import os, signal, sys, time
+from cvtrain import interrupt
+interrupt.leave_at_once()
+if sys.argv[1] == "end":
+    interrupt.ends_with(3)
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(10)
+"""
+
+
+@pytest.mark.parametrize(
+    ("when", "code", "said"), [("start", 143, "cvtrain: stopped by SIGTERM\n"), ("end", 3, "")]
+)
+def test_outside_of_a_job_a_signal_ends_the_process_at_once(when, code, said) -> None:
+    words = [sys.executable, "-c", OUTSIDE, when]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stderr) == (code, said)

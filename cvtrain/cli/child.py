@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cvtrain import interrupt
 from cvtrain.cli import errors
 from cvtrain.cli.conf import load, pick
+from cvtrain.interrupt import Interrupted
 
 JOB_FILE = "job.json"
 """In each job's folder: its overrides, exit code and metric."""
@@ -21,56 +20,57 @@ JOB_FILE = "job.json"
 _GRACE = 30.0  # seconds a job has to end by itself after SIGTERM
 
 
+STOPS = (KeyboardInterrupt, SystemExit, Interrupted)
+"""What ends this process while a job runs: the first two where a launcher of Hydra's calls it."""
+
+
 def run(command: Sequence[str], output: Path | None = None) -> int:
-    """Run a command to its end, Ctrl-C and SIGTERM included; its exit code as a shell has it.
+    """Run a command to its end; its exit code as a shell has it.
 
     Args:
         command: program and arguments.
         output: a file that what it prints is added to; None: the terminal.
+
+    Raises:
+        Interrupted, KeyboardInterrupt, SystemExit: this process was to stop; the job has ended.
     """
     if output is not None:
         with output.open("ab") as file:
-            return _wait(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT))
-    return _wait(subprocess.Popen(command))
+            return _wait(_start(command, stdout=file, stderr=subprocess.STDOUT))
+    return _wait(_start(command))
+
+
+def _start(command: Sequence[str], **streams: Any) -> subprocess.Popen[bytes]:
+    """Start a job; a signal in its first moments waits until it can answer."""
+    with interrupt.blocked():
+        return subprocess.Popen(command, **streams)
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:
     try:
         code = process.wait()
-    except KeyboardInterrupt:  # the job, in the same terminal, got it too, and saves
-        code = _end(process, None)
-        return code or errors.INTERRUPTED
-    except SystemExit:
-        _end(process, signal.SIGTERM)
+    except STOPS as stop:
+        # In a terminal the job got the signal too, and does not mind it twice.
+        _end(process, stop_code(stop) - 128)
         raise
     return code if code >= 0 else 128 - code
 
 
-def _end(process: subprocess.Popen[bytes], signum: int | None) -> int:
-    if signum is not None:
+def stop_code(stop: BaseException) -> int:
+    """The exit code that one of STOPS stands for."""
+    if isinstance(stop, Interrupted):
+        return stop.code
+    return errors.INTERRUPTED if isinstance(stop, KeyboardInterrupt) else errors.TERMINATED
+
+
+def _end(process: subprocess.Popen[bytes], signum: int) -> None:
+    """Pass the signal on, and see to it that the job ends."""
+    try:
         process.send_signal(signum)
-    try:
-        return process.wait(_GRACE)
-    except subprocess.TimeoutExpired:
+        process.wait(_GRACE)
+    except (subprocess.TimeoutExpired, *STOPS):
         process.kill()
-        return process.wait()
-
-
-@contextmanager
-def sigterm_raises() -> Iterator[None]:
-    """Inside, SIGTERM ends the running job before this process."""
-
-    def handle(signum: int, frame: Any) -> None:
-        raise SystemExit(errors.TERMINATED)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    old = signal.signal(signal.SIGTERM, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, old)
+        process.wait()
 
 
 def monitored(folder: Path) -> tuple[str | None, float | None, str]:

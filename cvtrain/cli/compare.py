@@ -131,14 +131,13 @@ def _measure(runs: Sequence[Run], cfg: Mapping[str, Any]) -> list[Cost | Cvtrain
         )
     costs: list[Cost | CvtrainError] = []
     names = labels(runs)
-    with child.sigterm_raises():
-        for n, cost in enumerate(measure_all(jobs)):
-            costs.append(cost)
-            head = f"[{n + 1}/{len(runs)}] {names[n]}: "
-            if isinstance(cost, CvtrainError):
-                print(f"{head}not measured: {errors.line(cost)}", flush=True)
-            else:
-                print(f"{head}{cost.latency * 1000:,.1f} ms an image", flush=True)
+    for n, cost in enumerate(measure_all(jobs)):
+        costs.append(cost)
+        head = f"[{n + 1}/{len(runs)}] {names[n]}: "
+        if isinstance(cost, CvtrainError):
+            print(f"{head}not measured: {errors.line(cost)}", flush=True)
+        else:
+            print(f"{head}{cost.latency * 1000:,.1f} ms an image", flush=True)
     return costs
 
 

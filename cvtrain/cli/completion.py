@@ -96,7 +96,8 @@ def candidates(line: str, conf: ConfDirs) -> list[str]:
     user = [b for a, b in itertools.pairwise(words) if a == "--config-dir"]
     user += [w.partition("=")[2] for w in words if w.startswith("--config-dir=")]
     if user:
-        conf = ConfDirs([d for d in user if Path(d).expanduser().is_dir()], own=conf.own)
+        there = [d for d in user if os.path.isdir(os.path.expanduser(d))]  # noqa: PTH111, PTH112
+        conf = ConfDirs(there, own=conf.own)
     if word.startswith("--config-dir=") or (words and words[-1] == "--config-dir"):
         head, equals, path = word.rpartition("=")
         return [head + equals + p for p in _paths(path)]
@@ -189,7 +190,7 @@ def _composed(words: Sequence[str], conf: ConfDirs) -> dict[str, Any]:
 def _paths(text: str) -> list[str]:
     """Files and folders that begin with ``text``, folders with a slash."""
     folder, slash, name = text.rpartition("/")
-    place = Path(folder + slash).expanduser() if slash else Path()
+    place = Path(os.path.expanduser(folder + slash) if slash else "")  # noqa: PTH111 (~nobody)
     if not place.is_dir():
         return []
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -78,7 +79,12 @@ def plain(config: Any, *, resolve: bool = False) -> dict[str, Any]:
     try:
         container = OmegaConf.to_container(config, resolve=resolve)
     except OmegaConfBaseException as error:
-        raise UsageError(one_line(error)) from error
+        key = str(getattr(error, "full_key", None) or "")
+        raw = pick(OmegaConf.to_container(config), key) if key else None
+        where = f"{key}={raw}: " if isinstance(raw, str) else ""
+        missing = re.fullmatch("Interpolation key '(.*)' not found", one_line(error))
+        said = f"there is no key {missing[1]} to take it from" if missing else one_line(error)
+        raise UsageError(f"{where}{said}") from error
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
 
@@ -374,7 +380,8 @@ def absolute(path: str | Path) -> str:
     """A path as typed, ``~`` and all -> absolute, with ``..`` folded and symlinks kept."""
     import os.path
 
-    return os.path.abspath(Path(path).expanduser())  # noqa: PTH100 (Path.absolute keeps "..")
+    # Path.expanduser raises where there is no such user; Path.absolute keeps "..".
+    return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111
 
 
 def _fix_trust(config: DictConfig, typed: Sequence[Typed]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import importlib.util
+import os.path
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -59,7 +60,7 @@ class ConfDirs:
 
     def __init__(self, user: Sequence[str | Path] = (), own: Path | None = None) -> None:
         self.own = own or package_conf()
-        self.user = [Path(folder).expanduser().absolute() for folder in user]
+        self.user = [Path(os.path.expanduser(f)).absolute() for f in user]  # noqa: PTH111 (~nobody)
         for folder, typed in zip(self.user, user, strict=True):
             if not folder.is_dir():
                 raise UsageError(f"--config-dir {typed}: there is no such folder")

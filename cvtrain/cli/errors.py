@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Iterator
 
 from cvtrain.errors import CvtrainError, DataError
+from cvtrain.interrupt import Interrupted
 
 DONE, FAILED, WRONG_COMMAND, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 """Exit codes."""
@@ -25,9 +26,9 @@ def report(error: BaseException, *, debug: bool = False) -> int:
     if isinstance(error, BrokenPipeError):
         _close_stdout()
         return DONE
-    code = getattr(error, "code", None)
-    if not isinstance(error, Exception) and isinstance(code, int):
-        return code  # a signal, as the engine raises it
+    if isinstance(error, Interrupted):
+        _say(str(error))
+        return error.code
     if debug:
         traceback.print_exception(error)
     _say(line(error))
@@ -96,7 +97,7 @@ def _exit_code(error: SystemExit) -> int:
 def _say(text: str) -> None:
     rank = os.environ.get("RANK") or os.environ.get("LOCAL_RANK")
     where = f" [process {rank}]" if rank not in (None, "0") else ""
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(OSError):
         print(f"cvtrain{where}: {text}", file=sys.stderr, flush=True)
 
 

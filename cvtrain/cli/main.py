@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cvtrain import interrupt, streams
 from cvtrain.cli import args, errors
 from cvtrain.cli.args import Command
 from cvtrain.cli.conf import ConfDirs
@@ -38,16 +39,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after ``cvtrain``; default: the process's own.
 
     Returns:
-        0 done, 1 the data or the run failed, 2 the command was wrong, 130 Ctrl-C, 143 SIGTERM.
+        0 done, 1 the data or the run failed, 2 the command was wrong, 130 Ctrl-C, 143 SIGTERM,
+        129 SIGHUP (the terminal was closed).
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in words
+    if argv is not None:
+        return _main(list(argv))
+    words = sys.argv[1:]
+    interrupt.leave_at_once()
+    streams.guard(pipe_warns=not _prints_only(words) and not {*words} & {*JOBS} - {"train"})
+    code = _main(words)
+    if code == errors.DONE and _prints_only(words) and streams.was_lost():
+        code = errors.FAILED  # what it was asked for is nowhere
+    interrupt.ends_with(code)
+    return code
+
+
+def _main(words: Sequence[str]) -> int:
     try:
         code = _run(words)
         sys.stdout.flush()
         return code
     except BaseException as error:  # signals too: every end has its exit code
-        return errors.report(error, debug=debug)
+        return errors.report(error, debug="--debug" in words)
+
+
+def _prints_only(words: Sequence[str]) -> bool:
+    """Whether a command leaves no file: all that it gives is what it prints."""
+    given = {word.partition("=")[0] for word in words}
+    printing = ("list", "cache", "help", "-h", "--help", "--version", "--cfg", "-c")
+    return not words or bool(given & {*printing, "--shell-completion", "-sc"})
 
 
 def _run(words: Sequence[str]) -> int:
@@ -78,11 +98,13 @@ def _run(words: Sequence[str]) -> int:
         from cvtrain.cli.study import is_study, run_study
 
         if is_study(command, conf):
-            return run_study(command, conf)
+            with interrupt.interruptible():
+                return run_study(command, conf)
     if command.multirun:
         from cvtrain.cli.multirun import multirun
 
-        return multirun(command, conf)
+        with interrupt.interruptible():
+            return multirun(command, conf)
     if command.cfg is not None:
         return _print_config(command, conf)
     config = configuration(command, conf)
@@ -161,4 +183,5 @@ def dispatch(verb: str, config: dict[str, Any]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     module, name = JOBS[verb].split(":")
     job: Callable[[dict[str, Any]], int] = getattr(importlib.import_module(module), name)
-    return int(job(config))
+    with interrupt.interruptible():
+        return int(job(config))

@@ -12,6 +12,7 @@ import itertools
 import json
 import re
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ from cvtrain.cli.conf import ConfDirs, is_timm
 from cvtrain.cli.runs import unused
 from cvtrain.cli.typed import Typed, by_key, parse, quote
 from cvtrain.errors import RunError, UsageError
+from cvtrain.interrupt import Interrupted
 from cvtrain.lock import locked
 from cvtrain.storage import (
     mark_run_folder,
@@ -75,7 +77,7 @@ def multirun(command: Command, conf: ConfDirs) -> int:
             mark_run_folder(folder)
             try:
                 _sweep(check_options(_timm_names(jobs, conf), conf), Job(flags), folder)
-            except (KeyboardInterrupt, SystemExit):
+            except child.STOPS:
                 _summary(folder)
                 raise
             return _summary(folder)
@@ -179,11 +181,10 @@ def _sweep(typed: Sequence[Typed], job: Job, folder: Path) -> None:
     }
     overrides = [f"{k}={v}" for k, v in settings.items() if k not in given]
     overrides += [t.override for t in typed if t.override]
-    with child.sigterm_raises():
-        try:
-            hydra.multirun("config", job, overrides)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise RunError(one_line(error)) from error
+    try:
+        hydra.multirun("config", job, overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise RunError(one_line(error)) from error
 
 
 class Job:
@@ -208,12 +209,15 @@ class Job:
         code = errors.TERMINATED
         try:
             code = child.run([*command, f"run_dir={folder}"])
+        except child.STOPS as stop:
+            code = child.stop_code(stop)
+            raise
         finally:
             name, metric, mode = child.monitored(folder)
             record = {"overrides": overrides, "exit_code": code, "monitor": name, "metric": metric}
             write_json_atomic(folder / child.JOB_FILE, record)
-        if code == errors.INTERRUPTED:
-            raise KeyboardInterrupt
+        if code == errors.INTERRUPTED:  # the job alone heard it
+            raise Interrupted(signal.SIGINT)
         if code:
             print(f"job {settings.job.num} failed with exit code {code}", flush=True)
         worst = float("inf") if mode == "min" else float("-inf")

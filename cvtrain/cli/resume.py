@@ -52,8 +52,8 @@ def with_typed(
         _check(t, config, conf)
         _set(changed, t)
     mode = pick(changed, "task.inference.mode")
-    if said := reads.of_tiles([t.key for t in typed], mode):
-        raise UsageError(said)
+    if unread := reads.of_tiles([t.key for t in typed], mode):
+        raise UsageError(unread)
     if "resume_data" in given and (said := values.wrong("resume_data", given["resume_data"].value)):
         raise UsageError(said)
     _check_root(changed, given, folder)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ from cvtrain.cli.runs import process_rank, unused
 from cvtrain.cli.study_plan import NAME, SCRATCH, Plan, StudyJob, make_plan, study_of, words_of
 from cvtrain.cli.typed import Typed, by_key, parse
 from cvtrain.errors import RunError, UsageError
+from cvtrain.interrupt import SIGNALS, Interrupted
 from cvtrain.lock import LOCK, locked
 from cvtrain.storage import RUN_MARKER, mark_run_folder, write_atomic, write_json_atomic
 
@@ -250,12 +252,11 @@ class _Study:
         mark_run_folder(self.folder)
         self._write_record()
         try:
-            with child.sigterm_raises():
-                for number, job in enumerate(left, start=done + 1):
-                    self._run_job(job)
-                    self._write_record()
-                    print(self._progress(job, number), flush=True)
-        except (KeyboardInterrupt, SystemExit):
+            for number, job in enumerate(left, start=done + 1):
+                self._run_job(job)
+                self._write_record()
+                print(self._progress(job, number), flush=True)
+        except child.STOPS:
             self._report()
             print(f"stopped; to go on: cvtrain resume={child.near(self.folder)}")
             raise
@@ -273,14 +274,17 @@ class _Study:
         code = errors.TERMINATED
         try:
             code = child.run(command, folder / _LOG)
+        except child.STOPS as stop:
+            code = child.stop_code(stop)
+            raise
         finally:
             name, metric, _ = child.monitored(folder)
             record |= {"exit_code": code, "monitor": name, "metric": metric if code == 0 else None}
             record["seconds"] = round(time.monotonic() - begun, 1)
             write_json_atomic(folder / child.JOB_FILE, record)
             self.outcomes[job.name] = self._outcome(job)
-        if code == errors.INTERRUPTED:
-            raise KeyboardInterrupt
+        if code == errors.INTERRUPTED:  # the job alone heard it
+            raise Interrupted(signal.SIGINT)
 
     def _record(self, job: StudyJob) -> dict[str, Any] | None:
         path = self.folder / job.name / child.JOB_FILE
@@ -405,7 +409,7 @@ class _Study:
         plot(grid, self.folder / "study.png", f"val/{self.monitor}", x_title, self._title())
         rows = grid.rows(x_title, panel_title)
         print_table(rows[0], rows[1:])
-        stopped = (None, errors.DONE, errors.INTERRUPTED, errors.TERMINATED)
+        stopped = (None, errors.DONE, *(128 + number for number in SIGNALS))
         failed = [j for j in self.plan.jobs if self.outcomes[j.name].exit_code not in stopped]
         for job in failed:
             print(f"failed: {job.name}: {self._why(job)}")

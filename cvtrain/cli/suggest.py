@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os.path
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -181,7 +182,7 @@ def _special_option(group: str, text: str, options: list[str]) -> str | None:
 
 def _special_data(text: str) -> str | None:
     """``data=coco128.yaml`` and ``data=/my/photos``: a path in the place of a format."""
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))  # noqa: PTH111 (Path's own raises for ~nobody)
     if path.suffix in (".yaml", ".yml"):
         folder = path.parent if path.is_file() else "FOLDER"
         return f"for a data.yaml write data=yolo data.root={folder}"

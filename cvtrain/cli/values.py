@@ -295,6 +295,9 @@ RULES: dict[str, Rule] = {
 }
 """Keys whose values are checked whoever set them: the user, an experiment, a data set's yaml."""
 
+_MOST, _MOST_SEED = 2**31 - 1, 2**63 - 1
+"""Of counts and sizes, which libraries keep in 32 bits; of seeds."""
+
 _OPEN = ("model", "backbone", "loss", "augment", "callbacks", "logger")
 """Groups whose entries are arguments of classes, which know themselves whether null will do."""
 
@@ -309,6 +312,9 @@ def wrong(key: str, value: Any, default: Any = None, *, typed: str | None = None
         typed: the value in the user's spelling.
     """
     shown = typed if typed is not None else spell(value)
+    most = _MOST_SEED if key.endswith(("seed", "seeds")) else _MOST
+    if any(_is_int(v) and abs(v) > most for v in _entries(value)):
+        return f"{key}={shown}: it takes no number above {most}"
     rule = RULES.get(key)
     if rule is not None:
         if rule.accepts(value):
@@ -316,6 +322,13 @@ def wrong(key: str, value: Any, default: Any = None, *, typed: str | None = None
         return f"{key}={shown}: it takes {rule.wants}{_nearest(key, value, rule)}"
     wants = _type_wanted(key, value, default)
     return f"{key}={shown}: it takes {wants} (the default is {spell(default)})" if wants else None
+
+
+def _entries(value: Any) -> list[Any]:
+    """The value itself, or those of a list, lists in it included."""
+    if not isinstance(value, (list, tuple)):
+        return [value]
+    return [entry for v in value for entry in _entries(v)]
 
 
 def _type_wanted(key: str, value: Any, default: Any) -> str | None:

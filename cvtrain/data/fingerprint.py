@@ -75,7 +75,7 @@ class Fingerprint:
     @classmethod
     def of(cls, data: DataModule) -> Fingerprint:
         """The fingerprint of all that a run trains on and validates with."""
-        splits = {
+        splits: dict[str, SplitPrint] = {
             name: SplitPrint.of(data.tables[name], data.task)
             for name in ("train", "val")
             if name in data.tables

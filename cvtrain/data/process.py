@@ -18,7 +18,7 @@ import cv2
 
 from cvtrain.data.shared import room
 from cvtrain.errors import RunError
-from cvtrain.interrupt import SIGNALS, hold
+from cvtrain.interrupt import SIGNALS, blocked, hold
 
 _KEEP = 256 << 20  # bytes
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -67,8 +67,7 @@ def starting_workers(instead: str = "set data.num_workers=0") -> Iterator[None]:
     Raises:
         RunError: the system starts none, or gives no shared memory to the locks between them.
     """
-    with hold():
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    with hold(), blocked():
         try:
             yield
         except OSError as error:
@@ -76,8 +75,6 @@ def starting_workers(instead: str = "set data.num_workers=0") -> Iterator[None]:
                 f"no worker process can be started ({error.strerror or error}; {room()}): make "
                 f"room there, start a container with --shm-size=2g, or {instead}"
             ) from error
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def start_worker(_: int = 0) -> None:
@@ -104,10 +101,13 @@ def _say_unless_unheard(
 def leave_signals_to_parent() -> None:
     """From here on this process ends by itself only with its parent, or when that one says so.
 
-    Ctrl-C and a batch system's SIGTERM go to all processes of a job; the main one answers, and
-    ends its workers. SIGTERM from the parent ends this process at once and without a complaint.
+    Ctrl-C, a closed terminal's SIGHUP and a batch system's SIGTERM go to all processes of a job;
+    the main one answers, and ends its workers. SIGTERM from the parent ends this process at once
+    and without a complaint.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in SIGNALS:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
     parent = os.getppid()
     started_by = multiprocessing.parent_process()  # not the parent, where a fork server forks
     heeded = {parent} if started_by is None else {parent, started_by.pid}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 from cvtrain import errors
 from cvtrain.data.shared import room
+from cvtrain.engine.launch import taken_port
 from cvtrain.errors import CvtrainError, RunError
 
 _WORKER = re.compile(r"^Caught \w+ in DataLoader worker process \d+\.")
@@ -46,6 +48,8 @@ def translate(error: BaseException, config: Mapping[str, Any]) -> CvtrainError |
             "too many open files for the loader processes: raise the limit (ulimit -n 4096) or "
             "lower data.num_workers"
         )
+    if isinstance(error, ValueError) and "more than 1 value per channel" in message:
+        return RunError(_lone_value(config))
     if isinstance(error, RuntimeError):
         return _runtime(message, config)
     return None
@@ -75,12 +79,26 @@ def _runtime(message: str, config: Mapping[str, Any]) -> CvtrainError | None:
             f"trainer.deterministic=true: {operation} has no deterministic kernel on this device; "
             "set trainer.deterministic=false, train on the CPU, or choose another model"
         )
+    if "EADDRINUSE" in message or "address already in use" in message.lower():
+        return RunError(taken_port(os.environ.get("MASTER_PORT", "")))
     if "Expected to have finished reduction in the prior iteration" in message:
         return RunError(
             "some parameters took no part in the loss, which plain DDP does not allow: set "
             "trainer.strategy=ddp_find_unused_parameters_true"
         )
     return None
+
+
+def _lone_value(config: Mapping[str, Any]) -> str:
+    """Batch normalization of one image whose map is one pixel."""
+    data = config.get("data") or {}
+    size = data.get("batch_size")
+    fix = "give data.batch_size=2 or more" if size == 1 else "one image is all there is to train on"
+    return (
+        f"data.batch_size={size}: a batch of one image whose last map is 1 x 1 leaves batch "
+        f"normalization one value a channel: {fix}, or a larger data.image_size "
+        f"(now {data.get('image_size')})"
+    )
 
 
 def _out_of_memory(message: str, config: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ the processes themselves, it does nothing.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -25,6 +26,8 @@ from typing import Any
 
 from cvtrain import errors
 from cvtrain.errors import CvtrainError, RunError
+from cvtrain.interrupt import blocked, heeded, leave_at_once
+from cvtrain.streams import guard
 from cvtrain.storage import write_json_atomic
 
 GRACE_SECONDS = 10.0
@@ -61,6 +64,8 @@ def launch(job: str, config: dict[str, Any], processes: int, nodes: int = 1) -> 
             f"trainer.num_nodes={nodes}: start it with torchrun or srun on every machine, or set "
             "MASTER_ADDR, MASTER_PORT and NODE_RANK there"
         )
+    if os.environ.get("NODE_RANK", "0") == "0":
+        refuse_taken_port()
     with tempfile.TemporaryDirectory(prefix="cvtrain-") as name:
         folder = Path(name)
         (folder / "config.json").write_text(json.dumps({"config": config, "argv": sys.argv}))
@@ -93,12 +98,13 @@ def _supervise(
         try:
             for rank in range(processes):
                 # A session of its own: Ctrl-C reaches it once, through `forward`.
-                child = subprocess.Popen(
-                    command,
-                    env={**environment, "LOCAL_RANK": str(rank)},
-                    start_new_session=True,
-                )
-                children.append(child)
+                with blocked():  # a signal waits until the process can answer
+                    child = subprocess.Popen(
+                        command,
+                        env={**environment, "LOCAL_RANK": str(rank)},
+                        start_new_session=True,
+                    )
+                    children.append(child)
             _wait(children, received)
         finally:
             _send(children, signal.SIGKILL)
@@ -148,7 +154,7 @@ def _send(children: Sequence[subprocess.Popen[bytes]], signum: int) -> None:
 
 
 class _handling:
-    """SIGTERM and SIGINT go to ``handler`` inside (in the main thread)."""
+    """The signals of a job go to ``handler`` inside (in the main thread)."""
 
     def __init__(self, handler: Callable[[int, Any], None]) -> None:
         self._handler = handler
@@ -156,12 +162,39 @@ class _handling:
 
     def __enter__(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in heeded():
                 self._old[number] = signal.signal(number, self._handler)
 
     def __exit__(self, *_: object) -> None:
         for number, old in self._old.items():
             signal.signal(number, old)
+
+
+def refuse_taken_port() -> None:
+    """Raise RunError where MASTER_PORT, if it is given, cannot be listened on here.
+
+    The processes would wait for each other for half a minute first.
+    """
+    port = os.environ.get("MASTER_PORT")
+    if port is None:
+        return
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise RunError(f"MASTER_PORT={port}: give a number from 1 to 65535, or unset it")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the store itself does
+        try:
+            probe.bind(("", int(port)))
+        except OSError as error:
+            why = taken_port(port) if error.errno == errno.EADDRINUSE else None
+            raise RunError(why or f"MASTER_PORT={port}: {error.strerror}") from error
+
+
+def taken_port(port: str) -> str:
+    """What is wrong with a port that another program listens on."""
+    return (
+        f"MASTER_PORT={port} is in use, perhaps by another run: give another one, or unset it and "
+        "cvtrain takes a free one"
+    )
 
 
 def _free_port() -> int:
@@ -175,6 +208,8 @@ def _free_port() -> int:
 
 def main(job: str, folder: str) -> int:
     """What a started process runs: the job, its failure written where the supervisor looks."""
+    leave_at_once(quiet=os.environ["LOCAL_RANK"] != "0")
+    guard(pipe_warns=True)
     _end_with_parent()
     given = json.loads((Path(folder) / "config.json").read_text())
     sys.argv = given["argv"]  # environment.json says what the user typed

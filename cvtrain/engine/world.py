@@ -15,7 +15,7 @@ from lightning_fabric.plugins.environments import (
 )
 
 from cvtrain.engine.device import Device
-from cvtrain.engine.launch import started_elsewhere
+from cvtrain.engine.launch import refuse_taken_port, started_elsewhere
 from cvtrain.errors import RunError
 
 
@@ -38,6 +38,9 @@ def join_world(device: Device) -> ClusterEnvironment | None:
     if device.world_size > 1 and not dist.is_initialized():
         os.environ["MASTER_ADDR"] = environment.main_address
         os.environ["MASTER_PORT"] = str(environment.main_port)
+        listens = environment.global_rank() == 0
+        if listens and not isinstance(environment, TorchElasticEnvironment):  # its agent listens
+            refuse_taken_port()
         if device.accelerator == "gpu":
             torch.cuda.set_device(environment.local_rank())
         dist.init_process_group(

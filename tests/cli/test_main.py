@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 import shlex
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,13 @@ from cvtrain.cli import main as cli_main
 from cvtrain.cli.args import VERBS
 from cvtrain.cli.conf import GROUPS, ConfDirs, first_sentence, timm_names
 from cvtrain.errors import CheckpointError, DataError, RunError, UsageError
+from cvtrain.interrupt import Interrupted
 
 Cli = Callable[..., Any]
 
 
 class OutOfMemoryError(RuntimeError):
     """As torch names its own."""
-
-
-class Interrupted(BaseException):
-    """As the engine raises for SIGTERM."""
-
-    code = 143
 
 
 class MisconfigurationException(Exception):
@@ -47,7 +43,8 @@ RAISED = [
     (RunError("loss is not finite"), 1, "loss is not finite"),
     (CheckpointError("truncated"), 1, "truncated"),
     (KeyboardInterrupt(), 130, "stopped by Ctrl-C"),
-    (Interrupted(), 143, ""),
+    (Interrupted(signal.SIGTERM), 143, "stopped by SIGTERM"),
+    (Interrupted(signal.SIGHUP), 129, "stopped by SIGHUP"),
     (SystemExit(7), 7, ""),
     (SystemExit(None), 0, ""),
     (SystemExit("library said no"), 1, "library said no"),

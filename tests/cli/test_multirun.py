@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from cvtrain.cli import child, multirun
+from cvtrain.interrupt import SIGNALS, Interrupted, interruptible, stopped_by
 from cvtrain.storage import is_run_folder
 from cvtrain.lock import LOCK, locked
 
@@ -184,7 +185,7 @@ def test_the_metric_goes_to_the_sweeper(here: Path, jobs: list[list[str]], cli: 
     assert seen == [0.53, float("-inf")]
 
 
-def test_ctrl_c_stops_all_and_keeps_the_table(
+def test_a_job_that_ctrl_c_ended_stops_all_and_keeps_the_table(
     cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[list[str]] = []
@@ -196,14 +197,19 @@ def test_ctrl_c_stops_all_and_keeps_the_table(
     assert [r["exit_code"] for r in rows] == ["130"]
 
 
-def test_sigterm_keeps_the_table_too(cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def terminated(words: list[str]) -> int:
-        raise SystemExit(143)
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_stops_all_and_keeps_the_table(
+    cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def stopped(words: list[str]) -> int:
+        raise Interrupted(number)
 
-    monkeypatch.setattr(child, "run", terminated)
-    assert cli("-m model=yolo seed=1,2 sweep_dir=s").code == 143
+    monkeypatch.setattr(child, "run", stopped)
+    done = cli("-m model=yolo seed=1,2 sweep_dir=s")
+    assert done.code == 128 + number
+    assert done.line == stopped_by(number)
     rows = list(csv.DictReader((here / "s" / "sweep.csv").open()))
-    assert [r["exit_code"] for r in rows] == ["143"]
+    assert [r["exit_code"] for r in rows] == [str(128 + number)]
 
 
 def test_a_jobs_process(here: Path) -> None:
@@ -212,15 +218,26 @@ def test_a_jobs_process(here: Path) -> None:
     assert child.run([sys.executable, "-c", kill]) == 128 + signal.SIGKILL
 
 
-def test_sigterm_ends_the_running_job_first(here: Path) -> None:
-    wait = "import os, signal, sys, time\n"
-    wait += "signal.signal(signal.SIGTERM, lambda *a: sys.exit(open('ended', 'w').close()))\n"
-    wait += "os.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(60)\n"
-    with pytest.raises(SystemExit) as caught, child.sigterm_raises():
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_the_running_job_first(here: Path, number: int) -> None:
+    wait = f"import os, signal, sys, time\nnumber = {int(number)}\n"
+    wait += "signal.signal(number, lambda *a: sys.exit(open('ended', 'w').close()))\n"
+    wait += "signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])\n"
+    wait += "os.kill(os.getppid(), number)\ntime.sleep(60)\n"
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted) as caught, interruptible():
         child.run([sys.executable, "-c", wait])
-    assert caught.value.code == 143
+    assert caught.value.code == 128 + number
     assert (here / "ended").exists()
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(number) == before
+
+
+def test_ctrl_c_in_a_jobs_first_moments(capfd: pytest.CaptureFixture[str]) -> None:
+    """Before Python, let alone cvtrain, has set up anything: -2 or a traceback without our care."""
+    job = child._start([sys.executable, "-m", "cvtrain", "--version"])
+    job.send_signal(signal.SIGINT)
+    assert job.wait(20) == 130
+    assert capfd.readouterr().err == "cvtrain: stopped by Ctrl-C\n"
 
 
 @pytest.mark.slow

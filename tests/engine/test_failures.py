@@ -36,6 +36,12 @@ WORKER = (
          ["2.00 GiB", "data.batch_size (now 16", "data.image_size (now [64, 96])", "32-true"]),
         (RuntimeError(CPU_MEMORY), ["400000000000 bytes", "data.batch_size"]),
         (MemoryError(), ["out of memory"]),
+        (ValueError("Expected more than 1 value per channel when training, got input size "
+                    "torch.Size([1, 512, 1, 1])"),
+         ["data.batch_size=16", "one image is all there is", "data.image_size (now [64, 96])"]),
+        (RuntimeError("The server socket has failed to listen on any local network address. port: "
+                      "29500, useIpv6: false, code: -98, name: EADDRINUSE, message: address "
+                      "already in use"), ["is in use", "unset it"]),
         (OSError(errno.ENOSPC, "No space left on device", "/run/last.ckpt"),
          ["disk is full", "/run/last.ckpt"]),
         (RuntimeError(DETERMINISTIC),
@@ -85,3 +91,11 @@ def test_who_only_lost_contact() -> None:
 def test_exit_codes_of_signals() -> None:
     assert Interrupted(signal.SIGTERM).code == 143
     assert Interrupted(signal.SIGINT).code == 130
+
+
+def test_a_batch_of_one_image_is_said_to_be_too_small() -> None:
+    norm = torch.nn.BatchNorm2d(4)
+    with pytest.raises(ValueError, match="more than 1 value") as caught:
+        norm(torch.zeros(1, 4, 1, 1))
+    config = {**CONFIG, "data": {**CONFIG["data"], "batch_size": 1}}
+    assert "give data.batch_size=2 or more" in str(translate(caught.value, config))

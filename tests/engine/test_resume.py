@@ -204,6 +204,35 @@ def test_a_checkpoint_without_a_fingerprint_is_gone_on_from(finished, command, c
     assert "does not say what its data were" in capsys.readouterr().out
 
 
+# Why a run stopped -------------------------------------------------------------------------------
+
+
+def test_early_stopping_says_so_once_and_how_to_train_on(
+    compose, command, capsys, tmp_path
+) -> None:
+    words = ["trainer.max_epochs=9", "callbacks.early_stopping.patience=1"]
+    words += ["callbacks.early_stopping.min_delta=9"]
+    assert train(compose(*words)) == 0
+    said = "stopped after epoch 2: mAP50 was validated once without being better than the "
+    assert (tmp_path / "run" / "train.log").read_text().count(said) == 1
+    out = capsys.readouterr().out
+    assert out.count(said) == 1
+    assert "of epoch 1 by more than 9 (callbacks.early_stopping.patience=1)" in out
+    assert train(command(f"resume={tmp_path / 'run'}")) == 0
+    assert "callbacks.early_stopping.patience=2" in capsys.readouterr().out
+    more = "callbacks.early_stopping.patience=2"
+    assert train(command(f"resume={tmp_path / 'run'}", more)) == 0
+    assert "stopped after epoch 3: mAP50 was validated 2 times" in capsys.readouterr().out
+
+
+def test_the_time_limit_says_so_and_the_last_epoch_says_nothing(compose, capsys, tmp_path) -> None:
+    assert train(compose("trainer.max_minutes=1e-9")) == 0
+    assert "(trainer.max_minutes=1e-09)" in capsys.readouterr().out
+    last = tmp_path / "last"
+    assert train(compose("trainer.max_minutes=1e-9", "trainer.max_epochs=1", run_dir=last)) == 0
+    assert "stopped after" not in capsys.readouterr().out
+
+
 # Other data than before --------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from pathlib import Path
 
@@ -159,3 +160,20 @@ def test_torchrun_starts_the_same_run(cvtrain, tmp_path, monkeypatch) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("epoch 1/2") == 1
     assert results(tmp_path / "theirs")["metrics"] == results(tmp_path / "own")["metrics"]
+
+
+def test_a_port_in_use_is_said_at_once(monkeypatch) -> None:
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        monkeypatch.setenv("MASTER_PORT", str(port))
+        with pytest.raises(RunError, match=f"MASTER_PORT={port} is in use"):
+            launch("cvtrain.engine.train:train", {}, processes=2)
+        monkeypatch.setenv("LOCAL_RANK", "0")
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(RunError, match=f"MASTER_PORT={port} is in use"):
+            join_world(Device("cpu", 2, 1, "32-true"))
+    monkeypatch.setenv("MASTER_PORT", "70000")
+    with pytest.raises(RunError, match="a number from 1 to 65535"):
+        launch("cvtrain.engine.train:train", {}, processes=2)

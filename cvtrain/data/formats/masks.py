@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -133,9 +134,10 @@ class MasksReader(Reader):
                 f"data.palette={palette} names the classes and their pixels; leave out "
                 "data.reader.names and data.reader.mask_values"
             )
-        path = self.root / Path(palette).expanduser()
+        expanded = Path(os.path.expanduser(palette))  # noqa: PTH111 (Path's own raises for ~nobody)
+        path = self.root / expanded
         if not path.is_file():
-            path = Path(palette).expanduser()
+            path = expanded
         if not path.is_file():
             raise DataError(
                 f"data.palette={palette}: no such file, neither in {self.root} nor here"

@@ -9,6 +9,7 @@ anything else is refused.
 from __future__ import annotations
 
 import json
+import os.path
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -69,7 +70,7 @@ def read_weights(
         UsageError: there is no such file.
         CheckpointError: it cannot be read safely, or holds no tensors.
     """
-    file = find_weights(Path(path).expanduser(), key)
+    file = find_weights(Path(os.path.expanduser(path)), key)  # noqa: PTH111 (~nobody)
     content, metadata = _read(file)
     if isinstance(content, Mapping) and "cvtrain" in content:
         return _checkpoint(file, content, whole)
