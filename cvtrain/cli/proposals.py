@@ -49,7 +49,9 @@ def proposals(cfg: Mapping[str, Any]) -> int:
     from cvtrain.proposals.recall import Recall
 
     data, folder = cfg["data"], own_folder(cfg, "proposals")
-    source: Proposals = instantiate(cfg["proposals"], trust=cfg.get("trust") or ())
+    source: Proposals = instantiate(
+        cfg["proposals"], where="proposals", trust=cfg.get("trust") or ()
+    )
     console = Console(highlight=False, emoji=False)
     found = checked_tables(cfg, console, _splits(cfg))
     tables = {name: table for name, table in found.items() if len(table)}

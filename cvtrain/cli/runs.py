@@ -109,7 +109,7 @@ def task_of_data(config: Mapping[str, Any], typed: Sequence[Typed]) -> str | Non
 
     if {"task", "model", "experiment"} & by_key(typed).keys():
         return None
-    kinds = instantiate(config["data"]["reader"], trust=config["trust"]).kinds
+    kinds = instantiate(config["data"]["reader"], where="data.reader", trust=config["trust"]).kinds
     if kinds & set(NEEDS[config["task"]["name"]]):
         return None
     serves = ("detection", "semantic_segmentation", "classification", "multilabel_classification")

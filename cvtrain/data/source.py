@@ -19,4 +19,4 @@ def make_reader(data: Mapping[str, Any], trust: Sequence[str] = ()) -> Any:
         from cvtrain.data.public import prepare
 
         prepare(data["name"], data["root"], download=bool(data["download"]))
-    return instantiate(data["reader"], trust=trust)
+    return instantiate(data["reader"], where="data.reader", trust=trust)

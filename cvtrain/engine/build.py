@@ -32,7 +32,7 @@ def build_model(config: Mapping[str, Any], num_classes: int, trust: Sequence[str
     if not node:
         task = (config.get("task") or {}).get("name")
         raise UsageError(f"task={task} has no model yet: choose one with model=NAME")
-    model = instantiate(node, trust=trust, num_classes=num_classes, **_head(config))
+    model = instantiate(node, where="model", trust=trust, num_classes=num_classes, **_head(config))
     if not isinstance(model, Model):
         raise UsageError(
             f"model._target_={node.get('_target_')}: expected a subclass of "
@@ -72,6 +72,7 @@ def build_task(
     target = optimizer.get("_target_")
     task = instantiate(
         node,
+        where="task",
         trust=trust,
         model=model,
         classes=classes,

@@ -67,7 +67,11 @@ def predict(config: dict[str, Any]) -> int:
                 data["image_size"],
                 data["resize"],
                 data["channels"],
-                instantiate(settings.get("proposals"), trust=config.get("trust") or ()),
+                instantiate(
+                    settings.get("proposals"),
+                    where="proposals",
+                    trust=config.get("trust") or (),
+                ),
                 is_native(settings),
             )
             run = RunDir(config["run_dir"]) if config.get("run_dir") else None
