@@ -17,6 +17,7 @@ from cvtrain.cli.typed import RECIPES, Typed, by_key, make, parse
 from cvtrain.errors import UsageError
 from cvtrain.instantiate import judge
 from cvtrain.models.backbones.weights_path import find_weights
+from cvtrain.outside import may_be_typed
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -172,7 +173,11 @@ def check_reads(verb: str, typed: Sequence[Typed], *, multirun: bool = False) ->
     """Refuse keys that this verb does not read, and ``hydra.*`` outside a multirun."""
     for t in typed:
         if t.key == "resume" and len(typed) > 1 and verb == "train":
-            others = [o.text for o in typed if o.key not in ("resume", "trust")]
+            others = [
+                o.text
+                for o in typed
+                if o.key not in ("resume", "trust") and not may_be_typed(o.key)
+            ]
             if others:
                 raise UsageError(
                     f"resume= goes on with the run's own configuration; leave out {others[0]}, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import glob
 import os
 import time
@@ -24,6 +25,15 @@ from cvtrain.cli.compose import (
 from cvtrain.cli.conf import ConfDirs, load, pick
 from cvtrain.cli.typed import Typed, by_key, parse
 from cvtrain.errors import UsageError
+from cvtrain.instantiate import judge
+from cvtrain.outside import (
+    check_stored,
+    download_unless_strange,
+    outside,
+    refuse_links,
+    refuse_outside,
+    with_seals,
+)
 
 MODEL_INPUT = ("image_size", "resize", "channels", "classes")
 """Keys of ``data`` that a trained model fixes; other data is brought to them."""
@@ -141,6 +151,17 @@ def resume_config(command: Command) -> dict[str, Any]:
     said = values.wrong("trust", trust)
     if said:
         raise UsageError(said)
+    refuse_links(folder)
+    config = _typed_again(config, typed)
+    judge(config, trust=trust)
+    again = not (folder / "checkpoints" / "last.ckpt").is_file()  # weights to start from are read
+    starts = ("weights", "pretrained")
+    keys = [t.key for t in typed]
+    refuse_outside(
+        config, lambda key: again or key.rpartition(".")[2] not in starts, "resume", keys
+    )
+    download_unless_strange(config, keys)
+    config = with_seals(config, keys)
     return {
         **config,
         "command": "train",
@@ -148,6 +169,30 @@ def resume_config(command: Command) -> dict[str, Any]:
         "resume": str(folder),
         "trust": trust,
     }
+
+
+def _typed_again(config: dict[str, Any], typed: Sequence[Typed]) -> dict[str, Any]:
+    """The stored configuration with what was typed of the values that lead out of the run.
+
+    Raises:
+        UsageError: a key that is none of them.
+    """
+    there = outside(config)
+    config = copy.deepcopy(config)
+    for t in typed:
+        if t.key in ("resume", "trust"):
+            continue
+        if t.key not in there or t.kind != "set":
+            raise UsageError(
+                f"{t.text}: resume= goes on with the run's own configuration, in which that key "
+                "leads nowhere outside the run; leave it out"
+            )
+        *path, last = t.key.split(".")
+        for parts in (path, ["model", *path]):
+            node = pick(config, ".".join(parts))
+            if isinstance(node, dict) and (parts is path or path[:1] == ["backbone"]):
+                node[last] = _value(t)
+    return config
 
 
 def run_config(folder: Path) -> dict[str, Any] | None:
@@ -163,6 +208,7 @@ def run_config(folder: Path) -> dict[str, Any] | None:
     for group in ("task", "model", "data", "trainer"):
         if not isinstance(config.get(group), dict):
             raise UsageError(f"{path} is not the configuration of a run: it has no {group}")
+    check_stored(config, path)
     return dict(config)
 
 

@@ -75,7 +75,9 @@ def test_a_model_that_is_given_boxes(cli: Cli, here: Path) -> None:
     assert none.code == 2
     assert "model=boxed is given its boxes: proposals=selective_search, or" in none.line
     (here / "p.npz").touch()
-    given = cli("--config-dir conf model=boxed trust=[torch.nn] proposals=file proposals.path=p.npz")
+    given = cli(
+        "--config-dir conf model=boxed trust=[torch.nn] proposals=file proposals.path=p.npz"
+    )
     assert given.config["proposals"]["path"] == str(here / "p.npz")
 
 
