@@ -48,18 +48,19 @@ def check_stored(config: Mapping[str, Any], where: str | Path) -> None:
     for group in ("task", "model", "data", "proposals", "backbone", "loss"):
         node = config.get(group)
         name = node.get("name") if isinstance(node, Mapping) else None
-        if name is not None and not _is_name(name):
+        typed = group in ("task", "proposals")  # a word of a command that is composed again
+        if name is not None and not _is_name(name, "$={}[]'\"," if typed else ""):
             raise UsageError(f"{where}: {group}.name={name!r} is no name")
     seed = config.get("seed")
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
         raise UsageError(f"{where}: seed={seed!r} is no number")
 
 
-def _is_name(name: Any) -> bool:
+def _is_name(name: Any, without: str = "") -> bool:
     if not isinstance(name, str) or not name or not name.isprintable() or "\\" in name:
         return False
     path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and not set(name) & set("$={}[]'\",")
+    return not path.is_absolute() and ".." not in path.parts and not set(name) & set(without)
 
 
 def _leaves(node: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, Any, int]]:
