@@ -17,7 +17,7 @@ def load_model(path: str, *, trust: Sequence[str] = ()) -> LoadedRun:
 
     Args:
         path: a ``.ckpt`` file, or a run folder (its best checkpoint is taken).
-        trust: packages other than the known ones whose classes the checkpoint may name.
+        trust: packages of yours, or single classes, that the checkpoint may name, too.
 
     Returns:
         The model (eval mode, averaged weights where EMA was on), the class table and the run's

@@ -143,7 +143,12 @@ def _transforms() -> Iterator[tuple[str, Pipeline]]:
                 transform = {**transform, "p": 1.0}
             alone = settled({"name": family, "own": {"transforms": [transform]}})
             pipeline = build_pipeline(
-                alone, instantiate, HEIGHT, WIDTH, resize="letterbox", targets=("boxes",)
+                alone,
+                lambda n, where: instantiate(n, where=where),
+                HEIGHT,
+                WIDTH,
+                resize="letterbox",
+                targets=("boxes",),
             )
             yield f"{family}: {transform['_target_'].rpartition('.')[2]}", pipeline
 

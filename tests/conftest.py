@@ -7,7 +7,7 @@ import os
 import pickle
 import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +83,11 @@ def _mount(folder: Path, size: int) -> str | None:
     if libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", 0, options):
         return f"no tmpfs here: {os.strerror(ctypes.get_errno())}"
     return None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The key that seals runs is the tests' own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield

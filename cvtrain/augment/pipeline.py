@@ -179,7 +179,11 @@ def _blends(transform: Any) -> bool:
 
 
 def build_pipeline(
-    node: Mapping[str, Any], build: Callable[[Any], Any], height: int, width: int, **options: Any
+    node: Mapping[str, Any],
+    build: Callable[[Any, str], Any],
+    height: int,
+    width: int,
+    **options: Any,
 ) -> Pipeline:
     """The pipeline of a settled node: its own transforms, then its families, at their strengths.
 
@@ -188,7 +192,7 @@ def build_pipeline(
 
     Args:
         node: as ``config.settled`` gives it.
-        build: makes a transform of its node.
+        build: makes a transform of its node and the dotted path it lies at.
         height: of the network's input, pixels.
         width: the same.
         options: of ``Pipeline``.
@@ -215,7 +219,7 @@ def build_pipeline(
 
 
 def build_transforms(
-    nodes: Iterable[Any], build: Callable[[Any], Any], where: str = "augment"
+    nodes: Iterable[Any], build: Callable[[Any, str], Any], where: str = "augment"
 ) -> list[Any]:
     """Instantiates each node by ``build``; an argument a transform does not know is an error.
 
@@ -225,12 +229,10 @@ def build_transforms(
     transforms = []
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=r"Argument\(s\)")
-        for node in nodes:
+        for i, node in enumerate(nodes):
             target = node.get("_target_", node) if isinstance(node, Mapping) else node
             try:
-                transform = build(node)
-            except UsageError as e:
-                raise UsageError(f"{where}.transforms: {e}") from e
+                transform = build(node, f"{where}.transforms[{i}]")
             except (UserWarning, ValueError, TypeError) as e:
                 raise UsageError(f"{where}.transforms: {target}: {_line(e)}") from e
             if not isinstance(transform, A.BasicTransform | A.BaseCompose):

@@ -6,7 +6,7 @@ import netrc
 import os
 import socket
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlparse
 
@@ -36,9 +36,18 @@ class TensorBoard(TensorBoardLogger):
         save_dir: the run folder.
         sub_dir: below it.
         run_name: not used: the folder is the name.
+
+    Raises:
+        UsageError: a ``sub_dir`` that leads out of it.
     """
 
     def __init__(self, save_dir: str, sub_dir: str = "tensorboard", run_name: str = "") -> None:
+        path = PurePath(sub_dir)
+        if path.is_absolute() or ".." in path.parts:
+            raise UsageError(
+                f"logger.tensorboard.sub_dir={sub_dir}: it leads out of the run folder; give a "
+                "folder below it"
+            )
         super().__init__(save_dir=save_dir, name=sub_dir, version="", default_hp_metric=False)
 
     @rank_zero_only

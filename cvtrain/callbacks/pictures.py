@@ -17,6 +17,9 @@ from cvtrain.errors import UsageError
 from cvtrain.tasks.base import Task
 from cvtrain.types import Batch, ImageInfo, Prediction, Target
 
+PICTURES = 8
+"""Images that are drawn unless one says otherwise."""
+
 
 class Pictures(pl.Callback):
     """Draws images of the validation set after the last evaluation, or every few epochs.
@@ -34,7 +37,7 @@ class Pictures(pl.Callback):
         UsageError: a count or a number of epochs below 1.
     """
 
-    def __init__(self, count: int = 8, every_n_epochs: int | None = None) -> None:
+    def __init__(self, count: int = PICTURES, every_n_epochs: int | None = None) -> None:
         if count < 1:
             raise UsageError(f"callbacks.pictures.count={count}: expected 1 or more")
         if every_n_epochs is not None and every_n_epochs < 1:

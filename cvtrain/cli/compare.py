@@ -22,6 +22,7 @@ from cvtrain.cli.reads import COMPARE
 from cvtrain.cli.runs import check_root, own_folder
 from cvtrain.cli.typed import by_key, parse
 from cvtrain.errors import CvtrainError, UsageError
+from cvtrain.outside import download_unless_strange, refuse_outside
 
 if TYPE_CHECKING:
     from cvtrain.engine.measure import Cost
@@ -83,6 +84,14 @@ def compare(cfg: Mapping[str, Any]) -> int:
     folder = own_folder(cfg, "compare")
     runs, skipped = find(cfg["runs"])
     refuse(runs)
+    for run in runs:
+        refuse_outside(
+            run.config,
+            lambda key: key.startswith(("data.", "proposals.")),
+            "compare",
+            remedy=f"if that is right, type it for cvtrain eval ckpt={run.shown}, and compare the "
+            "folder that this names",
+        )
     for line in skipped:
         print(line)
     first = runs[0]
@@ -116,10 +125,12 @@ def _measure(runs: Sequence[Run], cfg: Mapping[str, Any]) -> list[Cost | Cvtrain
 
     jobs = []
     for run in runs:
+        config = dict(run.config)
+        download_unless_strange(config)
         jobs.append(
             Job(
                 str(run.checkpoint),
-                run.config,
+                config,
                 str(run.results["split"]),
                 cfg["latency_runs"],
                 cfg["data_root"],

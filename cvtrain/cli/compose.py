@@ -16,6 +16,7 @@ from cvtrain.cli.conf import GROUPS, ConfDirs, is_hidden, is_timm, joined, pick,
 from cvtrain.cli.transfer import check_weights, settle
 from cvtrain.cli.typed import RECIPES, Typed, by_key, make, parse
 from cvtrain.errors import UsageError
+from cvtrain.instantiate import judge
 from cvtrain.models.backbones.weights_path import find_weights
 
 if TYPE_CHECKING:
@@ -407,6 +408,8 @@ def finish(composed: Composed) -> dict[str, Any]:
             said = values.wrong(key, pick(flat, key))
             if said:
                 raise UsageError(said)
+    if flat["command"] == "train":
+        judge(flat, trust=flat.get("trust") or ())
     settled(flat.get("augment"))
     check_backbone(flat)
     check_subset(flat)

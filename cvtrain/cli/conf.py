@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from cvtrain.errors import UsageError
+from cvtrain.shipped import package_conf
 
 GROUPS = (
     "task",
@@ -39,15 +40,6 @@ GROUPS = (
 
 LISTS = ("augment", "logger")
 """Groups of which several options compose: ``augment=[geometric,weather]``."""
-
-
-def package_conf() -> Path:
-    """The folder of cvtrain's own configuration: in the package (wheel) or beside it (checkout)."""
-    package = Path(__file__).resolve().parent.parent
-    for folder in (package / "conf", package.parent / "conf"):
-        if (folder / "config.yaml").is_file():
-            return folder
-    raise UsageError(f"the installation is broken: no conf/config.yaml in {package}; reinstall")
 
 
 class ConfDirs:

@@ -41,6 +41,8 @@ def _out(checkpoint: Path, given: Mapping[str, Typed]) -> Path:
     """The file to write, which must not be there."""
     typed = "out" in given and isinstance(given["out"].value, str)
     path = Path(absolute(given["out"].value)) if typed else default_out(checkpoint)
+    if not typed and path.parent.is_symlink():
+        raise UsageError(f"{path.parent} is a link to {path.parent.resolve()}; give out=FILE")
     shown = given["out"].shown if typed else path
     if path.is_dir():
         raise UsageError(f"out={shown} is a folder; give a file: out={path / 'backbone'}{SUFFIX}")

@@ -56,7 +56,9 @@ def _proposals(cfg: Mapping[str, Any], folder: Path) -> int:
     from cvtrain.proposals.recall import Recall
 
     data = cfg["data"]
-    source: Proposals = instantiate(cfg["proposals"], trust=cfg.get("trust") or ())
+    source: Proposals = instantiate(
+        cfg["proposals"], where="proposals", trust=cfg.get("trust") or ()
+    )
     console = Console(highlight=False, emoji=False)
     found = checked_tables(cfg, console, _splits(cfg))
     tables = {name: table for name, table in found.items() if len(table)}

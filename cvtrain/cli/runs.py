@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import glob
 import os
 import time
@@ -25,6 +26,15 @@ from cvtrain.cli.conf import ConfDirs, load, pick
 from cvtrain.cli.resume import OWN, with_typed
 from cvtrain.cli.typed import Typed, by_key, parse
 from cvtrain.errors import UsageError
+from cvtrain.instantiate import judge
+from cvtrain.outside import (
+    check_stored,
+    download_unless_strange,
+    outside,
+    refuse_links,
+    refuse_outside,
+    with_seals,
+)
 from cvtrain.storage import refuse_data_folder
 
 MODEL_INPUT = ("image_size", "resize", "channels", "classes", "val_fraction", "split_seed")
@@ -115,7 +125,7 @@ def task_of_data(config: Mapping[str, Any], typed: Sequence[Typed]) -> str | Non
 
     if {"task", "model", "experiment"} & by_key(typed).keys():
         return None
-    kinds = instantiate(config["data"]["reader"], trust=config["trust"]).kinds
+    kinds = instantiate(config["data"]["reader"], where="data.reader", trust=config["trust"]).kinds
     if kinds & set(NEEDS[config["task"]["name"]]):
         return None
     serves = ("detection", "semantic_segmentation", "classification", "multilabel_classification")
@@ -147,8 +157,21 @@ def resume_config(command: Command, conf: ConfDirs) -> dict[str, Any]:
     said = values.wrong("trust", trust)
     if said:
         raise UsageError(said)
+    refuse_links(folder)
+    there = outside(config)
+    again = [t for t in typed if t.key in there and t.kind == "set"]
+    changed = [t for t in typed if t not in again]
+    config = with_typed(_typed_again(config, again), changed, folder, conf)
+    judge(config, trust=trust)
+    starts_over = not (folder / "checkpoints" / "last.ckpt").is_file()  # its weights are read
+    starts = ("weights", "pretrained")
+    keys = [t.key for t in typed]
+    refuse_outside(
+        config, lambda key: starts_over or key.rpartition(".")[2] not in starts, "resume", keys
+    )
+    download_unless_strange(config, keys)
     return {
-        **with_typed(config, typed, folder, conf),
+        **with_seals(config, keys),
         "command": "train",
         "run_dir": str(folder),
         "resume": str(folder),
@@ -156,6 +179,18 @@ def resume_config(command: Command, conf: ConfDirs) -> dict[str, Any]:
         "trust": trust,
         "overrides": [t.text for t in typed if t.key not in OWN],
     }
+
+
+def _typed_again(config: dict[str, Any], typed: Sequence[Typed]) -> dict[str, Any]:
+    """The stored configuration with the typed values of what leads out of the run."""
+    config = copy.deepcopy(config)
+    for t in typed:
+        *path, last = t.key.split(".")
+        for parts in (path, ["model", *path]):
+            node = pick(config, ".".join(parts))
+            if isinstance(node, dict) and (parts is path or path[:1] == ["backbone"]):
+                node[last] = _value(t)
+    return config
 
 
 def run_config(folder: Path) -> dict[str, Any] | None:
@@ -171,6 +206,7 @@ def run_config(folder: Path) -> dict[str, Any] | None:
     for group in ("task", "model", "data", "trainer"):
         if not isinstance(config.get(group), dict):
             raise UsageError(f"{path} is not the configuration of a run: it has no {group}")
+    check_stored(config, path)
     return dict(config)
 
 

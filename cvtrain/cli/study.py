@@ -33,7 +33,9 @@ from cvtrain.cli.typed import Typed, by_key, parse
 from cvtrain.errors import RunError, UsageError
 from cvtrain.interrupt import SIGNALS, Interrupted
 from cvtrain.lock import LOCK, locked
+from cvtrain.outside import is_sealed, seals
 from cvtrain.storage import RUN_MARKER, mark_run_folder, write_atomic, write_json_atomic
+from cvtrain.text import printable
 
 if TYPE_CHECKING:
     from cvtrain.report.study import Grid
@@ -138,9 +140,17 @@ def _stored(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         words = [str(word) for word in content["words"]]
-        return {"words": words, "config_dirs": [str(d) for d in content["config_dirs"]]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        stored = {"words": words, "config_dirs": [str(d) for d in content["config_dirs"]]}
+        seal = content.get("seal")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} is not the record of a study ({error})") from error
+    if not is_sealed("study", stored, seal):
+        command = [*(f"--config-dir={d}" for d in stored["config_dirs"]), *words]
+        raise UsageError(
+            f"this study did not begin here; if it is right, type it: cvtrain "
+            f"{printable(' '.join(map(shlex.quote, command)))} sweep_dir={child.near(folder)}"
+        )
+    return stored
 
 
 def _folder(typed: Typed | None) -> Path:
@@ -382,6 +392,8 @@ class _Study:
             "mode": self.mode,
             "runs": runs,
         }
+        begun = {key: list(content[key]) for key in ("words", "config_dirs")}
+        content["seal"] = seals({"study": begun}).get("study")
         write_json_atomic(self.folder / STUDY_FILE, content)
 
     def _grid(self) -> Grid:

@@ -382,7 +382,7 @@ def compile_augment(
     refuse_task(node, task)
     pipeline = build_pipeline(
         node,
-        lambda n: instantiate(n, trust=trust),
+        lambda n, where: instantiate(n, where=where, trust=trust),
         height,
         width,
         resize=resize,
@@ -434,7 +434,7 @@ def build_datamodule(
     from cvtrain.instantiate import instantiate
 
     data = cfg["data"]
-    source = instantiate(cfg.get("proposals"), trust=trust)
+    source = instantiate(cfg.get("proposals"), where="proposals", trust=trust)
     reader = make_reader(data, trust, cfg.get("overrides") or ())
     if progress and hasattr(reader, "found"):
         print(reader.found)

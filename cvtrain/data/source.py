@@ -38,7 +38,7 @@ def make_reader(
         from cvtrain.data.public import prepare
 
         prepare(data["name"], data["root"], download=bool(data["download"]))
-    reader = instantiate(data["reader"], trust=trust)
+    reader = instantiate(data["reader"], where="data.reader", trust=trust)
     drawn = [text for text in typed if text.lstrip("+").partition("=")[0] in _DRAWN]
     if drawn and "val" in reader.splits():
         raise UsageError(

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from cvtrain.callbacks.pictures import PICTURES, Pictures
+from cvtrain.callbacks.progress import ProgressBar
 from cvtrain.data.table import Classes
 from cvtrain.errors import UsageError
 from cvtrain.instantiate import instantiate, resolve
@@ -32,7 +34,7 @@ def build_model(config: Mapping[str, Any], num_classes: int, trust: Sequence[str
     if not node:
         task = (config.get("task") or {}).get("name")
         raise UsageError(f"task={task} has no model yet: choose one with model=NAME")
-    model = instantiate(node, trust=trust, num_classes=num_classes, **_head(config))
+    model = instantiate(node, where="model", trust=trust, num_classes=num_classes, **_head(config))
     if not isinstance(model, Model):
         raise UsageError(
             f"model._target_={node.get('_target_')}: expected a subclass of "
@@ -72,6 +74,7 @@ def build_task(
     target = optimizer.get("_target_")
     task = instantiate(
         node,
+        where="task",
         trust=trust,
         model=model,
         classes=classes,
@@ -111,12 +114,29 @@ def build_callbacks(config: Mapping[str, Any], trust: Sequence[str] = ()) -> dic
     for name, node in (config.get("callbacks") or {}).items():
         if node is None:
             continue
-        built[name] = instantiate(node, trust=trust)
+        built[name] = instantiate(node, where=f"callbacks.{name}", trust=trust)
         if not isinstance(built[name], pl.Callback):
             raise UsageError(
                 f"callbacks.{name} is no callback: give it callbacks.{name}._target_, a subclass "
                 "of pytorch_lightning.Callback, or set it to null"
             )
+    return built
+
+
+def evaluation_callbacks(config: Mapping[str, Any]) -> dict[str, pl.Callback]:
+    """The bar and the pictures of an evaluation: cvtrain's own, whatever a checkpoint names.
+
+    Raises:
+        UsageError: a count that is none.
+    """
+    built: dict[str, pl.Callback] = {"progress": ProgressBar()}
+    stored = config.get("callbacks") or {}
+    node = stored.get("pictures", {})
+    if isinstance(node, Mapping):  # null: the run draws none
+        count = node.get("count", PICTURES)
+        if isinstance(count, bool) or not isinstance(count, int):
+            raise UsageError(f"callbacks.pictures.count={count!r}: expected 1 or more")
+        built["pictures"] = Pictures(count)
     return built
 
 
@@ -128,9 +148,13 @@ def build_loggers(config: Mapping[str, Any], run_dir: Path, trust: Sequence[str]
     """
     name = "/".join([config["task"]["name"], config["model"]["name"], run_dir.name])
     loggers = []
-    for node in (config.get("logger") or {}).values():
+    for key, node in (config.get("logger") or {}).items():
         if isinstance(node, Mapping) and "_target_" in node:
             own = str(node["_target_"]).startswith("cvtrain.callbacks.loggers.")
             extra = {"run_name": name} if own else {}
-            loggers.append(instantiate(node, trust=trust, save_dir=str(run_dir), **extra))
+            loggers.append(
+                instantiate(
+                    node, where=f"logger.{key}", trust=trust, save_dir=str(run_dir), **extra
+                )
+            )
     return loggers

@@ -15,6 +15,7 @@ from typing import Any
 
 from cvtrain.cli.reads import AFTER_TRAINING
 from cvtrain.errors import UsageError
+from cvtrain.outside import SEALS
 
 ABSENT = object()
 """The value of a key that is not there."""
@@ -60,6 +61,7 @@ _OPTIMIZER = ("lr", "weight_decay", "betas", "eps", "momentum", "dampening", "ne
 _ONE_COMMAND = (
     *("command", "overrides", "resume", "resume_data", "trust", "ckpt", "source", "split", "what"),
     *("out", "sweep_dir", "score_threshold", "latency_runs", "run_dir", "k"),
+    SEALS,
 )
 """Keys that say nothing of a training."""
 

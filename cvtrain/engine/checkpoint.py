@@ -18,6 +18,7 @@ from cvtrain.data.table import Classes
 from cvtrain.engine.build import build_model
 from cvtrain.errors import CheckpointError, UsageError
 from cvtrain.models.base import Model
+from cvtrain.outside import check_stored
 from cvtrain.storage import replacing
 
 MODEL_PREFIX = "model."
@@ -95,9 +96,23 @@ def load_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
         isinstance(header.get(key), kind) for key, kind in wanted.items()
     ):
         raise CheckpointError(f"{path}: not a cvtrain checkpoint (its config is missing)")
+    check_stored(header["config"], path)
+    _check_classes(header["classes"], path)
     if not isinstance(checkpoint.get("state_dict"), dict):
         raise CheckpointError(f"{path}: not a cvtrain checkpoint (its weights are missing)")
     return checkpoint
+
+
+def _check_classes(classes: dict[str, Any], path: Path) -> None:
+    names, ids = classes.get("names"), classes.get("ids")
+    if not (
+        isinstance(names, (list, tuple))
+        and isinstance(ids, (list, tuple))
+        and len(names) == len(ids)
+        and all(isinstance(name, str) for name in names)
+        and all(isinstance(i, int) for i in ids)
+    ):
+        raise CheckpointError(f"{path}: not a cvtrain checkpoint (its classes are no names)")
 
 
 def load_model(
@@ -158,11 +173,20 @@ def load_model(
 def without_downloads(config: dict[str, Any]) -> dict[str, Any]:
     """The same config with no weights to start from: a checkpoint brings all of its own."""
     config = copy.deepcopy(config)
-    for node in (config["model"], config["model"].get("backbone")):
-        for key, value in (("pretrained", False), ("weights", None)):
-            if isinstance(node, dict) and key in node:
-                node[key] = value
+    _without_weights(config["model"])
     return config
+
+
+def _without_weights(node: Any) -> None:
+    """Of a model and its parts; ``weights`` that are a loss's numbers stay."""
+    if isinstance(node, dict):
+        if node.get("pretrained"):
+            node["pretrained"] = False
+        if isinstance(node.get("weights"), str):
+            node["weights"] = None
+    for part in node.values() if isinstance(node, dict) else node:
+        if isinstance(part, (dict, list)):
+            _without_weights(part)
 
 
 class AtomicCheckpointIO(CheckpointIO):

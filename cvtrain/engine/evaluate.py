@@ -9,7 +9,7 @@ from typing import Any
 
 from cvtrain.augment.config import refuse_views, shown_as
 from cvtrain.callbacks.console import LOG
-from cvtrain.engine.build import build_callbacks, build_task
+from cvtrain.engine.build import build_task, evaluation_callbacks
 from cvtrain.engine.checkpoint import LoadedRun, load_model
 from cvtrain.engine.data import load_data, make_boxes
 from cvtrain.engine.device import choose_device
@@ -20,6 +20,7 @@ from cvtrain.engine.session import session
 from cvtrain.engine.world import join_world
 from cvtrain.errors import DataError, UsageError
 from cvtrain.interrupt import exit_code
+from cvtrain.outside import download_unless_strange, outside, refuse_outside, with_seals
 from cvtrain.storage import write_json_atomic
 from cvtrain.tasks.distributed import rank
 
@@ -93,7 +94,7 @@ def _evaluate(
         data.take_classes(loaded.classes)  # those of images without boxes, which are not read here
     _same_classes(loaded, data.classes.names)
     task = build_task(run_config, loaded.model, data.classes, trust=trust)
-    callbacks = build_callbacks(run_config, trust)
+    callbacks = evaluation_callbacks(run_config)
     make_boxes(data, [split])
     if rank() == 0:
         run.create(stored_config(run_config, run), [])
@@ -158,7 +159,19 @@ def run_settings(loaded: LoadedRun, config: Mapping[str, Any]) -> dict[str, Any]
         settings["seed"] = config["seed"]
     refuse_views(settings)
     settings["overrides"] = list(overrides.get("typed") or ())
-    return settings
+    return _inside(settings, config)
+
+
+def _inside(settings: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, once nothing that the command reads leads anywhere the user did not say."""
+    verb = str(config.get("command") or "eval")
+    overrides = config.get("overrides") or {}
+    whole = tuple(f"{group}." for group in ("data", "proposals") if overrides.get(group))
+    typed = [k for k in outside(settings) if k.startswith(whole) or k in overrides.get("set", {})]
+    reads = ("data.", "proposals.") if verb == "eval" else ("proposals.",)
+    refuse_outside(settings, lambda key: key.startswith(reads), verb, typed)
+    download_unless_strange(settings, typed)
+    return with_seals(settings, typed)
 
 
 def model_changes(config: Mapping[str, Any]) -> dict[str, Any]:

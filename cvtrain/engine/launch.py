@@ -27,8 +27,8 @@ from typing import Any
 from cvtrain import errors
 from cvtrain.errors import CvtrainError, RunError
 from cvtrain.interrupt import blocked, heeded, leave_at_once
-from cvtrain.streams import guard
 from cvtrain.storage import write_json_atomic
+from cvtrain.streams import guard
 
 GRACE_SECONDS = 10.0
 """How long processes may take to end by themselves once they should."""

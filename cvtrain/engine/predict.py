@@ -68,7 +68,11 @@ def predict(config: dict[str, Any]) -> int:
                 data["image_size"],
                 data["resize"],
                 data["channels"],
-                instantiate(settings.get("proposals"), trust=config.get("trust") or ()),
+                instantiate(
+                    settings.get("proposals"),
+                    where="proposals",
+                    trust=config.get("trust") or (),
+                ),
                 is_native(settings),
             )
             run = stack.enter_context(claimed(config, lambda: _run_dir(config, settings)))

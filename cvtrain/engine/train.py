@@ -51,6 +51,7 @@ from cvtrain.engine.world import join_world
 from cvtrain.errors import CheckpointError
 from cvtrain.interrupt import exit_code
 from cvtrain.models.base import Model
+from cvtrain.outside import with_seals
 from cvtrain.storage import write_json_atomic
 from cvtrain.tasks.coverage import Coverage
 from cvtrain.tasks.distributed import broadcast, rank
@@ -155,6 +156,8 @@ class _Training:
         self._check_data(classes, data)
         config = self.config = settle_model(self.config, self.data)
         stored = stored_config(config, self.run)
+        if not config.get("resume"):
+            stored = with_seals(stored)
         seed_all(int(config.get("seed") or 0))
         model = self._model(len(self.data.classes))
         self._weigh_classes(model)

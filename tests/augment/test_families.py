@@ -263,7 +263,7 @@ def test_pixel_families_run_at_the_networks_size():
 
     def run(node):
         sizes.clear()
-        made = build_pipeline(settled(node), lambda _: Spy(p=1.0), 60, 80, resize="stretch")
+        made = build_pipeline(settled(node), lambda *_: Spy(p=1.0), 60, 80, resize="stretch")
         made(large, np.random.default_rng(0))
         return sizes
 

@@ -161,7 +161,7 @@ def test_a_name_newer_than_the_list_is_looked_up_in_the_installed_timm(
 
 def test_void_defaults_are_null(cli: Cli, here: Path) -> None:
     own_model(here, "lone", "")
-    config = cli("--config-dir=conf model=lone").config
+    config = cli("--config-dir=conf model=lone trust=[mynets]").config
     assert config["loss"] is None
     assert config["backbone"] is None
     assert config["optimizer"] is not None
@@ -343,7 +343,7 @@ def test_a_hidden_yaml_is_extended_not_chosen(cli: Cli, here: Path) -> None:
     assert "_hidden" not in conf.options("data")
     node = conf.node("data", "mine")
     assert (node["name"], node["batch_size"], node["val_fraction"]) == ("mine", 3, 0.2)
-    data = cli("--config-dir=my data=mine data.on_bad=fix").config["data"]
+    data = cli("--config-dir=my data=mine data.on_bad=fix trust=[my_pkg]").config["data"]
     assert (data["name"], data["batch_size"], data["on_bad"]) == ("mine", 3, "fix")
 
 

@@ -16,8 +16,8 @@ import yaml
 
 from cvtrain.cli import child, multirun
 from cvtrain.interrupt import SIGNALS, Interrupted, interruptible, stopped_by
-from cvtrain.storage import is_run_folder
 from cvtrain.lock import LOCK, locked
+from cvtrain.storage import is_run_folder
 
 Cli = Callable[..., Any]
 

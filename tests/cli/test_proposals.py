@@ -69,14 +69,16 @@ def test_a_model_that_is_given_boxes(cli: Cli, here: Path) -> None:
         "# @package _global_\n# Takes boxes.\ndefaults: [override /proposals: selective_search]\n"
         "model: {name: boxed, tasks: [detection], proposals: true, _target_: torch.nn.Identity}\n"
     )
-    done = cli("--config-dir conf model=boxed proposals.mode=quality")
+    done = cli("--config-dir conf model=boxed trust=[torch.nn] proposals.mode=quality")
     assert done.code == 0, done.err
     assert done.config["proposals"]["mode"] == "quality"
-    none = cli("--config-dir conf model=boxed proposals=null")
+    none = cli("--config-dir conf model=boxed trust=[torch.nn] proposals=null")
     assert none.code == 2
     assert "model=boxed is given its boxes: proposals=selective_search, or" in none.line
     (here / "p.npz").touch()
-    given = cli("--config-dir conf model=boxed proposals=file proposals.path=p.npz")
+    given = cli(
+        "--config-dir conf model=boxed trust=[torch.nn] proposals=file proposals.path=p.npz"
+    )
     assert given.config["proposals"]["path"] == str(here / "p.npz")
 
 

@@ -220,6 +220,22 @@ def test_sigterm_keeps_the_tables(
     assert [row["exit_code"] for row in rows(here / "s")][:2] == ["143", ""]
 
 
+def test_a_study_that_began_elsewhere_is_typed_again(
+    cli: Cli, here: Path, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli(*STUDY[:-1], "study.seeds=[0]", "sweep_dir=s").code == 0
+    with monkeypatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(here / "another user"))
+        done = cli("resume=s")
+    assert done.code == 2
+    assert "this study did not begin here" in done.line
+    assert done.line.endswith("sweep_dir=s")
+    record = json.loads((here / "s/study.json").read_text())
+    record["words"].append("logger=wandb")
+    (here / "s/study.json").write_text(json.dumps(record))
+    assert "logger=wandb" in cli("resume=s").line
+
+
 def test_a_stored_study_trusts_nobody(cli: Cli, here: Path, jobs: Jobs) -> None:
     assert cli(*STUDY, "study.seeds=[0]", "trust=[]", "sweep_dir=s").code == 2
     assert cli(*STUDY[:-1], "study.seeds=[0]", "trust=[mine]", "sweep_dir=s").code == 0

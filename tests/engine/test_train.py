@@ -246,6 +246,8 @@ def test_a_classifier_goes_the_same_way(compose, command, tmp_path) -> None:
 def test_an_optimizer_class_of_the_users_own(compose, tmp_path) -> None:
     config = compose("trainer.max_epochs=1")
     config["optimizer"] = {"_target_": "torch.optim.Adagrad", "name": "mine", "lr": 0.01}
+    assert "trust=[torch.optim.Adagrad]" in refused(config, UsageError)
+    config["trust"] = ["torch.optim.Adagrad"]
     assert train(config) == 0
     last = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
     state = next(iter(last["optimizer_states"][0]["state"].values()))

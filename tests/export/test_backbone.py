@@ -117,7 +117,7 @@ def test_what_a_detector_leaves_out_is_filled_in_and_said(
         assert torch.equal(theirs.forward_features(x), ours(x)[-1])
     torch.manual_seed(5)
     node = {**load_model(folder).config["backbone"], "weights": "m.safetensors"}
-    again = instantiate(node)  # what was filled in is not taken for trained
+    again = instantiate(node, where="backbone")  # what was filled in is not taken for trained
     assert "2 keep their random start (body.conv_head.weight" in caplog.text
     assert not torch.equal(again.body.conv_head.weight, theirs.conv_head.weight)
 
@@ -142,7 +142,9 @@ def test_our_own_networks_are_taken_by_another_run(
     line = next(x for x in out.splitlines() if x.startswith("in another run: "))
     words = line.removeprefix("in another run: ").split()
     assert words[0] == f"backbone={name}"
-    backbone = instantiate(configuration(args.parse(words), ConfDirs())["backbone"])
+    backbone = instantiate(
+        configuration(args.parse(words), ConfDirs())["backbone"], where="backbone"
+    )
     ours = load_model(folder).model.backbone.state_dict()
     assert all(torch.equal(v, ours[k]) for k, v in backbone.state_dict().items())
     assert not any(r.levelname == "WARNING" for r in caplog.records)
@@ -154,7 +156,7 @@ def test_an_export_tells_its_architecture(run: Run) -> None:
     )
     node = {"_target_": "cvtrain.models.backbones.yolov1.YOLOv1Backbone", "layers": 20}
     with pytest.raises(CheckpointError, match="weights of darknet_tiny, the backbone is yolov1_20"):
-        instantiate({**node, "weights": "a.safetensors"})
+        instantiate({**node, "weights": "a.safetensors"}, where="backbone")
 
 
 def test_nothing_is_overwritten(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,7 +66,9 @@ def build_model(compose_config: Callable[..., dict[str, Any]]) -> Callable[..., 
 
     def build(*overrides: str, num_classes: int = NUM_CLASSES) -> Any:
         torch.manual_seed(0)
-        return instantiate(compose_config(*overrides)["model"], num_classes=num_classes)
+        return instantiate(
+            compose_config(*overrides)["model"], where="model", num_classes=num_classes
+        )
 
     return build
 

@@ -72,7 +72,7 @@ def test_too_small_an_image_is_one_line(version: str) -> None:
         "image_size": 32,
     }
     with pytest.raises(UsageError, match=rf"images of 32 x 32 .*data.image_size={least}"):
-        instantiate(node)
+        instantiate(node, where="backbone")
 
 
 def multiply_adds(backbone: Backbone, size: int) -> int:

@@ -31,7 +31,7 @@ def build(name: str, compose_config: Any, size: int = 64, *overrides: str) -> An
     torch.manual_seed(0)
     chosen = ["task=classification", f"backbone={name}", f"data.image_size={size}", *overrides]
     config = compose_config(*chosen)
-    return instantiate(config["backbone"])
+    return instantiate(config["backbone"], where="backbone")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -251,10 +251,10 @@ def test_the_config_round_trips_through_a_checkpoint(
     name: str, task: str, compose_config: Build, make_batch: MakeBatch, tmp_path: Path
 ) -> None:
     config = compose_config(*overrides(name, task))["model"]
-    model = instantiate(config, num_classes=3)
+    model = instantiate(config, where="model", num_classes=3)
     torch.save({"config": config, "state_dict": model.state_dict()}, tmp_path / "a.ckpt")
     content = torch.load(tmp_path / "a.ckpt", weights_only=True)
-    again = instantiate(content["config"], num_classes=3)
+    again = instantiate(content["config"], where="model", num_classes=3)
     again.load_state_dict(content["state_dict"])
     images, _ = make_batch(task, OBJECTS["full"], SIZE)
     more = given(name, images)
@@ -287,7 +287,7 @@ def test_every_pairing_instantiates_on_the_meta_device(
     model, said = None, ""
     try:
         with torch.device("meta"):
-            model = instantiate(config["model"], num_classes=20)
+            model = instantiate(config["model"], where="model", num_classes=20)
     except UsageError as error:
         said = str(error)
     if said:
@@ -304,7 +304,7 @@ def test_a_model_without_a_backbone_instantiates_on_the_meta_device(
 ) -> None:
     config = compose_config(f"task={MODELS[name]['tasks'][0]}", f"model={name}", "data=shapes")
     with torch.device("meta"):
-        model = instantiate(config["model"], num_classes=20)
+        model = instantiate(config["model"], where="model", num_classes=20)
     assert all(p.is_meta for p in model.parameters())
 
 
@@ -323,7 +323,7 @@ def test_a_backbone_in_place_is_the_one_chosen(
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_is_a_module(loss: str, compose_config: Build) -> None:
-    built = instantiate(compose_config("data=shapes", f"loss={loss}")["loss"])
+    built = instantiate(compose_config("data=shapes", f"loss={loss}")["loss"], where="loss")
     assert isinstance(built, torch.nn.Module)
 
 

@@ -271,7 +271,7 @@ def test_an_unknown_regime() -> None:
 def test_yaml_and_code_agree(compose: Compose) -> None:
     for name in ("feature_extraction", "fine_tune", "partial"):
         config = compose(f"transfer={name}")
-        model = instantiate(config["model"], num_classes=3)
+        model = instantiate(config["model"], where="model", num_classes=3)
         assert Transfer(config["transfer"], model).name == name
     config = compose("transfer=scratch", scratch=True)
     assert Transfer(config["transfer"], classifier()).trained(0) == 3
