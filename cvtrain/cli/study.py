@@ -181,7 +181,7 @@ class _Study:
         Raises:
             DataError, UsageError: what every run would stop for.
         """
-        from cvtrain.data.gate import run_gate
+        from cvtrain.data.gate import label_options, run_gate
         from cvtrain.data.source import make_reader
 
         config = self.plan.config
@@ -193,6 +193,7 @@ class _Study:
             val_fraction=data["val_fraction"],
             seed=seed,
             channels=data["channels"],
+            **label_options(data),
         )
         numbers = [n for n in self.plan.study["train_per_class"] if n is not None]
         report.select({**data, "train_per_class": max(numbers, default=None)}, seed)
