@@ -89,9 +89,8 @@ def _count(state: SplitState, chosen: np.ndarray) -> _Count:
 
 def _count_objects(state: SplitState, chosen: np.ndarray) -> _Count:
     table = state.table
-    counted = chosen[_known(table.labels, len(chosen) - 1)] & (
-        table.flags & (CROWD | DIFFICULT) == 0
-    )
+    wanted = chosen[_known(table.labels, len(chosen) - 1)]
+    counted = wanted & (table.flags & (CROWD | DIFFICULT) == 0)
     asked = [p.image for p in state.problems if p.code in _BY_TASK and p.image >= 0]
     counted &= ~np.isin(state.image_of, asked)
     kept = counted & state.annotations & state.images[state.image_of]
@@ -99,7 +98,7 @@ def _count_objects(state: SplitState, chosen: np.ndarray) -> _Count:
         kept &= np.diff(table.segments.offsets) > 0
     lost = int(chosen[_known(state.lost, len(chosen) - 1)].sum())
     total = int(counted.sum()) + lost
-    ignored = "" if total or not table.num_annotations else " but crowds and difficult ones"
+    ignored = "" if total or not wanted.any() else " but crowds and difficult ones"
     return _Count(total, int(kept.sum()), f"object{ignored}")
 
 

@@ -218,11 +218,11 @@ def _resolve(root: Path, base: Any, entry: str) -> tuple[str | None, str, str]:
         if path is not None and is_there(root / path):
             return path, "", ""
     if "\\" in entry or (isinstance(base, str) and "\\" in base):
-        spelled = entry.replace("\\", "/")
-        for path in _candidates(root, str(base or "").replace("\\", "/"), spelled):
+        entry = entry.replace("\\", "/")
+        tried = _candidates(root, str(base or "").replace("\\", "/"), entry)
+        for path in tried:
             if path is not None and is_there(root / path):
                 return path, "path-separator", f"is written as on Windows; {path} is read"
-        entry = spelled
     if tried[0] is not None or tried[-1] is not None:
         return None, "place-missing", "does not exist below data.root"
     if not posixpath.isabs(entry) and not is_there(root / entry):

@@ -237,3 +237,13 @@ def test_a_million_boxes_make_no_object_each(dataset, box, monkeypatch) -> None:
     assert made == ["box-nan"] * 4
     assert allocations < 2000
     assert state.annotations.sum() == count - 4
+
+
+def test_classes_that_differ_by_case_alone(dataset, box) -> None:
+    dataset.names = ("Cat", "dog", "cat", "CAT", "dog  house", "Dog House", "straße")
+    dataset.add("a.png", boxes=[box])
+    said = [(p.severity, p.message) for p in dataset.gate().problems if p.code == "classes-alike"]
+    assert said == [
+        ("note", "classes 'Cat', 'cat', 'CAT' differ by case or spaces alone"),
+        ("note", "classes 'dog house', 'Dog House' differ by case or spaces alone"),
+    ]
