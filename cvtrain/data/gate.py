@@ -523,7 +523,7 @@ def _check_drawn(
 ) -> None:
     """An error where train or the val drawn from it has no object, as one image alone has any."""
     state = next(s for s in states if s.name == "train")
-    parts = {name: report.tables[name] for name in ("train", "val") if name in report.tables}
+    parts = {name: t for name, t in report.tables.items() if name in ("train", "val")}
     for name in without_objects(parts, classes):
         state.split_problem("labels-none", f"{name} has no object: val is drawn from train")
         report.problems.append(state.problems[-1])

@@ -16,6 +16,9 @@ from cvtrain.data.tags import tag_images
 _BY_TASK = frozenset({"image-without-object", "image-several-objects"})
 """Codes that leave out images for what the task is, not for what is wrong with them."""
 
+_COPIES = frozenset({"duplicate-object", "duplicate-annotation"})
+"""Codes of what is there another time: that is not lost."""
+
 
 @dataclass
 class _Count:
@@ -93,6 +96,9 @@ def _count_objects(state: SplitState, chosen: np.ndarray) -> _Count:
     counted = wanted & (table.flags & (CROWD | DIFFICULT) == 0)
     asked = [p.image for p in state.problems if p.code in _BY_TASK and p.image >= 0]
     counted &= ~np.isin(state.image_of, asked)
+    counted[[p.annotation for p in state.problems if p.code in _COPIES and p.annotation >= 0]] = (
+        False
+    )
     kept = counted & state.annotations & state.images[state.image_of]
     if state.task == "semantic_segmentation" and table.segments is not None:
         kept &= np.diff(table.segments.offsets) > 0

@@ -132,7 +132,9 @@ GATE_CODES: dict[str, Code] = {
     "segment-empty": Code("error", "annotation", f"draw the object again; {_BOX_OUT}"),
     "segment-missing": Code("error", "annotation", f"draw the object's outline; {_BOX_OUT}"),
     "segments-partial": Code(
-        "note", "nothing", "draw the outlines; task=instance_segmentation needs them, others do not"
+        *("note", "nothing"),
+        "draw the outlines: task=instance_segmentation needs them, "
+        "task=semantic_segmentation takes these objects for background",
     ),
     "segment-outside": Code("note", "nothing", "none needed: it is cut to the image"),
     # Masks.
@@ -356,7 +358,7 @@ class SplitState:
         kind = READER_CODES.get(problem.code) or GATE_CODES.get(problem.code)
         if kind is not None and problem.severity == "error" and not self.reads(*kind.parts):
             parts = " and ".join(kind.parts)
-            unread = f"none needed: task={self.task} does not read {parts}"
+            unread = f"none needed: task={self.task} does not read its {parts}"
             problem = replace(problem, severity="note", rejects="nothing", fix=unread)
         if problem.severity == "error":
             if not repaired and problem.rejects == "image" and problem.image >= 0:

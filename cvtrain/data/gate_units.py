@@ -133,7 +133,7 @@ class _Sample:
         if best is None:
             return ""
         number = round(share * len(self.rows))
-        return f", {number:,} fit as {_name(*best)}"
+        return f"; {number:,} fit as {_name(*best)}"
 
     def _corners(self, layout: str, unit: str) -> np.ndarray:
         """float64 ``(M, 4)`` xyxy pixels of what is written, read in that way."""

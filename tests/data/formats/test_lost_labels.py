@@ -93,7 +93,7 @@ def test_a_segmentation_costs_no_task_that_does_not_read_it(make, task, segmenta
     assert report.errors == []
     assert report.tables["train"].num_annotations == 2
     (note, _) = [p for p in report.notes if p.code.startswith("segment")]
-    assert note.fix == f"none needed: task={task} does not read segment"
+    assert note.fix == f"none needed: task={task} does not read its segment"
     assert check(reader, "instance_segmentation").errors
 
 

@@ -31,6 +31,13 @@ def test_more_than_half_of_the_objects_lost(dataset, apart, on_bad: str) -> None
     assert codes == {"box-nan"}  # on_bad=error: what is left is not known yet
 
 
+def test_copies_are_not_lost(dataset, apart) -> None:
+    dataset.add("a.png", boxes=apart(2) * 3)
+    dataset.add("v.png", split="val", boxes=apart(1) * 4)
+    assert stopping(dataset) == []
+    assert len(dataset.gate("detection", on_bad="drop").tables["val"].boxes) == 1
+
+
 def test_objects_of_images_that_are_left_out_are_lost(dataset, apart) -> None:
     for name in ("a.png", "b.png"):
         dataset.add(name, boxes=apart(2 if name == "a.png" else 1))
