@@ -69,7 +69,7 @@ def checked_tables(
         DataError: the data set has errors, or none that could be read.
         UsageError: a value that cannot be used.
     """
-    from cvtrain.data.gate import run_gate
+    from cvtrain.data.gate import label_options, run_gate
     from cvtrain.data.source import make_reader, split_seed
 
     data, seed = cfg["data"], cfg["seed"]
@@ -84,6 +84,7 @@ def checked_tables(
         seed=split_seed(data, seed),
         channels=data["channels"],
         splits=splits,
+        **label_options(data),
     )
     report.select(data, seed)
     for line in report.summary_lines():

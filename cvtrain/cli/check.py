@@ -39,7 +39,7 @@ def check(cfg: Mapping[str, Any]) -> int:
     """
     from rich.console import Console
 
-    from cvtrain.data.gate import run_gate
+    from cvtrain.data.gate import label_options, run_gate
     from cvtrain.data.source import make_reader, split_seed
 
     data = cfg["data"]
@@ -60,6 +60,7 @@ def check(cfg: Mapping[str, Any]) -> int:
         object_choice=data.get("object"),
         workers=data.get("num_workers") or None,
         strict=False,
+        **label_options(data),
     )
     report.select(data, cfg["seed"])
     path = write_check(folder, report)

@@ -135,7 +135,16 @@ def _after_training(verb: str, key: str, group: str) -> str:
             return f"{key}= is read by train, not by {verb}"
         if verb == "predict" and key in ("data", "data.root"):
             return "predict reads images: source=FILE, FOLDER or GLOB; data= is read by eval"
-        unread = ("on_bad", "val_fraction", "split_seed", "cache", "classes", "object")
+        unread = (
+            "on_bad",
+            "allow_empty",
+            "check_boxes",
+            "val_fraction",
+            "split_seed",
+            "cache",
+            "classes",
+            "object",
+        )
         if verb == "predict" and key in {f"data.{name}" for name in unread}:
             return f"{key}= is not read by predict"
         if key == "data.train_per_class":

@@ -202,7 +202,7 @@ class _Study:
         Raises:
             DataError, UsageError: what every run would stop for.
         """
-        from cvtrain.data.gate import run_gate
+        from cvtrain.data.gate import label_options, run_gate
         from cvtrain.data.source import make_reader, split_seed
 
         config = self.plan.config
@@ -214,6 +214,7 @@ class _Study:
             val_fraction=data["val_fraction"],
             seed=split_seed(data, seed),
             channels=data["channels"],
+            **label_options(data),
         )
         numbers = [n for n in self.plan.study["train_per_class"] if n is not None]
         report.select({**data, "train_per_class": max(numbers, default=None)}, seed)

@@ -430,7 +430,7 @@ def build_datamodule(
         DataError: the data set has errors and ``data.on_bad`` is ``error``, or cannot be used.
         UsageError: a value in the config that cannot be used.
     """
-    from cvtrain.data.gate import run_gate
+    from cvtrain.data.gate import label_options, run_gate
     from cvtrain.instantiate import instantiate
 
     data = cfg["data"]
@@ -448,6 +448,7 @@ def build_datamodule(
         progress=progress,
         splits=splits,
         object_choice=data.get("object"),
+        **label_options(data),
     )
     report.select(data, seed)
     if images is not None:

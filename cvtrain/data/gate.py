@@ -23,9 +23,12 @@ from cvtrain.data import gate_annotations as objects
 from cvtrain.data import gate_images as images
 from cvtrain.data.formats.files import walk
 from cvtrain.data.formats.unread import unread_images
+from cvtrain.data.gate_copies import check_copies_of_objects
+from cvtrain.data.gate_losses import check_losses, without_objects
 from cvtrain.data.gate_segments import check_segments
 from cvtrain.data.gate_splits import draw_val
 from cvtrain.data.gate_state import SplitState, cure, stops
+from cvtrain.data.gate_units import check_units
 from cvtrain.data.probe import Probes
 from cvtrain.data.probe_cache import cached_probe
 from cvtrain.data.progress import file_bar
@@ -184,6 +187,9 @@ def run_gate(
     strict: bool = True,
     splits: Sequence[str] | None = None,
     object_choice: str | None = None,
+    classes: Sequence[str | int] | None = None,
+    allow_empty: bool = False,
+    check_boxes: bool = True,
 ) -> GateReport:
     """Reads a data set and checks all of it.
 
@@ -201,6 +207,10 @@ def run_gate(
             are those without what is wrong.
         splits: the only ones wanted; None: all.
         object_choice: for localization, one of ``OBJECT``; None: ``largest``.
+        classes: those that will be kept (``data.classes``): their labels alone are counted. None:
+            all.
+        allow_empty: a split may be without labels, or lose most of them.
+        check_boxes: look for boxes that are written in another way than they are read.
 
     Raises:
         DataError: the data set has errors, or does not serve the task, or has no such split.
@@ -217,22 +227,21 @@ def run_gate(
     report = GateReport(task=task, on_bad=on_bad, kinds=tuple(sorted(kinds)))
     report.root, report.reader = str(reader.root), type(_inner(reader)).__name__
     names, drawn = _splits_to_read(reader, splits)
-    states = _read(reader, names, on_bad, report)
+    states = _read(reader, names, report)
     _open_files(states, report, channels, workers or _cores(), progress)
     objects.unite_classes(states)
-    for state in states:
-        _check_split(state, task, channels)
-        if task == "localization":
-            objects.check_localization(state, only=object_choice == "only")
+    layout = getattr(_inner(reader), "box_layout", "") if check_boxes else ""
+    _check_states(states, channels, layout, object_choice == "only")
     if task in (None, "semantic_segmentation") and not getattr(_inner(reader), "by_value", False):
         images.check_palettes(states)
-    images.check_copies(states)
-    objects.note_unused_classes([s for s in states if s.table.generator is None])
-    objects.note_imbalance([s for s in states if s.table.generator is None], task)
     _check_emptiness(states, names, splits is None)
+    if not allow_empty:
+        check_losses([s for s in states if s.table.generator is None], classes, wanted=splits)
     _collect(states, report)
     if drawn and len(report.tables.get("train", ())):
         _draw_val(states, report, val_fraction, seed)
+        if not allow_empty and not report.errors:
+            _check_drawn(states, report, classes)
     if splits is not None:
         report.tables = {name: t for name, t in report.tables.items() if name in splits}
     report.problems.sort(key=lambda p: p.severity != "error")
@@ -240,6 +249,15 @@ def run_gate(
     if strict and report.stopping:
         raise DataError(_refusal(report))
     return report
+
+
+def label_options(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``run_gate`` is told of labels, from the config's ``data``; runs of before have less."""
+    return {
+        "classes": data.get("classes"),
+        "allow_empty": bool(data.get("allow_empty", False)),
+        "check_boxes": bool(data.get("check_boxes", True)),
+    }
 
 
 def _inner(reader: Any) -> Any:
@@ -279,7 +297,7 @@ def _splits_to_read(reader: Any, wanted: Sequence[str] | None) -> tuple[list[str
     return [name for name in there if name in wanted or (drawn and name == "train")], drawn
 
 
-def _read(reader: Any, names: Sequence[str], on_bad: str, report: GateReport) -> list[SplitState]:
+def _read(reader: Any, names: Sequence[str], report: GateReport) -> list[SplitState]:
     states = []
     one_file = getattr(_inner(reader), "json_file", None)
     for name in names:
@@ -288,7 +306,9 @@ def _read(reader: Any, names: Sequence[str], on_bad: str, report: GateReport) ->
             SplitState(
                 name,
                 split.table,
-                on_bad,
+                report.on_bad,
+                report.task,
+                split.lost,
                 annotation_file=one_file(name) if one_file is not None else "",
                 problems=list(split.problems),
             )
@@ -382,20 +402,42 @@ def _part(probes: Probes, start: int, count: int) -> Probes:
     )
 
 
-def _check_split(state: SplitState, task: str | None, channels: int) -> None:
-    if state.table.generator is not None:
-        return
+def _check_states(states: Sequence[SplitState], channels: int, layout: str, only: bool) -> None:
+    """All that is looked at in each split, and then in all of them together."""
+    from_files = [s for s in states if s.table.generator is None]
+    for state in from_files:
+        _check_images(state, channels)
+        if layout and state.reads("box"):
+            check_units(state, layout)
+        _check_annotations(state, bool(layout))
+    for state in states:
+        if state.task == "localization":
+            objects.check_localization(state, only)
+    images.check_copies(states)
+    objects.note_classes_alike(from_files)
+    objects.note_unused_classes(from_files)
+    objects.note_imbalance(from_files, states[0].task if states else None)
+
+
+def _check_images(state: SplitState, channels: int) -> None:
     images.check_images(state, channels)
-    if state.table.masks is not None and task in (None, "semantic_segmentation"):
+    if state.table.masks is not None and state.task in (None, "semantic_segmentation"):
         images.check_masks(state)
+
+
+def _check_annotations(state: SplitState, check_outlines: bool) -> None:
     objects.check_labels(state)
-    if task in (None, "semantic_segmentation", "instance_segmentation"):
-        check_segments(state, required=task == "instance_segmentation")
-    else:
-        state.set_table(segments=None)
+    if state.reads("segment"):
+        check_segments(state, required=state.task == "instance_segmentation")
     objects.check_boxes(state)
+    if state.reads("box", "segment") and check_outlines:
+        objects.check_outlines(state)
+    if state.reads("box"):
+        check_copies_of_objects(state)
+    if not state.reads("segment"):
+        state.set_table(segments=None)
     state.set_table(relative=False)
-    if task == "classification":
+    if state.task == "classification":
         objects.check_one_label(state)
     objects.note_images_without_objects(state)
 
@@ -488,6 +530,17 @@ def _draw_val(states: Sequence[SplitState], report: GateReport, fraction: float,
         f"(data.val_fraction={fraction:g}, data.split_seed={seed})",
     )
     report.problems.append(state.problems[-1])
+
+
+def _check_drawn(
+    states: Sequence[SplitState], report: GateReport, classes: Sequence[str | int] | None
+) -> None:
+    """An error where train or the val drawn from it has no object, as one image alone has any."""
+    state = next(s for s in states if s.name == "train")
+    parts = {name: t for name, t in report.tables.items() if name in ("train", "val")}
+    for name in without_objects(parts, classes):
+        state.split_problem("labels-none", f"{name} has no object: val is drawn from train")
+        report.problems.append(state.problems[-1])
 
 
 def _by_code(problems: Sequence[Problem]) -> str:

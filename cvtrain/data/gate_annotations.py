@@ -8,6 +8,7 @@ import numpy as np
 
 from cvtrain.data.gate_images import mask_values
 from cvtrain.data.gate_state import SplitState
+from cvtrain.data.gate_units import lie_apart, outline_boxes
 from cvtrain.data.table import CROWD, DIFFICULT, Classes
 from cvtrain.data.tags import tag_images
 from cvtrain.errors import DataError
@@ -62,7 +63,11 @@ def _has_area(low: np.ndarray, high: np.ndarray) -> np.ndarray:
 
 
 def check_boxes(state: SplitState) -> None:
-    """Boxes to pixels, finite, ordered, inside the upright image; areas that are areas."""
+    """Boxes to pixels, finite, ordered, inside the upright image; areas that are areas.
+
+    ``on_bad=fix`` takes the box around the object's segment for one that is none, as do tasks that
+    don't read boxes. A task that reads neither boxes nor segments loses no object here.
+    """
     table, image_of = state.table, state.image_of
     usable = (table.sizes > 0).all(1) & state.images
     limits = np.where(usable[:, None], table.sizes[:, ::-1], np.inf)[image_of].astype(np.float64)
@@ -71,11 +76,22 @@ def check_boxes(state: SplitState) -> None:
         scale = np.where(usable[:, None], table.sizes[:, ::-1], 1)[image_of]
         boxes = boxes * np.concatenate([scale, scale], 1)
     verdict, repaired, left, excess = judge_boxes(boxes, limits)
-    for row in np.flatnonzero((verdict > 0) & (verdict < ROUNDED)).tolist():
+    wrong = np.flatnonzero((verdict > 0) & (verdict < ROUNDED))
+    outlined = np.zeros(len(boxes), bool)
+    if len(wrong) and (state.fixing or not state.reads("box")):
+        around = np.clip(_outlines(state, wrong), 0, np.tile(limits[wrong], 2))  # (W, 4)
+        there = _has_area(around[:, :2], around[:, 2:])  # not of NaN
+        outlined[wrong] = there
+        repaired[wrong[there]] = around[there]
+        left[wrong] |= there
+    for row in wrong.tolist():
         image, kind = int(image_of[row]), int(verdict[row])
         if kind == ZERO and state.reported("segment-empty", image, row):
             continue  # a mask without a pixel has no box either
-        fixed = state.fixing and bool(left[row]) and kind in (INVERTED, OUTSIDE)
+        if kind == NAN and state.reported("box-malformed", image, row):
+            continue  # the reader has said what it is
+        fixed = bool(left[row]) and (kind in (INVERTED, OUTSIDE) or bool(outlined[row]))
+        fixed &= state.fixing
         message = _message(kind, boxes[row], limits[row], float(excess[row]), bool(left[row]))
         state.annotation_problem(row, image, _CODES[kind], message, repaired=fixed)
     rounded = verdict == ROUNDED
@@ -86,14 +102,41 @@ def check_boxes(state: SplitState) -> None:
         boxes_say = "a box leaves" if count[i] == 1 else f"{count[i]} boxes leave"
         message = f"{boxes_say} the image by {furthest[i]:.2g} of a pixel at most"
         state.image_problem(i, "box-rounding", message)
-    state.annotations &= left | (verdict == 0)
+    if state.reads("box") or state.reads("segment"):
+        state.annotations &= left | (verdict == 0)
     state.set_table(boxes=repaired, areas=_areas(state, image_of))
+
+
+def _outlines(state: SplitState, rows: np.ndarray) -> np.ndarray:
+    """float64 ``(R, 4)`` the boxes around the segments of these rows; NaN where there are none."""
+    if state.outlines is not None:
+        return state.outlines[rows]
+    segments = state.table.segments
+    if segments is None or state.table.relative:
+        return np.full((len(rows), 4), np.nan)
+    return outline_boxes(segments, rows)
+
+
+def check_outlines(state: SplitState) -> None:
+    """Boxes that are not those of their own segments."""
+    if state.outlines is None:
+        return
+    image_of = state.image_of
+    counted = state.annotations & (state.table.flags & CROWD == 0)
+    for row in np.flatnonzero(counted & lie_apart(state.table.boxes, state.outlines)).tolist():
+        box, around = (_few_numbers(a[row]) for a in (state.table.boxes, state.outlines))
+        message = f"box {box} is not that of its segmentation, {around}"
+        state.annotation_problem(row, int(image_of[row]), "box-outline", message)
+
+
+def _few_numbers(box: np.ndarray) -> str:
+    return f"[{', '.join(f'{v:.6g}' for v in box)}]"
 
 
 def _message(
     kind: int, box: np.ndarray, limits: np.ndarray, excess: float, something_left: bool
 ) -> str:
-    said = f"box [{', '.join(f'{v:.6g}' for v in box)}]"
+    said = f"box {_few_numbers(box)}"
     if kind == NAN:
         return f"{said} is not finite"
     if kind == INVERTED:
@@ -274,6 +317,19 @@ def _others(counts: dict[str, np.ndarray], k: int) -> str:
     return " and ".join(name for name, count in counts.items() if count[k])
 
 
+def note_classes_alike(states: Sequence[SplitState]) -> None:
+    """Class names that differ by case or spaces alone: most likely one class, written twice."""
+    if not states:
+        return
+    alike: dict[str, list[str]] = {}
+    for name in states[0].table.classes.names:
+        alike.setdefault(" ".join(name.split()).casefold(), []).append(name)
+    for names in alike.values():
+        if len(names) > 1:
+            message = f"classes {', '.join(map(repr, names))} differ by case or spaces alone"
+            states[0].split_problem("classes-alike", message)
+
+
 def unite_classes(states: Sequence[SplitState]) -> None:
     """Class tables that differ are an error; repaired, all splits have the union, by name."""
     if len({state.table.classes for state in states}) < 2:
@@ -307,6 +363,7 @@ def unite_classes(states: Sequence[SplitState]) -> None:
                 f"{_few(first.names)}; give all splits the same classes"
             )
         state.set_table(classes=union, **columns)
+        state.lost = to[_known(state.lost, len(own))]
 
 
 def _known(labels: np.ndarray, classes: int) -> np.ndarray:

@@ -38,6 +38,7 @@ def check_segments(state: SplitState, required: bool) -> None:
     _check_missing(state, (lengths == 0) & (table.flags & CROWD == 0), required)
     if segments is None:
         return
+    state.outlines = np.full((table.num_annotations, 4), np.nan)
     image_of = state.image_of
     known = (table.sizes > 0).all(1) & state.images
     changed: dict[int, bytes] = {}
@@ -176,6 +177,13 @@ def _measure(
         if not coco.area(encoded):
             message = "the polygon covers no pixel of the image"
             state.annotation_problem(int(rows[k]), int(images[k]), "segment-empty", message)
+    assert state.outlines is not None
+    boxes = np.concatenate(
+        [np.full((len(polygons), 2), np.inf), np.full((len(polygons), 2), -np.inf)], 1
+    )
+    np.minimum.at(boxes[:, :2], owner, low)
+    np.maximum.at(boxes[:, 2:], owner, high)
+    state.outlines[rows] = boxes
     furthest = np.zeros(len(polygons))
     np.maximum.at(furthest, owner, excess)
     for k in np.flatnonzero(furthest > _TOLERANCE).tolist():
@@ -208,13 +216,18 @@ def _check_encodings(
             pixels.append(size[0] * size[1])
     if not which:
         return
+    assert state.outlines is not None
     broken = rle.broken(counts, pixels)
     for j, k in enumerate(which):
         row, image = int(rows[k]), int(images[k])
         if broken[j]:
             message = f"the RLE's runs do not add up to {pixels[j]:,} pixels"
             state.annotation_problem(row, image, "segment-malformed", message)
-        elif not coco.area({"size": parsed[k]["size"], "counts": counts[j].encode()}):
+            continue
+        x, y, w, h = coco.toBbox({"size": parsed[k]["size"], "counts": counts[j].encode()})
+        if w and h:
+            state.outlines[row] = (x, y, x + w, y + h)
+        else:
             state.annotation_problem(row, image, "segment-empty", "the mask has no pixel set")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cvtrain.data.table import Table
+from cvtrain.data.table import CROWD, DIFFICULT, Table
 from cvtrain.data.tags import strata
 from cvtrain.errors import DataError, UsageError
 
@@ -20,7 +20,7 @@ def draw_val(
     An image's place follows from a hash of (seed, file name), so that neither the order on disk nor
     another image coming or going moves it far. Files with the same pixels stay on one side. Where
     images have classes, each class gives its share (one image at least, of two or more); an image
-    of several counts for the rarest.
+    of several counts for the rarest. Where images have objects, or none, both sides get some.
 
     Args:
         table: N images, those of train.
@@ -48,6 +48,8 @@ def draw_val(
         val += _share(members, names, fraction, seed)
     if not val and len(groups) > 1:
         val = min(groups, key=lambda group: _draw(names[group[0]], seed))
+    if table.num_annotations and table.image_labels is None and table.tags is None:
+        val = _with_objects(table, groups, val, names, seed)
     if not val or len(val) == len(table):
         raise DataError(
             f"{len(groups)} different image{'' if len(groups) == 1 else 's'} cannot be split into "
@@ -56,6 +58,26 @@ def draw_val(
     chosen = np.zeros(len(table), bool)
     chosen[val] = True
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def _with_objects(
+    table: Table, groups: list[list[int]], val: list[int], names: Sequence[str], seed: int
+) -> list[int]:
+    """The rows for validation, one group exchanged where train or val would have no object."""
+    counted = np.flatnonzero(table.flags & (CROWD | DIFFICULT) == 0)
+    some = set((np.searchsorted(table.starts, counted, side="right") - 1).tolist())
+    order = sorted(groups, key=lambda group: _draw(names[group[0]], seed))
+    drawn = set(val)
+    inside = [group for group in order if group[0] in drawn]
+    outside = [group for group in order if group[0] not in drawn]
+    rich = [[group for group in side if some.intersection(group)] for side in (inside, outside)]
+    if not rich[0] and inside and len(rich[1]) > 1:
+        gone, come = inside[0], rich[1][0]
+    elif not rich[1] and outside and len(rich[0]) > 1:
+        gone, come = rich[0][0], outside[0]
+    else:
+        return val
+    return sorted(drawn.difference(gone).union(come))
 
 
 def _groups(names: Sequence[str], digests: np.ndarray | None) -> list[list[int]]:

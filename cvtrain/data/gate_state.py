@@ -22,6 +22,18 @@ _NUMBERED = {"txt": "line", "xml": "object"}
 
 _OUT = "on_bad=fix|drop leaves the image out"
 _BOX_OUT = "on_bad=fix|drop leaves the object out"
+_BOX, _SEGMENT = ("box",), ("segment",)
+
+PARTS: dict[str | None, frozenset[str]] = {
+    None: frozenset({"box", "segment"}),
+    "classification": frozenset(),
+    "multilabel_classification": frozenset(),
+    "localization": frozenset({"box"}),
+    "detection": frozenset({"box"}),
+    "semantic_segmentation": frozenset({"segment"}),
+    "instance_segmentation": frozenset({"box", "segment"}),
+}
+"""Task -> what it reads of an annotation beside its class; what it doesn't read costs nothing."""
 
 GATE_CODES: dict[str, Code] = {
     # Image files.
@@ -67,21 +79,41 @@ GATE_CODES: dict[str, Code] = {
         "note", "image", "none needed: it is left out, as asked; data.object=largest keeps it"
     ),
     # Boxes and classes.
-    "box-nan": Code("error", "annotation", f"write numbers; {_BOX_OUT}"),
+    "box-nan": Code("error", "annotation", f"write numbers; {_BOX_OUT}", parts=_BOX),
     "box-inverted": Code(
-        "error",
-        "annotation",
+        *("error", "annotation"),
         "write the smaller corner first; on_bad=fix swaps them, on_bad=drop leaves the object out",
+        parts=_BOX,
     ),
-    "box-zero-area": Code("error", "annotation", f"draw the box again; {_BOX_OUT}"),
+    "box-zero-area": Code("error", "annotation", f"draw the box again; {_BOX_OUT}", parts=_BOX),
     "box-outside": Code(
-        "error",
-        "annotation",
+        *("error", "annotation"),
         "draw the box again; on_bad=fix cuts it to the image (out, where nothing is left), "
         "on_bad=drop leaves the object out",
+        parts=_BOX,
     ),
     "box-rounding": Code("note", "nothing", "none needed: it is cut to the image"),
-    "area-invalid": Code("note", "nothing", "none needed: the box's area is used"),
+    "box-outline": Code(
+        *("error", "annotation"),
+        f"correct the box or the outline; {_BOX_OUT}",
+        parts=("box", "segment"),
+    ),
+    "box-units": Code(
+        *("error", "nothing"),
+        "write the boxes in the format's own way; data.check_boxes=false takes them as they stand",
+        False,
+        parts=_BOX,
+    ),
+    "duplicate-object": Code(
+        *("error", "annotation"),
+        "delete the copy; on_bad=fix|drop leaves it out, the first one stays",
+        parts=_BOX,
+    ),
+    "box-of-two-classes": Code(
+        "note", "nothing", "none needed, if it is both; else delete the wrong one"
+    ),
+    "area-invalid": READER_CODES["area-invalid"],
+    "classes-alike": Code("note", "nothing", "none needed, if they are two; else give one name"),
     "class-unknown": Code("error", "annotation", f"add the class to the table; {_BOX_OUT}"),
     "label-missing": Code("error", "image", f"name its class; {_OUT}"),
     "labels-several": Code(
@@ -93,18 +125,24 @@ GATE_CODES: dict[str, Code] = {
         "note", "nothing", "none needed; data.sampler=balanced or loss.class_weights=auto help"
     ),
     # Segments.
-    "segment-malformed": Code("error", "annotation", f"write the segment again; {_BOX_OUT}"),
+    "segment-malformed": Code(
+        "error", "annotation", f"write the segment again; {_BOX_OUT}", parts=_SEGMENT
+    ),
     "segment-short": Code(
-        "error",
-        "annotation",
+        *("error", "annotation"),
         "give 3 points or more; on_bad=fix leaves out the ring (the object, if it is its last), "
         "on_bad=drop the object",
+        parts=_SEGMENT,
     ),
-    "segment-size": Code("error", "annotation", f"draw the mask at its image's size; {_BOX_OUT}"),
+    "segment-size": Code(
+        "error", "annotation", f"draw the mask at its image's size; {_BOX_OUT}", parts=_SEGMENT
+    ),
     "segment-empty": Code("error", "annotation", f"draw the object again; {_BOX_OUT}"),
     "segment-missing": Code("error", "annotation", f"draw the object's outline; {_BOX_OUT}"),
     "segments-partial": Code(
-        "note", "nothing", "draw the outlines; task=instance_segmentation needs them, others do not"
+        *("note", "nothing"),
+        "draw the outlines: task=instance_segmentation needs them, "
+        "task=semantic_segmentation takes these objects for background",
     ),
     "segment-outside": Code("note", "nothing", "none needed: it is cut to the image"),
     # Masks.
@@ -146,6 +184,14 @@ GATE_CODES: dict[str, Code] = {
     ),
     "mask-void": Code("note", "nothing", "none needed: no pixel of it is learned or scored"),
     # The data set.
+    "labels-none": Code(
+        "error", "nothing", "label its images; data.allow_empty=true goes on without", False
+    ),
+    "labels-lost": Code(
+        *("error", "nothing"),
+        "correct them in the data; data.allow_empty=true goes on with what is left",
+        False,
+    ),
     "split-void": Code(
         "error", "nothing", f"label pixels with their classes; {VOID} means none of them", False
     ),
@@ -176,16 +222,16 @@ def is_curable(problem: Problem) -> bool:
 
 
 def cure(stopping: Sequence[Problem], on_bad: str, said: str) -> str:
-    """What ``on_bad`` can do about errors that stop: ``said``, but for those it cannot mend."""
+    """What ``on_bad`` can do about errors that stop: ``said``, but for those it cannot fix."""
     if on_bad != "error":
-        return f"data.on_bad={on_bad} cannot mend that"
+        return f"data.on_bad={on_bad} cannot fix that"
     incurable = [p for p in stopping if not is_curable(p)]
     if not incurable:
         return said
     codes = ", ".join(sorted({p.code for p in incurable}))
     if len(incurable) == len(stopping):
-        return f"data.on_bad=fix|drop cannot mend that ({codes}): mend the data"
-    return f"{said}, but for {codes}, which only you can mend"
+        return f"data.on_bad=fix|drop cannot fix that ({codes}): correct the data"
+    return f"{said}, but for {codes}, which only you can fix"
 
 
 @dataclass
@@ -196,22 +242,29 @@ class SplitState:
         name: train, val or test.
         table: as read; the checks put repaired arrays in.
         on_bad: error, fix or drop.
+        task: what the data set is for; None: all that it can be for.
+        lost: int64 ``(L,)`` class of each object that could not become a row, -1 not known.
         problems: found so far, the reader's first.
         images: bool ``(N,)``, False: left out.
         annotations: bool ``(M,)``, False: left out.
         annotation_file: where one file holds all annotations of the split, its name; or "".
         files, masks: what opening the files gave; None for generated data, or data without masks.
+        outlines: float64 ``(M, 4)`` xyxy pixels around the segments that were checked, NaN for
+            others; None where none were.
     """
 
     name: str
     table: Table
     on_bad: str
+    task: str | None = None
+    lost: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     annotation_file: str = ""
     problems: list[Problem] = field(default_factory=list)
     images: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     annotations: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     files: Probes | None = None
     masks: Probes | None = None
+    outlines: np.ndarray | None = None
     _reported: set[tuple[str, int, int]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -219,11 +272,24 @@ class SplitState:
         self.annotations = np.ones(self.table.num_annotations, bool)
         given, self.problems = self.problems, []
         for problem in given:
-            self._take(replace(problem, split=self.name), repaired=False)
+            kind = READER_CODES.get(problem.code)
+            repaired = self.fixing and kind is not None and kind.read_fixed
+            if self.fixing and problem.code == "box-malformed":
+                repaired = self._has_segment(problem.annotation)
+            self._take(replace(problem, split=self.name), repaired=repaired)
 
     @property
     def fixing(self) -> bool:
         return self.on_bad == "fix"
+
+    def _has_segment(self, row: int) -> bool:
+        """Whether an annotation has a segment, whose box can be taken."""
+        segments = self.table.segments
+        return segments is not None and row >= 0 and bool(segments[row])
+
+    def reads(self, *parts: str) -> bool:
+        """Whether the task reads all these parts of an annotation."""
+        return PARTS[self.task].issuperset(parts)
 
     @property
     def image_of(self) -> np.ndarray:
@@ -262,10 +328,16 @@ class SplitState:
             self._take(self._problem(code, file, where, message, image, row), repaired)
 
     def split_problem(
-        self, code: str, message: str, *, file: str = ".", repaired: bool = False
+        self,
+        code: str,
+        message: str,
+        *,
+        file: str = ".",
+        where: str = "",
+        repaired: bool = False,
     ) -> None:
         """Something about the split or the data set."""
-        self._take(self._problem(code, file, "", message), repaired)
+        self._take(self._problem(code, file, where, message), repaired)
 
     def each_image(
         self, rows: np.ndarray, code: str, message: Callable[[int], str], repaired: bool = False
@@ -304,6 +376,11 @@ class SplitState:
         )
 
     def _take(self, problem: Problem, repaired: bool) -> None:
+        kind = READER_CODES.get(problem.code) or GATE_CODES.get(problem.code)
+        if kind is not None and problem.severity == "error" and not self.reads(*kind.parts):
+            parts = " and ".join(kind.parts)
+            unread = f"none needed: task={self.task} does not read its {parts}"
+            problem = replace(problem, severity="note", rejects="nothing", fix=unread)
         if problem.severity == "error":
             if not repaired and problem.rejects == "image" and problem.image >= 0:
                 self.images[problem.image] = False

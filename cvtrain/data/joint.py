@@ -97,6 +97,7 @@ def read_labelled(
         seed=split_seed(data, seed),
         channels=data["channels"],
         progress=progress,
+        allow_empty=bool(data.get("allow_empty", False)),
     )
     names = ("train", "val") if whole else ("train",)
     return [report.tables[name] for name in names if name in report.tables], report

@@ -257,10 +257,12 @@ class Split:
     """What a reader made of one split: the table as written, and what it could not read.
 
     ``unlisted``: image files below the root (POSIX paths) that this reader's layout covers but no
-    split names; the reader reports them once, with the first split.
+    split names; the reader reports them once, with the first split. ``lost``: int64 ``(L,)`` class
+    index of each object that could not become a row of the table, -1 where it is not known.
     """
 
     name: str
     table: Table
     problems: list[Problem] = field(default_factory=list)
     unlisted: list[str] = field(default_factory=list)
+    lost: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))

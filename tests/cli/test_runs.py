@@ -308,6 +308,8 @@ def test_predict(cli: Cli, finished_run: Path, here: Path) -> None:
         ("predict ckpt=runs/a source=runs data=coco", "source="),
         ("predict ckpt=runs/a source=runs data.root=x", "source="),
         ("predict ckpt=runs/a source=runs data.on_bad=drop", "not read by predict"),
+        ("predict ckpt=runs/a source=runs data.allow_empty=true", "not read by predict"),
+        ("predict ckpt=runs/a source=runs data.check_boxes=false", "not read by predict"),
     ],
 )
 def test_eval_and_predict_refuse(cli: Cli, finished_run: Path, command: str, said: str) -> None:

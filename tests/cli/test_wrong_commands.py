@@ -92,6 +92,8 @@ WRONG = [
     ("eval data.train_per_class=20", "train and show, not by eval"),
     ("predict data.classes=[star]", "not read by predict"),
     ("data=folder data.root=. data.val_fraction=1.5", "a fraction"),
+    ("data=folder data.root=. data.allow_empty=2", "true or false"),
+    ("data=folder data.root=. data.check_boxes=none", "true or false"),
     ("model=yolo model.grid=abc", "an integer"),
     ("model=yolo model.nms_iou=high", "a number"),
     ("loss.label_smoothing=2", "from 0 to below 1"),

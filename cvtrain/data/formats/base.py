@@ -39,12 +39,17 @@ class Code:
         rejects: what dropping removes: ``image``, ``annotation`` or ``nothing``.
         fix: one line: what the user does, and what ``on_bad=fix`` does.
         curable: False: no ``on_bad`` helps, there is nothing to go on with.
+        parts: what of an annotation it is about, of ``box`` and ``segment``; a task that does not
+            read all of these loses nothing by it. Empty: the annotation as a whole.
+        read_fixed: the reader's table holds the one meaning it can have: ``on_bad=fix`` keeps it.
     """
 
     severity: str
     rejects: str
     fix: str
     curable: bool = True
+    parts: tuple[str, ...] = ()
+    read_fixed: bool = False
 
 
 CODES: dict[str, Code] = {
@@ -69,11 +74,46 @@ CODES: dict[str, Code] = {
     "annotation-malformed": Code(
         "error", "annotation", "correct the annotation; on_bad=fix|drop leaves it out"
     ),
+    "box-malformed": Code(
+        *("error", "annotation"),
+        "correct the box; on_bad=fix takes the outline's, where there is one; else, as with "
+        "on_bad=drop, the object is left out",
+        parts=("box",),
+    ),
+    "area-invalid": Code("note", "nothing", "none needed: the box's area is used"),
+    "box-as-text": Code(
+        *("error", "annotation"),
+        "write numbers without quotes; on_bad=fix reads them as numbers, on_bad=drop leaves the "
+        "object out",
+        parts=("box",),
+        read_fixed=True,
+    ),
+    "number-as-text": Code(
+        "error", "nothing", "write numbers without quotes; on_bad=fix|drop reads them as numbers"
+    ),
     "segment-malformed": Code(
-        "error", "annotation", "correct the segmentation; on_bad=fix|drop leaves the annotation out"
+        *("error", "annotation"),
+        "correct the segmentation; on_bad=fix|drop leaves the annotation out",
+        parts=("segment",),
+    ),
+    "segment-form": Code(
+        *("error", "annotation"),
+        "write [[x, y, ...]] of numbers; on_bad=fix reads it so, on_bad=drop leaves the object out",
+        parts=("segment",),
+        read_fixed=True,
     ),
     "segment-degenerate": Code(
         "note", "nothing", "a ring of fewer than 3 points covers no pixel and is left out"
+    ),
+    "size-missing": Code("note", "nothing", "none needed: the file's own size is used"),
+    "keypoints-left-out": Code("note", "nothing", "none needed: the boxes are read"),
+    "keypoints-unsaid": Code(
+        *("error", "nothing"),
+        "say `kpt_shape: [points, 2 or 3]` in data.yaml, and the boxes are read",
+        False,
+    ),
+    "boxes-oriented": Code(
+        "note", "nothing", "none needed: the upright box around the corners is read, without angle"
     ),
     # Classes.
     "class-unknown": Code(
@@ -147,6 +187,7 @@ CODES: dict[str, Code] = {
     "place-missing": Code("error", "nothing", "correct the path or remove the entry", False),
     "test-missing": Code("note", "nothing", "there is no test split"),
     "path-mended": Code("note", "nothing", "write the path relative to the data set's folder"),
+    "path-separator": Code("note", "nothing", "none needed; `/` is read on every system"),
     "empty-split": Code("error", "nothing", "add images, or remove the split", False),
 }
 """Every code a reader reports; the gate has its own beside them."""
@@ -192,6 +233,9 @@ class Reader(ABC):
 
     layout: str = ""
     """What the format looks like on disk, one line, for messages."""
+
+    box_layout: str = ""
+    """How the format writes boxes: ``xywh``, ``xyxy``, ``cxcywh``; "": they follow from masks."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = data_root(root)

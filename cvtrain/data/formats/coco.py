@@ -22,7 +22,7 @@ from cvtrain.data.formats.coco_layout import (
     looks_like_coco,
     scan_categories,
 )
-from cvtrain.data.formats.coco_objects import ObjectPacker, integer
+from cvtrain.data.formats.coco_objects import ObjectPacker, Quoted, integer, unquoted
 from cvtrain.data.formats.files import (
     MalformedError,
     below,
@@ -59,6 +59,7 @@ class COCOReader(Reader):
         "COCO: annotations/instances_train*.json + train*/, or train.json + train/, "
         "or train/_annotations.coco.json (the same for val)"
     )
+    box_layout = "xywh"
 
     def __init__(
         self,
@@ -108,14 +109,15 @@ class COCOReader(Reader):
             table = empty_table(self.root, self._merge().classes)
             found = problem("json-malformed", file, error.message, where=error.where, split=split)
             return Split(split, table, [found])
-        problems = list(classes.problems[split])
+        problems = classes.problems[split] + _quoted_ids(document.get("categories"), file, split)
         rows = _Images(self, split, problems)
         rows.add_all(images)
         if not rows.files:
             problems.append(problem("empty-split", file, "no images", split=split))
         objects = ObjectPacker(file, split, classes.index[split], rows.row_of, rows.sizes, problems)
         objects.add_all(annotations)
-        return Split(split, self._table(classes, rows, objects), problems)
+        table = self._table(classes, rows, objects)
+        return Split(split, table, problems, lost=np.array(objects.lost, np.int64))
 
     def _table(self, classes: MergedClasses, rows: _Images, objects: ObjectPacker) -> Table:
         return Table(
@@ -196,6 +198,7 @@ class _Images:
         self._problems = problems
         self._there = set(images_of(reader.files()))
         self._file = reader.json_file(split)
+        self._quoted = Quoted(self._file, split)
 
     def add_all(self, records: list[Any]) -> None:
         """Adds the ``images`` list of the JSON."""
@@ -203,6 +206,7 @@ class _Images:
         folder = self._reader.folder(self._split, names)
         for n, record in enumerate(records):
             self._add(n, record, folder)
+        self._problems += self._quoted.problems()
 
     def _say(self, code: str, message: str, where: str, image: int = -1, **more: Any) -> None:
         self._problems.append(
@@ -214,7 +218,7 @@ class _Images:
         if not isinstance(record, dict):
             self._say("record-malformed", f"an object is expected, not a {_kind(record)}", where)
             return
-        ident = integer(record.get("id"))
+        ident = integer(self._quoted.read(record, "id", where, "an image's `id`"))
         if ident is not None:
             where = f"image id {ident}"
         if not _is_name(record):
@@ -232,6 +236,10 @@ class _Images:
             return
         row = self._append(path, record, where)
         self._identify(row, record, ident, where)
+        if 0 in self.sizes[-2:]:
+            height, width = self.sizes[-2:]
+            self._say("size-missing", f"the size is {width} x {height}", where, row)
+            self.sizes[-2:] = (-1, -1)
         if path not in self._there and not is_there(self._reader.root / path):
             self._say("image-missing", f"there is no image {path!r}", where, row)
 
@@ -240,7 +248,7 @@ class _Images:
         self._row_of_file[path] = row
         self.files.append(path)
         for key in ("height", "width"):
-            value = record.get(key)
+            value = self._quoted.read(record, key, where)
             size = -1 if value is None else integer(value)
             if size is None or not -(2**31) <= size < 2**31:
                 self._say("record-malformed", f"{key} is {value!r}", where, row)
@@ -339,6 +347,15 @@ def _categories(path: Path) -> Any:
     return document.get("categories") if isinstance(document, dict) else None
 
 
+def _quoted_ids(raw: Any, file: str, split: str) -> list[Problem]:
+    """An error where category ids are text."""
+    quoted = Quoted(file, split)
+    for n, record in enumerate(raw if isinstance(raw, list) else ()):
+        if isinstance(record, dict):
+            quoted.read(record, "id", f"categories[{n}]", "a category's `id`")
+    return quoted.problems()
+
+
 def _pairs(raw: Any) -> list[tuple[int, str]]:
     """(id, name) of each category, in file order; none where there is no table."""
     if raw is None:
@@ -347,7 +364,7 @@ def _pairs(raw: Any) -> list[tuple[int, str]]:
         raise MalformedError("'categories' is not a list")
     pairs = []
     for n, record in enumerate(raw):
-        ident = integer(record.get("id")) if isinstance(record, dict) else None
+        ident = integer(unquoted(record.get("id"))) if isinstance(record, dict) else None
         name = record.get("name") if isinstance(record, dict) else None
         if ident is None or not isinstance(name, str) or not name:
             raise MalformedError(f"categories[{n}] needs a whole number `id` and a `name`")

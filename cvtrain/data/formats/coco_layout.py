@@ -128,7 +128,7 @@ def looks_like_coco(path: Path) -> bool:
 
 def has_segments(path: Path) -> bool:
     """Whether any annotation has polygons or an RLE, without parsing the file."""
-    return _search(path, rb'"segmentation"\s*:\s*(?:\[\s*\[|\{)')
+    return _search(path, rb'"segmentation"\s*:\s*(?:\[\s*[^\s\]]|\{)')
 
 
 def _search(path: Path, pattern: bytes) -> bool:

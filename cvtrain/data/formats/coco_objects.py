@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from array import array
 from typing import Any
 
@@ -29,6 +30,57 @@ def integer(value: Any) -> int | None:
     if type(value) is float and value.is_integer():
         value = int(value)
     return value if type(value) is int and -(2**63) <= value < 2**63 else None
+
+
+_NUMERAL = re.compile(r"\s*[+-]?(?:\d{1,300}(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?\s*", re.ASCII)
+
+
+def unquoted(value: Any) -> Any:
+    """The number that a text spells ("24" -> 24, "1.5" -> 1.5); anything else as it is."""
+    if type(value) is not str or not _NUMERAL.fullmatch(value):
+        return value
+    number = float(value)
+    if not math.isfinite(number):
+        return value
+    return int(value) if value.strip().lstrip("+-").isdigit() else number
+
+
+class Quoted:
+    """Counts the numbers of one JSON that stand in quotes, by key: one problem a key.
+
+    Args:
+        file: the JSON; ``split`` likewise, for the problems.
+    """
+
+    def __init__(self, file: str, split: str) -> None:
+        self._file, self._split = file, split
+        self._found: dict[str, tuple[int, str, str]] = {}  # key -> count, first value, its place
+
+    def read(self, record: dict, key: str, where: str, name: str = "") -> Any:
+        """``record[key]``, a number in quotes as a number; ``name``: what the key is called."""
+        value = record.get(key)
+        if type(value) is not str:
+            return value
+        number = unquoted(value)
+        if number is not value:
+            name = name or f"`{key}`"
+            count, first, place = self._found.get(name, (0, str(value), where))
+            self._found[name] = (count + 1, first, place)
+        return number
+
+    def problems(self) -> list[Problem]:
+        """An error for each key that has numbers in quotes."""
+        return [
+            problem(
+                "number-as-text",
+                self._file,
+                f"{name} is text in {count:,} record{'' if count == 1 else 's'}, "
+                f'such as "{shorten(first, 30)}"',
+                where=where,
+                split=self._split,
+            )
+            for name, (count, first, where) in self._found.items()
+        ]
 
 
 class SegmentError(Exception):
@@ -66,6 +118,9 @@ class ObjectPacker:
         self._segments: list[bytes] = []
         self._encodings: list[tuple[int, str, int]] = []  # (annotation, counts, pixels)
         self._pending: list[tuple[int, str, str]] = []  # (annotation, code, message)
+        self._quoted = Quoted(file, split)
+        self.lost: list[int] = []
+        """Class of each annotation that has no row, -1 where it is not known."""
 
     def add_all(self, annotations: list[Any]) -> None:
         """Packs the ``annotations`` list of the JSON."""
@@ -74,6 +129,8 @@ class ObjectPacker:
                 self._add(n, record)
             else:
                 self._refuse("annotation-malformed", "an object is expected", f"annotations[{n}]")
+                self.lost.append(-1)
+        self._problems += self._quoted.problems()
 
     def _refuse(self, code: str, message: str, where: str, image: int = -1) -> None:
         self._problems.append(
@@ -81,27 +138,32 @@ class ObjectPacker:
         )
 
     def _add(self, n: int, record: dict) -> None:
-        ident = integer(record.get("id"))
-        where = f"annotations[{n}]" if ident is None else f"annotation id {ident}"
-        image = integer(record.get("image_id"))
+        place = f"annotations[{n}]"
+        ident = integer(self._quoted.read(record, "id", place, "an annotation's `id`"))
+        where = place if ident is None else f"annotation id {ident}"
+        image = integer(self._quoted.read(record, "image_id", where))
         row = None if image is None else self._row_of.get(image)
-        if row is None:
-            message = f"image_id {_said(record.get('image_id'))} is not among the images"
-            self._refuse("image-unknown", message, where)
+        category = integer(self._quoted.read(record, "category_id", where))
+        label = -1 if category is None else self._index.get(category, -1)
+        if row is None or row < 0:
+            if row is None:
+                message = f"image_id {_said(record.get('image_id'))} is not among the images"
+                self._refuse("image-unknown", message, where)
+            else:
+                self.lost.append(label)  # with its image, which was reported
             return
-        if row < 0:
-            return  # went with its image, which was reported
-        box = _box(record.get("bbox"))
-        area = _area(record.get("area"))
-        crowd = record.get("iscrowd", 0)
-        if box is None or area is None or crowd not in (0, 1, None):
-            key = "bbox" if box is None else "area" if area is None else "iscrowd"
-            message = f"{key} is {_said(record.get(key))}"
+        crowd = self._quoted.read(record, "iscrowd", where)
+        if crowd not in (0, 1, None):
+            message = f"iscrowd is {_said(record.get('iscrowd'))}"
             self._refuse("annotation-malformed", message, where, row)
+            self.lost.append(label)
             return
         here = len(self._rows)
-        category = integer(record.get("category_id"))
-        label = -1 if category is None else self._index.get(category, -1)
+        box = self._box(record.get("bbox"), here)
+        area = _area(self._quoted.read(record, "area", where))
+        if area is None:
+            self._pending.append((here, "area-invalid", f"area is {_said(record.get('area'))}"))
+            area = _NAN
         if label < 0:
             message = f"category_id {_said(record.get('category_id'))} is not in the categories"
             self._pending.append((here, "class-unknown", message))
@@ -113,12 +175,27 @@ class ObjectPacker:
         self._ids.append(0 if ident is None else ident)
         self._segments.append(self._segment(record.get("segmentation"), row, here))
 
+    def _box(self, raw: Any, here: int) -> list[float]:
+        """Four numbers (x, y, width, height); NaN where they are none."""
+        box = _box(raw)
+        if box is None and type(raw) is list:
+            box = _box([unquoted(value) for value in raw])
+            if box is not None:
+                self._pending.append((here, "box-as-text", f"bbox is {_said(raw)}"))
+        if box is None:
+            self._pending.append((here, "box-malformed", f"bbox is {_said(raw)}"))
+            return [_NAN] * 4
+        return box
+
     def _segment(self, raw: Any, row: int, here: int) -> bytes:
         if not raw:
             return b""
         try:
             if type(raw) is list:
-                rings, left_out = _polygons(raw)
+                rings, said = _in_form(raw)
+                if said:
+                    self._pending.append((here, "segment-form", f"{said}: {shorten(raw)}"))
+                rings, left_out = _polygons(rings)
                 if left_out:
                     self._pending.append((here, "segment-degenerate", left_out))
                 return json.dumps(rings, separators=(",", ":")).encode() if rings else b""
@@ -230,6 +307,26 @@ def _area(raw: Any) -> float | None:
         return float(raw) if type(raw) in _NUMBERS else None
     except OverflowError:
         return None
+
+
+def _in_form(raw: list) -> tuple[list, str]:
+    """A flat list of coordinates as the one ring it can be, and numbers without their quotes.
+
+    Returns:
+        The polygons, and what was wrong with their form, "" where nothing was.
+    """
+    flat = not any(type(ring) is list for ring in raw)
+    rings = [raw] if flat else raw
+    quoted = any(type(value) is str for ring in rings if type(ring) is list for value in ring)
+    if quoted:
+        rings = [
+            [unquoted(value) for value in ring] if type(ring) is list else ring for ring in rings
+        ]
+    if flat and not _NUMBERS.issuperset(map(type, rings[0])):
+        return raw, ""  # no list of numbers: no form that it could be brought into
+    if flat:
+        return rings, "the polygon is a flat list" + (" of text" if quoted else "")
+    return rings, "coordinates are text" if quoted else ""
 
 
 def _polygons(raw: list) -> tuple[list, str]:

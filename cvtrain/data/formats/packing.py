@@ -31,6 +31,10 @@ class Packer:
         self._segments = bytearray()
         self._offsets = array("q", [0])
 
+    def __len__(self) -> int:
+        """How many annotations were added."""
+        return len(self._labels)
+
     def image(self, file: str, height: int = -1, width: int = -1) -> int:
         """Starts an image of that annotated size (-1 unknown); gives its row."""
         self.files.append(file)

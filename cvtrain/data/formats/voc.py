@@ -57,6 +57,8 @@ class _Parsed:
     packer: Packer = field(default_factory=Packer)
     xml: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    """Class name of each object that could not become a row."""
 
 
 class VOCReader(Reader):
@@ -82,6 +84,7 @@ class VOCReader(Reader):
         "VOC: Annotations/*.xml + JPEGImages/* (+ ImageSets/Main/train.txt, val.txt), "
         "or train/*.xml beside its images"
     )
+    box_layout = "xyxy"
 
     def __init__(
         self,
@@ -146,7 +149,9 @@ class VOCReader(Reader):
             problems.append(
                 problem("classes-missing", place.xml, "no XML file has an object", split=split)
             )
-        return Split(split, table, problems)
+        index = {name: i for i, name in enumerate(classes.names)}
+        lost = np.array([index.get(name, -1) for name in parsed.lost], np.int64)
+        return Split(split, table, problems, lost=lost)
 
     def _walk(self, folder: str) -> list[str]:
         if folder not in self._files:
@@ -302,9 +307,12 @@ class _SplitParser:
                 self._say("path-outside-root", xml, message, image=row, rejects="nothing")
 
     def _add(self, xml: str, parsed: VOCFile, row: int) -> None:
-        for where, message in parsed.problems:
-            code = "record-malformed" if where == "size" else "annotation-malformed"
+        for code, where, message, name in parsed.problems:
             self._say(code, xml, message, where=where, image=row)
+            if code == "annotation-malformed":
+                self._out.lost.append(storable(name))
+        if parsed.no_size:
+            self._say("size-missing", xml, parsed.no_size, where="size", image=row)
         ids, fixed = self._reader._ids, self._reader._names is not None
         shift = 1.0 if self._reader._one_based else 0.0
         for item in parsed.objects:
@@ -314,8 +322,12 @@ class _SplitParser:
             flags = DIFFICULT if item.difficult else 0
             box = array("d", (x1 - shift, y1 - shift, x2, y2))
             at = self._out.packer.add(box, label, item.number, flags)
+            where = f"object {item.number}"
+            if item.fault:
+                more = {"where": where, "image": row, "annotation": at}
+                self._say("box-malformed", xml, item.fault, **more)
             if label < 0:
-                where, message = f"object {item.number}", f"unknown class {name!r}"
+                message = f"unknown class {name!r}"
                 self._say("class-unknown", xml, message, where=where, image=row, annotation=at)
 
     def _orphans(self) -> None:

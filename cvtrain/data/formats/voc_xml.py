@@ -22,12 +22,16 @@ class EntitiesError(MalformedError):
 
 @dataclass
 class VOCObject:
-    """An ``<object>``: its number from 1, class name, xyxy as written, the difficult flag."""
+    """An ``<object>``: its number from 1, class name, xyxy as written, the difficult flag.
+
+    ``fault``: why it has no box, which is NaN then; "" otherwise.
+    """
 
     number: int
     name: str
     box: tuple[float, float, float, float]
     difficult: bool
+    fault: str = ""
 
 
 @dataclass
@@ -36,17 +40,19 @@ class VOCFile:
 
     Attributes:
         filename, path: as written, "" where missing.
-        height, width: pixels, -1 where missing.
+        height, width: pixels, -1 where missing or 0.
+        no_size: what ``<size>`` says where that is 0, "" otherwise.
         objects: those that are well-formed.
-        problems: (place, message) of what is not.
+        problems: (code, place, message, class name) of what is not.
     """
 
     filename: str = ""
     path: str = ""
     height: int = -1
     width: int = -1
+    no_size: str = ""
     objects: list[VOCObject] = field(default_factory=list)
-    problems: list[tuple[str, str]] = field(default_factory=list)
+    problems: list[tuple[str, str, str, str]] = field(default_factory=list)
 
 
 def read_xml(path: Path) -> VOCFile:
@@ -69,13 +75,17 @@ def read_xml(path: Path) -> VOCFile:
                 if value != int(value) or abs(value) >= 2**31:
                     raise ValueError
             except (ValueError, OverflowError):
-                out.problems.append(("size", f"<{key}> is {shorten(text)!r}"))
+                message = f"<{key}> is {shorten(text)!r}"
+                out.problems.append(("record-malformed", "size", message, ""))
                 continue
-            setattr(out, key, int(value))
+            setattr(out, key, int(value) or -1)
+            if not value:
+                out.no_size = f"<{key}> is {text}"
     for number, element in enumerate(root.findall("object"), 1):
         found = _object(element, number)
         if isinstance(found, str):
-            out.problems.append((f"object {number}", found))
+            place = f"object {number}"
+            out.problems.append(("annotation-malformed", place, found, _text(element, "name")))
         else:
             out.objects.append(found)
     return out
@@ -117,18 +127,25 @@ def _object(element: Element, number: int) -> VOCObject | str:
     name = _text(element, "name")
     if not name:
         return "the object has no <name>"
+    difficult = _text(element, "difficult").lower()
+    if difficult not in _YES | _NO:
+        return f"<difficult> of {name!r} is {shorten(difficult)!r}, not 0 or 1"
+    box, fault = _box(element, name)
+    return VOCObject(number, name, box, difficult in _YES, fault)
+
+
+def _box(element: Element, name: str) -> tuple[tuple[float, float, float, float], str]:
+    """The corners, and what is wrong with them; NaN where they are none."""
+    nothing = (float("nan"),) * 4
     box = element.find("bndbox")
     if box is None:
-        return f"{name!r} has no <bndbox>"
+        return nothing, f"{name!r} has no <bndbox>"
     corners = []
     for tag in _CORNERS:
         text = _text(box, tag)
         try:
             corners.append(float(text))
         except ValueError:
-            return f"<{tag}> of {name!r} is {shorten(text)!r}, not a number"
-    difficult = _text(element, "difficult").lower()
-    if difficult not in _YES | _NO:
-        return f"<difficult> of {name!r} is {shorten(difficult)!r}, not 0 or 1"
+            return nothing, f"<{tag}> of {name!r} is {shorten(text)!r}, not a number"
     x1, y1, x2, y2 = corners
-    return VOCObject(number, name, (x1, y1, x2, y2), difficult in _YES)
+    return (x1, y1, x2, y2), ""

@@ -1,7 +1,8 @@
 """YOLO text labels in the Ultralytics layout: one line an object, in fractions of the image.
 
-A line is ``class x y w h`` (box centre and size) or ``class x1 y1 x2 y2 x3 y3 ...`` (polygon); a
-file may mix both.
+A line is ``class x y w h`` (box centre and size) or ``class x1 y1 x2 y2 x3 y3 ...`` (polygon, or
+the four corners of an oriented box); a file may mix both. Where data.yaml has ``kpt_shape``, lines
+are ``class x y w h`` and keypoints behind it, which are not read.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from cvtrain.data.formats.base import Reader, problem
 from cvtrain.data.formats.classes import given_names
@@ -32,11 +35,20 @@ from cvtrain.data.formats.yolo_config import YOLOConfig, find_yaml, read_config,
 from cvtrain.data.table import Classes, Problem, Split, Strings
 from cvtrain.errors import DataError
 
+_FEWEST_LINES = 4  # of one length, before polygons are doubted
 _NOT_LABELS = ("classes.txt", "readme", "license", "requirements")
 
 
 class LineError(ValueError):
-    """A label line that is none."""
+    """A label line that is none.
+
+    Attributes:
+        label: the class it names, -1 where it names none.
+    """
+
+    def __init__(self, message: str, label: int = -1) -> None:
+        super().__init__(message)
+        self.label = label
 
 
 class YOLOReader(Reader):
@@ -59,6 +71,7 @@ class YOLOReader(Reader):
         "YOLO: data.yaml (names, train, val) + images/train/* + labels/train/*.txt, "
         "or train/images/* + train/labels/*.txt"
     )
+    box_layout = "cxcywh"
 
     def __init__(
         self,
@@ -138,8 +151,9 @@ class YOLOReader(Reader):
             )
             return Split(split, empty_table(self.root, classes), [fault])
         problems = list(config.problems.get(split, ()))
-        table = _SplitReader(self, split, problems).table(classes)
-        return Split(split, table, problems)
+        lines = _SplitReader(self, split, problems)
+        table = lines.table(classes)
+        return Split(split, table, problems, lost=np.array(lines.lost, np.int64))
 
     def _unlisted(self, used: set[str]) -> list[str]:
         return unlisted_of(self._files, used)
@@ -156,6 +170,9 @@ class _SplitReader:
         self._classes = len(reader._config.names)
         self._without: list[str] = []
         self._label_paths: list[str] = []
+        self._polygons = _Polygons()
+        self.lost: list[int] = []
+        """Class of each line that is none, -1 where it names none."""
 
     def table(self, classes: Classes) -> Any:
         """The split's table; what is wrong goes to the problems."""
@@ -233,11 +250,14 @@ class _SplitReader:
             return
         for number, line in lines:
             try:
-                name, box, segment = parse_line(line)
+                name, box, segment = parse_line(line, self._reader._config.keypoints)
             except LineError as error:
                 where = f"line {number}"
                 self._say("line-malformed", label, str(error), where=where, image=row)
+                self.lost.append(error.label if error.label < self._classes else -1)
                 continue
+            if segment:
+                self._polygons.add(line, label, number)
             index = name if 0 <= name < self._classes else -1
             at = self._packer.add(box, index, number, segment=segment)
             if index < 0:
@@ -261,8 +281,29 @@ class _SplitReader:
             count = len(self._without)
             message = f"{count} of {images} images have no label file, the first {self._without[0]}"
             self._say("image-without-label", self._without[0], message)
+        self._note_keypoints()
         for label in self._orphans():
             self._say("label-without-image", label, f"there is no image {image_of(label)}.*")
+
+    def _note_keypoints(self) -> None:
+        """What else the lines have, or seem to have, than boxes and polygons."""
+        count = self._reader._config.keypoints
+        if count and len(self._packer):
+            message = f"`kpt_shape`: the {count} numbers of keypoints on each line are left out"
+            self._say("keypoints-left-out", self._reader._config.file, message)
+        lines = self._polygons
+        if not lines.count:
+            return
+        first = {"where": f"line {lines.first[1]}"}
+        if points := lines.keypoints():
+            message = (
+                f"{lines.count:,} lines of {lines.words} values each: not polygons, but boxes with "
+                f"{points} keypoints in them?"
+            )
+            self._say("keypoints-unsaid", lines.first[0], message, **first)
+        elif lines.words == 9 and lines.count == len(self._packer):
+            message = f"all {lines.count:,} lines have four corners: oriented boxes"
+            self._say("boxes-oriented", lines.first[0], message, **first)
 
     def _orphans(self) -> list[str]:
         """Label files of this split without an image; of no split: the first one's."""
@@ -270,6 +311,68 @@ class _SplitReader:
         stems = {stem(image) for image in reader._images}
         orphans = [f for f in sorted(reader._labels) if image_of(f) not in stems]
         return [f for f in orphans if _owner(reader, f) == self._split]
+
+
+class _Polygons:
+    """The lines that were read as polygons, looked at together: are they?
+
+    Attributes:
+        count: how many there are.
+        words: the values on each of them, 0 where they differ.
+        first: label file and line number of the first.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.words = 0
+        self.first = ("", 0)
+        self._boxed = {2: 0, 3: 0}  # numbers a point -> lines that look like keypoints of these
+
+    def add(self, line: str, file: str, number: int) -> None:
+        """Takes in a line that parsed as a polygon."""
+        words = len(line.split())
+        if not self.count:
+            self.first, self.words = (file, number), words
+        self.count += 1
+        if words != self.words:
+            self.words = 0
+        if self.words <= 9:
+            return
+        values = [float(word) for word in line.split()[1:]]
+        for each in self._boxed:
+            self._boxed[each] += _look_like_keypoints(values, each)
+
+    def keypoints(self) -> int:
+        """How many keypoints each line seems to have, 0: they are polygons."""
+        if not self.words or self.count < _FEWEST_LINES:
+            return 0
+        for each, lines in self._boxed.items():
+            if lines >= 0.95 * self.count:
+                return (self.words - 5) // each
+        return 0
+
+
+def _look_like_keypoints(values: Sequence[float], each: int) -> bool:
+    """Whether the first four values are a box, center and size, that holds the others as points.
+
+    A point that is not labelled is (0, 0); with three numbers a point the third is 0, 1 or 2. The
+    second vertex of a polygon is near the others; a box's size, taken for a point, is anywhere.
+    """
+    x, y, w, h = values[:4]
+    rest = values[4:]
+    if w <= 0 or h <= 0 or len(rest) % each:
+        return False
+    points = [rest[k : k + each] for k in range(0, len(rest), each)]
+    if each == 3 and not all(p[2] in (0, 1, 2) for p in points):
+        return False
+    there = np.array([p[:2] for p in points if p[0] or p[1]])  # (P, 2)
+    if not len(there):
+        return False
+    inside = (np.abs(there - (x, y)) <= np.array([w, h]) / 2 + 0.02).all()
+    low, high = there.min(0), there.max(0)
+    size = high - low
+    near = ((low - size <= (w, h)) & ((w, h) <= high + size)).all()
+    return bool(inside and not near)
 
 
 def _owner(reader: YOLOReader, label: str) -> str:
@@ -304,17 +407,32 @@ def _exchange(path: str, old: str, new: str) -> str:
     return "/".join(parts)
 
 
-def parse_line(line: str) -> tuple[int, tuple[float, float, float, float], bytes]:
+def parse_line(
+    line: str, keypoints: int = 0
+) -> tuple[int, tuple[float, float, float, float], bytes]:
     """Class index, xyxy box and segment (b"" for a box) of a line, in fractions.
+
+    Args:
+        line: of a label file.
+        keypoints: numbers behind the box, which are not read; 0: a longer line is a polygon.
 
     Raises:
         LineError: it is neither a box nor a polygon.
     """
     words = line.split()
+    if keypoints and len(words) not in (5, 5 + keypoints):
+        raise LineError(
+            f"{len(words)} values, not `class x y w h` and {keypoints} of keypoints (`kpt_shape`): "
+            f"{shorten(line)}",
+            _class_of(words),
+        )
+    if keypoints:
+        words = words[:5]
     if len(words) != 5 and (len(words) < 7 or len(words) % 2 == 0):
         raise LineError(
             f"{len(words)} values, not `class x y w h` or `class x1 y1 x2 y2 x3 y3 ...`: "
-            f"{shorten(line)}"
+            f"{shorten(line)}",
+            _class_of(words),
         )
     try:
         if "_" in line:
@@ -322,7 +440,7 @@ def parse_line(line: str) -> tuple[int, tuple[float, float, float, float], bytes
         number, *values = map(float, words)
         label = int(number)
     except (ValueError, OverflowError):
-        raise LineError(f"not all values are numbers: {shorten(line)}") from None
+        raise LineError(f"not all values are numbers: {shorten(line)}", _class_of(words)) from None
     if label != number:
         raise LineError(f"the class {words[0]} is not a whole number")
     if len(values) == 4:
@@ -331,5 +449,10 @@ def parse_line(line: str) -> tuple[int, tuple[float, float, float, float], bytes
     xs, ys = values[0::2], values[1::2]
     box = (min(xs), min(ys), max(xs), max(ys))
     if not all(-1e300 < value < 1e300 for value in values):
-        raise LineError(f"a polygon's coordinates are not finite: {shorten(line)}")
+        raise LineError(f"a polygon's coordinates are not finite: {shorten(line)}", label)
     return label, box, json.dumps([values], separators=(",", ":")).encode()
+
+
+def _class_of(words: Sequence[str]) -> int:
+    """The class index that a malformed line begins with, -1 where it begins with none."""
+    return int(words[0]) if words and words[0].isdecimal() and len(words[0]) < 10 else -1

@@ -33,12 +33,14 @@ class YOLOConfig:
         names: class names by index.
         places: split -> folders of images and list files, below the root.
         problems: split -> what is wrong with its entries.
+        keypoints: numbers that follow the box on each line (``kpt_shape``), 0: none do.
     """
 
     file: str = ""
     names: tuple[str, ...] = ()
     places: dict[str, list[str]] = field(default_factory=dict)
     problems: dict[str, list[Problem]] = field(default_factory=dict)
+    keypoints: int = 0
 
 
 def find_yaml(root: Path) -> str | None:
@@ -75,6 +77,7 @@ def read_config(root: Path, file: str | None, names: tuple[str, ...] | None) -> 
     if file is not None:
         document = _load(root / file)
     config.names = names or _names(root, document, config)
+    config.keypoints = _keypoints(document.get("kpt_shape"))
     for split, aliases in SPLITS.items():
         key = next((alias for alias in aliases if document.get(alias)), None)
         if key is not None:
@@ -157,6 +160,23 @@ def _names(root: Path, document: dict[str, Any], config: YOLOConfig) -> tuple[st
     return names
 
 
+def _keypoints(shape: Any) -> int:
+    """How many numbers ``kpt_shape: [points, 2 or 3]`` adds to a line.
+
+    Raises:
+        MalformedError: it is something else.
+    """
+    if shape in (None, ""):
+        return 0
+    words = shape if isinstance(shape, list) else []
+    if len(words) != 2 or not all(isinstance(w, str) and w.isdecimal() for w in words):
+        raise MalformedError(f"`kpt_shape` is {shorten(shape)}, not [points, 2 or 3]")
+    points, numbers = (int(w) for w in words)
+    if not 0 < points < 10_000 or numbers not in (2, 3):
+        raise MalformedError(f"`kpt_shape` is {shorten(shape)}, not [points, 2 or 3]")
+    return points * numbers
+
+
 def _add_entries(
     root: Path, config: YOLOConfig, split: str, document: dict[str, Any], key: str
 ) -> None:
@@ -179,19 +199,30 @@ def _add_entries(
             config.places[split].append(place)
 
 
+def _candidates(root: Path, base: Any, entry: str) -> list[str | None]:
+    """Where an entry may lie below the root: in the folder that ``path:`` names, in the root."""
+    folder = below(root, "", base) if isinstance(base, str) and base else None
+    if folder is None or not is_there(root / folder):
+        folder = ""
+    return [below(root, f, entry) for f in dict.fromkeys((folder, ""))]
+
+
 def _resolve(root: Path, base: Any, entry: str) -> tuple[str | None, str, str]:
     """The place of an entry below the root, and the code and message of what is wrong with it.
 
     ``path:`` counts where it leads to a folder of this data set; it is otherwise a place on the
     machine where the file was written.
     """
-    folder = below(root, "", base) if isinstance(base, str) and base else None
-    if folder is None or not is_there(root / folder):
-        folder = ""
-    tried = [below(root, f, entry) for f in dict.fromkeys((folder, ""))]
+    tried = _candidates(root, base, entry)
     for path in tried:
         if path is not None and is_there(root / path):
             return path, "", ""
+    if "\\" in entry or (isinstance(base, str) and "\\" in base):
+        entry = entry.replace("\\", "/")
+        tried = _candidates(root, str(base or "").replace("\\", "/"), entry)
+        for path in tried:
+            if path is not None and is_there(root / path):
+                return path, "path-separator", f"is written as on Windows; {path} is read"
     if tried[0] is not None or tried[-1] is not None:
         return None, "place-missing", "does not exist below data.root"
     if not posixpath.isabs(entry) and not is_there(root / entry):

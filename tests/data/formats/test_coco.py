@@ -10,6 +10,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from cvtrain.data.formats.coco import COCOReader
+from cvtrain.data.formats.coco_objects import unquoted
 from cvtrain.data.table import CROWD
 from cvtrain.errors import DataError
 
@@ -155,8 +156,11 @@ def test_polygons_and_both_kinds_of_rle(make, img, ann, codes):
     ("segmentation", "message"),
     [
         ([[0, 0, 1, 0, 1]], "x, y pairs"),
-        ([[0, 0, 1, 0, 1, "2"]], "x, y pairs"),
-        ([0, 0, 1, 0, 1, 1], "lists of lists"),
+        ([[0, 0, 1, 0, 1, "b"]], "x, y pairs"),
+        ([[0, 0, 1, 0, 1, "1,5"]], "x, y pairs"),
+        ([0, 0, 1, 0, 1, None], "lists of lists"),
+        ([0, 0, 1, 0, 1], "x, y pairs"),
+        ([0, 0, 1, 0, [1], 1], "lists of lists"),
         ([[0, 0, 1, 0, 1, float("nan")]], "not finite"),
         ([[0, 0, 1, 0, 1, 10**400]], "not finite"),
         ("m", "neither polygons nor an RLE"),
@@ -174,7 +178,7 @@ def test_malformed_segments(make, img, ann, segmentation, message):
     make.image("train/a.png")
     make.coco("train.json", [img(1, "a.png")], [ann(5, 1), ann(6, 1, segmentation=segmentation)])
     split = COCOReader(make.root).read("train")
-    (problem,) = split.problems
+    problem = split.problems[-1]
     assert problem.code == "segment-malformed"
     assert message in problem.message
     assert (problem.where, problem.image, problem.annotation) == ("annotation id 6", 0, 1)
@@ -209,7 +213,7 @@ def test_rings_without_an_inside_are_left_out_and_said(make, img, ann):
         (b'{"images": [], "categories": [{"id": 1, "name": "a"}]}', "", "no 'annotations' list"),
         (b'{"images": [], "annotations": []}', "", "no 'categories'"),
         (b'{"images": [], "annotations": [], "categories": {}}', "", "not a list"),
-        (b'{"images": [], "annotations": [], "categories": [{"id": "1", "name": "a"}]}', "", "[0]"),
+        (b'{"images": [], "annotations": [], "categories": [{"id": "x", "name": "a"}]}', "", "[0]"),
         (b'{"images": [], "annotations": [], "categories": [{"id": 1, "name": ""}]}', "", "[0]"),
     ],
 )
@@ -233,18 +237,20 @@ def test_byte_order_mark_is_tolerated(make, img, ann, codes):
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        {"bbox": None},
-        {"bbox": [1, 2, 3]},
-        {"bbox": [1, 2, 3, "4"]},
-        {"bbox": [1, 2, 3, True]},
-        {"bbox": [1, 2, 3, 10**400]},
-        {"bbox": {"x": 1}},
-        {"area": "big"},
-        {"iscrowd": 2},
-    ],
+    "bbox",
+    [None, [1, 2, 3], [1, 2, 3, "four"], [1, 2, 3, True], [1, 2, 3, 10**400], {"x": 1}, "1 2 3 4"],
 )
+def test_an_annotation_without_a_box_keeps_its_row(make, img, ann, bbox):
+    make.image("train/a.png")
+    make.coco("train.json", [img(1, "a.png")], [ann(8, 1, bbox), ann(9, 1)])
+    split = COCOReader(make.root).read("train")
+    (problem,) = split.problems
+    assert (problem.code, problem.where) == ("box-malformed", "annotation id 8")
+    assert (problem.image, problem.annotation, problem.rejects) == (0, 0, "annotation")
+    assert np.isnan(split.table.boxes[0]).all()
+
+
+@pytest.mark.parametrize("change", [{"iscrowd": 2}, {"iscrowd": "yes"}])
 def test_malformed_annotations_have_no_row(make, img, ann, change):
     make.image("train/a.png")
     make.coco("train.json", [img(1, "a.png")], [{**ann(8, 1), **change}, ann(9, 1)])
@@ -253,6 +259,75 @@ def test_malformed_annotations_have_no_row(make, img, ann, change):
     assert (problem.code, problem.where) == ("annotation-malformed", "annotation id 8")
     assert (problem.image, problem.annotation, problem.rejects) == (0, -1, "annotation")
     assert split.table.lines.tolist() == [9]
+    assert split.lost.tolist() == [0]
+
+
+def test_an_area_that_is_none_costs_nothing(make, img, ann):
+    make.image("train/a.png")
+    make.coco("train.json", [img(1, "a.png")], [ann(8, 1, area="big"), ann(9, 1, area=7)])
+    split = COCOReader(make.root).read("train")
+    assert [(p.code, p.severity) for p in split.problems] == [("area-invalid", "note")]
+    np.testing.assert_array_equal(split.table.areas, [np.nan, 7])
+
+
+def test_numbers_in_quotes_are_read_and_said(make, img, ann):
+    """Ids of images and categories on either side, sizes, crowds, areas: one error a key."""
+    make.image("train/a.png", "train/b.png")
+    images = [img("7", "a.png", width="8"), img("008", "b.png")]
+    annotations = [
+        ann(1, "7", ("1", "2.5", "3", "3e0")),
+        ann("2", 7, area="9", category_id="1", iscrowd="0"),
+        ann(3, 8, segmentation=["0", "0", "4", "0", "4", "4"]),
+        ann(4, "8", segmentation=[[0, 0, "4", 0, 4, 4]]),
+        ann(5, 8, segmentation=[0, 0, 4, 0, 4, 4]),
+    ]
+    make.coco("train.json", images, annotations, [{"id": "1", "name": "cat"}])
+    reader = COCOReader(make.root)
+    assert reader.kinds == {"boxes", "segments"}
+    split = reader.read("train")
+    table = split.table
+    assert table.classes.ids == (1,)
+    assert table.ids.tolist() == [7, 8]
+    assert table.sizes.tolist() == [[6, 8], [6, 8]]
+    assert table.starts.tolist() == [0, 2, 5]
+    assert table.labels.tolist() == [0] * 5
+    assert table.boxes[0].tolist() == [1, 2.5, 4, 5.5]
+    assert table.areas[1] == 9
+    assert [json.loads(table.segments[i]) for i in (2, 3, 4)] == [[[0, 0, 4, 0, 4, 4]]] * 3
+    said = {(p.code, p.message.partition(" is text")[0]) for p in split.problems}
+    assert said == {
+        ("number-as-text", "a category's `id`"),
+        ("number-as-text", "an image's `id`"),
+        ("number-as-text", "`width`"),
+        ("number-as-text", "an annotation's `id`"),
+        ("number-as-text", "`image_id`"),
+        ("number-as-text", "`category_id`"),
+        ("number-as-text", "`iscrowd`"),
+        ("number-as-text", "`area`"),
+        ("box-as-text", "bbox is ['1', '2.5', '3', '3e0']"),
+        *(
+            ("segment-form", message)
+            for message in (
+                "the polygon is a flat list of text: ['0', '0', '4', '0', '4', '4']",
+                "coordinates are text: [[0, 0, '4', 0, 4, 4]]",
+                "the polygon is a flat list: [0, 0, 4, 0, 4, 4]",
+            )
+        ),
+    }
+    assert any(p.message == '`image_id` is text in 2 records, such as "7"' for p in split.problems)
+
+
+@pytest.mark.parametrize("text", ["24,5", "0x18", "1_000", "nan", "inf", "٣", "1e999", "", "a7"])
+def test_a_text_that_may_mean_two_things_is_no_number(text):
+    assert unquoted(text) is text
+
+
+def test_a_size_of_nothing_is_unknown(make, img):
+    make.image("train/a.png")
+    make.coco("train.json", [img(1, "a.png", width=0, height=0)], [])
+    split = COCOReader(make.root).read("train")
+    assert [(p.code, p.severity, p.image) for p in split.problems] == [("size-missing", "note", 0)]
+    assert split.table.sizes.tolist() == [[-1, -1]]
 
 
 def test_geometry_is_left_to_the_gate(make, img, ann, codes):
@@ -275,7 +350,7 @@ def test_unknown_category_keeps_its_row(make, img, ann):
     assert split.table.labels.tolist() == [0, -1]
 
 
-@pytest.mark.parametrize("image", [5, None, "1", [1], 1.5])
+@pytest.mark.parametrize("image", [5, None, "one", [1], 1.5])
 def test_annotation_of_an_image_that_is_not_in_the_json(make, img, ann, image):
     make.image("train/a.png")
     make.coco("train.json", [img(1, "a.png")], [ann(1, image), ann(2, 1)])
@@ -336,7 +411,9 @@ def test_image_record_without_a_name_has_no_row(make, img, ann, change):
     assert len(split.table) == 1
 
 
-@pytest.mark.parametrize("change", [{"width": "8"}, {"height": 6.5}, {"id": "one"}, {"id": 2**70}])
+@pytest.mark.parametrize(
+    "change", [{"width": "wide"}, {"height": 6.5}, {"id": "one"}, {"id": 2**70}]
+)
 def test_image_record_with_a_bad_value_keeps_its_row(make, img, change):
     make.image("train/a.png")
     make.coco("train.json", [{**img(1, "a.png"), **change}], [])

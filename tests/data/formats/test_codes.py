@@ -37,6 +37,10 @@ def broken(make, img, ann):
             ann(5, 1, bbox=None),
             ann(6, 1, segmentation="x"),
             ann(7, 1, segmentation=ring),
+            ann(8, 1, segmentation=ring[1]),
+            ann(9, 1, bbox=["1", 1, 2, 2], area="big"),
+            ann(10, 1, iscrowd=2),
+            ann("11", 1),
         ]
         cats = [{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}]
         make.coco("train.json", images, annotations, cats)
@@ -50,7 +54,10 @@ def broken(make, img, ann):
         make.text("Annotations/b.xml", '<!DOCTYPE a [<!ENTITY b "c">]><annotation/>')
         make.text("Annotations/c.xml", "<annotation>")
         make.voc("Annotations/d.xml", BOX)
-        make.text("ImageSets/Main/train.txt", "a\nb\nc\ne")
+        zero = "<size><width>0</width><height>0</height></size>"
+        make.voc("Annotations/f.xml", BOX, size=zero)
+        make.image("JPEGImages/f.jpg")
+        make.text("ImageSets/Main/train.txt", "a\nb\nc\ne\nf")
         make.text("ImageSets/Main/val.txt", b"\xff")
         return VOCReader(make.root)
 
@@ -61,6 +68,20 @@ def broken(make, img, ann):
         make.text("labels/train/b.txt", b"\xff")
         yaml = "train: ../images/train\nval: [images/val, gone, {a: b}]\ntest: gone\nnames: [x]"
         make.text("data.yaml", yaml)
+        return YOLOReader(make.root)
+
+    def keypoints():
+        make.image("images/train/a.jpg")
+        make.text("labels/train/a.txt", "0 0.5 0.5 0.2 0.2 0.5 0.5 0.45 0.45")
+        make.text("data.yaml", "train: images\\train\nkpt_shape: [2, 2]\nnames: [x]")
+        return YOLOReader(make.root)
+
+    def unsaid():
+        make.image("images/train/a.jpg", "images/val/a.jpg")
+        line = "0 0.5 0.5 0.2 0.1 0.5 0.5 0.45 0.45 0.44 0.46\n"
+        make.text("labels/train/a.txt", line * 4)
+        make.text("labels/val/a.txt", "0 0.1 0.1 0.2 0.1 0.2 0.2 0.1 0.2")
+        make.text("data.yaml", "train: images/train\nval: images/val\nnames: [x]")
         return YOLOReader(make.root)
 
     def masks():
@@ -99,7 +120,20 @@ def broken(make, img, ann):
         make.image("train/a/1.jpg", "val/b/1.jpg")
         return FolderReader(make.root)
 
-    makers = (coco, voc, yolo, masks, jpeg_masks, object_masks, id_masks, csv, separated, folder)
+    makers = (
+        coco,
+        voc,
+        yolo,
+        keypoints,
+        unsaid,
+        masks,
+        jpeg_masks,
+        object_masks,
+        id_masks,
+        csv,
+        separated,
+        folder,
+    )
     return {make.__name__: make for make in makers}
 
 

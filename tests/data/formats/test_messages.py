@@ -10,11 +10,11 @@ from cvtrain.data.formats.files import shorten
 
 def test_text_where_a_number_belongs_is_shown_as_text(make, img, ann):
     make.image("train/a.png")
-    make.coco("train.json", [img(1, "a.png")], [ann(1, 1, category_id="1"), ann(2, "1")])
+    make.coco("train.json", [img(1, "a.png")], [ann(1, 1, category_id="a"), ann(2, "b")])
     messages = [p.message for p in COCOReader(make.root).read("train").problems]
     assert sorted(messages) == [
-        "category_id '1' is not in the categories",
-        "image_id '1' is not among the images",
+        "category_id 'a' is not in the categories",
+        "image_id 'b' is not among the images",
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from cvtrain.data.formats.voc import VOCReader
@@ -273,16 +274,6 @@ def test_encodings_xml_declares(devkit, codes, encoding):
     ("content", "message"),
     [
         ("<bndbox/>", "no <name>"),
-        ("<name>cat</name>", "no <bndbox>"),
-        (
-            "<name>cat</name><part><bndbox><xmin>1</xmin></bndbox></part>",
-            "no <bndbox>",
-        ),
-        ("<name>cat</name><bndbox><xmin>1</xmin></bndbox>", "<ymin>"),
-        (
-            "<name>cat</name><bndbox><xmin>1</xmin><ymin>x</ymin><xmax>1</xmax><ymax>1</ymax></bndbox>",
-            "'x', not a number",
-        ),
         (
             "<name>cat</name><difficult>maybe</difficult><bndbox><xmin>1</xmin><ymin>1</ymin>"
             "<xmax>2</xmax><ymax>2</ymax></bndbox>",
@@ -303,6 +294,33 @@ def test_malformed_object_has_no_row(devkit, content, message):
     assert (problem.image, problem.annotation, problem.rejects) == (0, -1, "annotation")
     assert message in problem.message
     assert split.table.lines.tolist() == [2]
+    cat = split.table.classes.names.index("cat")
+    assert split.lost.tolist() == [cat if "cat" in content else -1]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "no <bndbox>"),
+        ("<part><bndbox><xmin>1</xmin></bndbox></part>", "no <bndbox>"),
+        ("<bndbox><xmin>1</xmin></bndbox>", "<ymin>"),
+        (
+            "<bndbox><xmin>1</xmin><ymin>x</ymin><xmax>1</xmax><ymax>1</ymax></bndbox>",
+            "'x', not a number",
+        ),
+    ],
+)
+def test_an_object_without_a_box_keeps_its_row(devkit, content, message):
+    make = devkit()
+    content = f"<annotation><object><name>cat</name>{content}</object></annotation>"
+    make.text("Annotations/a.xml", content)
+    split = VOCReader(make.root).read("train")
+    (problem,) = split.problems
+    assert (problem.code, problem.where) == ("box-malformed", "object 1")
+    assert (problem.image, problem.annotation, problem.rejects) == (0, 0, "annotation")
+    assert message in problem.message
+    assert np.isnan(split.table.boxes[0]).all()
+    assert split.table.classes.names[split.table.labels[0]] == "cat"
 
 
 def test_geometry_is_left_to_the_gate(devkit, codes):
@@ -331,6 +349,17 @@ def test_a_size_that_is_not_given_is_unknown(devkit, codes):
     split = VOCReader(make.root).read("train")
     assert codes(split) == []
     assert split.table.sizes[0].tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("height", ["0", "6"])
+def test_a_size_of_nothing_is_unknown(devkit, height):
+    make = devkit()
+    size = f"<size><width>0</width><height>{height}</height><depth>3</depth></size>"
+    make.voc("Annotations/a.xml", BOX, size=size)
+    split = VOCReader(make.root).read("train")
+    (note,) = split.problems
+    assert (note.code, note.severity, note.image) == ("size-missing", "note", 0)
+    assert split.table.sizes[0].tolist() == [int(height) or -1, -1]
 
 
 def test_listed_image_without_xml(devkit):

@@ -439,3 +439,122 @@ def test_yaml_aliases_are_not_written_out(plain):
     (problem,) = YOLOReader(plain.root).read("train").problems
     assert problem.code == "yaml-malformed"
     assert len(problem.message) < 120
+
+
+BACKSLASHES = [
+    "train: images\\train\nval: images\\val\nnames: [cat, dog]\n",
+    "path: .\\\ntrain: .\\images\\train\nval: [images\\val]\nnames: [cat, dog]\n",
+    "path: images\\\ntrain: train\nval: val\nnames: [cat, dog]\n",
+]
+
+
+@pytest.mark.parametrize("yaml", BACKSLASHES)
+def test_paths_as_windows_writes_them(plain, yaml):
+    plain.text("data.yaml", yaml)
+    reader = YOLOReader(plain.root)
+    for split in ("train", "val"):
+        read = reader.read(split)
+        assert read.table.num_annotations == 1
+        (note,) = read.problems
+        assert (note.code, note.severity) == ("path-separator", "note")
+        assert f"images/{split} is read" in note.message
+
+
+def test_windows_paths_that_lead_nowhere_or_out(plain):
+    plain.text("data.yaml", "train: ..\\images\\train\nval: images\\gone\nnames: [cat, dog]\n")
+    reader = YOLOReader(plain.root)
+    found = [(p.code, p.severity) for s in reader.splits() for p in reader.read(s).problems]
+    assert found[0] == ("path-mended", "note")
+    assert ("place-missing", "error") in found
+
+
+POSE = "train: images/train\nval: images/val\nnames: [cat, dog]\nkpt_shape: [{}]\n"
+
+
+@pytest.mark.parametrize("shape", ["2, 2", "3, 3", "17, 2", "17, 3"])
+def test_keypoints_are_left_out_and_said(plain, shape):
+    plain.text("data.yaml", POSE.format(shape))
+    points, numbers = (int(v) for v in shape.split(","))
+    keypoints = " ".join(["0.45 0.5", "0.45 0.5 2"][numbers - 2] for _ in range(points))
+    plain.text("labels/train/a.txt", f"1 0.5 0.5 0.2 0.4 {keypoints}\n0 0.5 0.5 0.1 0.1\n")
+    reader = YOLOReader(plain.root)
+    split = reader.read("train")
+    (note,) = split.problems
+    assert (note.code, note.severity) == ("keypoints-left-out", "note")
+    assert note.message == f"`kpt_shape`: the {points * numbers} numbers of keypoints on each " + (
+        "line are left out"
+    )
+    np.testing.assert_allclose(split.table.boxes, [[0.4, 0.3, 0.6, 0.7], [0.45, 0.45, 0.55, 0.55]])
+    assert reader.kinds == {"boxes"}
+    assert split.table.segments is None
+
+
+def test_a_line_of_another_number_of_keypoints(plain):
+    plain.text("data.yaml", POSE.format("2, 2"))
+    plain.text("labels/train/a.txt", "1 0.5 0.5 0.2 0.4 0.5 0.5\n")
+    (problem,) = YOLOReader(plain.root).read("train").problems
+    assert (problem.code, problem.where) == ("line-malformed", "line 1")
+    assert "7 values, not `class x y w h` and 4 of keypoints (`kpt_shape`)" in problem.message
+
+
+@pytest.mark.parametrize("shape", ["17", "17, 4", "x, 2", "0, 2", "-1, 2"])
+def test_a_kpt_shape_that_is_none(plain, shape):
+    plain.text("data.yaml", POSE.format(shape))
+    (problem,) = YOLOReader(plain.root).read("train").problems
+    assert problem.code == "yaml-malformed"
+    assert "not [points, 2 or 3]" in problem.message
+
+
+def pose_lines(numbers: int) -> str:
+    """Six lines of a box and four keypoints in it; some keypoints are not labelled."""
+    draws = np.random.default_rng(3)
+    lines = []
+    for _ in range(6):
+        w, h = draws.uniform(0.1, 0.3, 2)
+        x, y = draws.uniform(0.2, 0.8, 2)
+        points = draws.uniform(-0.45, 0.45, (4, 2)) * (w, h) + (x, y)
+        points[draws.integers(4)] = 0
+        seen = np.where(points[:, :1] > 0, 2, 0)
+        columns = points if numbers == 2 else np.concatenate([points, seen], 1)
+        lines.append(" ".join(f"{v:.4f}" for v in (0, x, y, w, h, *columns.ravel())))
+    return "\n".join(lines).replace("0.0000 ", "0 ")
+
+
+@pytest.mark.parametrize("numbers", [2, 3])
+def test_keypoints_that_no_yaml_speaks_of(plain, numbers):
+    plain.text("labels/train/a.txt", pose_lines(numbers))
+    (problem,) = YOLOReader(plain.root).read("train").problems
+    assert (problem.code, problem.where) == ("keypoints-unsaid", "line 1")
+    assert "boxes with 4 keypoints in them?" in problem.message
+    plain.text("data.yaml", POSE.format(f"4, {numbers}"))
+    split = YOLOReader(plain.root).read("train")
+    assert [p.code for p in split.problems] == ["keypoints-left-out"]
+    assert split.table.num_annotations == 6
+
+
+@pytest.mark.parametrize("points", [5, 6, 9, 40])
+@pytest.mark.parametrize("seed", range(3))
+def test_polygons_of_equal_length_are_polygons(plain, codes, points, seed):
+    draws = np.random.default_rng(seed)
+    lines = []
+    for _ in range(8):
+        angle = np.arange(points) * 2 * np.pi / points + draws.uniform(0, 6)
+        x, y = draws.uniform(0.1, 0.9, 2)
+        ring = np.stack([x + 0.08 * np.cos(angle), y + 0.05 * np.sin(angle)], 1)
+        lines.append(" ".join(f"{v:.4f}" for v in (0, *ring.ravel())))
+    plain.text("labels/train/a.txt", "\n".join(lines))
+    split = YOLOReader(plain.root).read("train")
+    assert codes(split) == []
+    assert split.table.segments is not None
+
+
+def test_oriented_boxes_are_said(plain):
+    corners = "0 0.5 0.2 0.7 0.4 0.5 0.6 0.3 0.4"
+    plain.text("labels/train/a.txt", f"{corners}\n{corners.replace('0.2', '0.25')}")
+    split = YOLOReader(plain.root).read("train")
+    (note,) = split.problems
+    assert (note.code, note.severity) == ("boxes-oriented", "note")
+    assert note.message == "all 2 lines have four corners: oriented boxes"
+    assert split.table.boxes[0].tolist() == [0.3, 0.2, 0.7, 0.6]
+    plain.text("labels/train/a.txt", f"{corners}\n0 0.1 0.1 0.2 0.1 0.15 0.2")
+    assert YOLOReader(plain.root).read("train").problems == []  # polygons, one of four corners

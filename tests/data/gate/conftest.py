@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,7 +117,8 @@ class Dataset:
 
     def gate(self, task: str | None = None, **options: Any) -> GateReport:
         """The gate, not strict; whatever it finds, the counts must add up."""
-        options = {"strict": False, "progress": False, "workers": 2, **options}
+        usual = {"strict": False, "progress": False, "workers": 2, "allow_empty": True}
+        options = {**usual, **options}
         if "val" not in self.rows and "train" in self.rows:
             options.setdefault("splits", ["train"])
             self.rows["val"] = [Row("val.png")]
@@ -143,6 +146,20 @@ def dataset(tmp_path: Path) -> Dataset:
 
 
 BOX = [5.0, 5.0, 25.0, 30.0]
+
+
+@pytest.fixture
+def apart() -> Callable[[int], list[list[float]]]:
+    """So many boxes inside the images of ``dataset``, the first of them ``box``, none a copy."""
+
+    def boxes(count: int) -> list[list[float]]:
+        corners = itertools.product(
+            range(5, 25, 2), range(5, 25, 2), range(25, 59, 2), (30, 33, 36)
+        )
+        made = [[float(v) for v in (x1, y1, x2, y2)] for x1, y1, x2, y2 in corners]
+        return made[:count]
+
+    return boxes
 
 
 @pytest.fixture

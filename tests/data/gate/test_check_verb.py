@@ -261,11 +261,11 @@ def test_on_bad_is_not_offered_for_what_it_cannot_mend(dataset, box) -> None:
     dataset.add("v.png", split="val", boxes=[box])
     with pytest.raises(DataError) as refused:
         dataset.gate(strict=True)
-    said = "; data.on_bad=fix|drop cannot mend that (no-train-split): mend the data\n"
+    said = "; data.on_bad=fix|drop cannot fix that (no-train-split): correct the data\n"
     assert said in str(refused.value)
     dataset.add("w.png", split="val", boxes=[box])
     (dataset.root / "w.png").write_bytes(b"")
     with pytest.raises(DataError) as refused:
         dataset.gate(strict=True)
-    said = "goes on without what is wrong, but for no-train-split, which only you can mend\n"
+    said = "goes on without what is wrong, but for no-train-split, which only you can fix\n"
     assert said in str(refused.value)

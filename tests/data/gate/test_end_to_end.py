@@ -210,7 +210,9 @@ def test_every_error_of_the_list(tmp_path: Path, make, edit, code: str, on_bad: 
     kind = type(make(root))
     edit(root)
     reader = kind(root)  # anew: it looks at the layout when it is made
-    report = run_gate(reader, None, progress=False, workers=1, on_bad=on_bad, strict=False)
+    report = run_gate(
+        reader, None, progress=False, workers=1, on_bad=on_bad, strict=False, allow_empty=True
+    )
     found = [p for p in report.errors if p.code == code]
     assert found, [p.code for p in report.problems]
     for p in report.problems:
@@ -301,5 +303,9 @@ def test_what_fix_takes_as_it_stands_is_said(tmp_path: Path) -> None:
     yolo(tmp_path)
     for label in (tmp_path / "labels/val").iterdir():
         label.unlink()
-    report = run_gate(YOLOReader(tmp_path), None, progress=False, on_bad="fix")
+    options = {"progress": False, "on_bad": "fix", "strict": False}
+    report = run_gate(YOLOReader(tmp_path), None, allow_empty=True, **options)
     assert [(p.code, p.action) for p in report.errors] == [("labels-missing", "taken as said")]
+    assert report.stopping == []
+    report = run_gate(YOLOReader(tmp_path), None, **options)
+    assert [(p.code, p.message) for p in report.stopping] == [("labels-none", "val has no object")]

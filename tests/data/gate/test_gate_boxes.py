@@ -39,16 +39,17 @@ WRONG = [
 
 @pytest.mark.parametrize("on_bad", ["error", "fix", "drop"])
 @pytest.mark.parametrize(("wrong", "code", "mended"), WRONG)
-def test_wrong_box(dataset, box, wrong, code: str, mended, on_bad: str) -> None:
+def test_wrong_box(dataset, apart, wrong, code: str, mended, on_bad: str) -> None:
     dataset.annotation_files = True
-    dataset.add("ä b.png", boxes=[box, wrong, box])
+    first, last = [1.0, 1.0, 9.0, 9.0], apart(2)[1]
+    dataset.add("ä b.png", boxes=[first, wrong, last])
     report = dataset.gate("detection", on_bad=on_bad)
     (problem,) = report.errors
     assert (problem.code, problem.file, problem.where) == (code, "ä b.png.txt", "line 2")
     assert f"{wrong[0]:.6g}" in problem.message
     table = report.tables["train"]
     assert len(table) == 1  # the image stays
-    expected = [box, mended, box] if on_bad == "fix" and mended else [box, box]
+    expected = [first, mended, last] if on_bad == "fix" and mended else [first, last]
     assert table.boxes.tolist() == expected
     assert table.starts.tolist() == [0, len(expected)]
     actions = {"error": "", "drop": "annotation left out"}
@@ -189,8 +190,8 @@ def test_masks_of_different_classes_cannot_be_united(dataset) -> None:
         dataset.gate(on_bad="fix")
 
 
-def test_areas_that_are_none(dataset, box) -> None:
-    dataset.add("a.png", boxes=[box] * 4, areas=[7.5, -3, INF, NAN])
+def test_areas_that_are_none(dataset, apart) -> None:
+    dataset.add("a.png", boxes=apart(4), areas=[7.5, -3, INF, NAN])
     report = dataset.gate("detection")
     (note,) = [p for p in report.notes if p.code == "area-invalid"]
     assert note.message == "area -3 of 2 objects"
@@ -236,3 +237,13 @@ def test_a_million_boxes_make_no_object_each(dataset, box, monkeypatch) -> None:
     assert made == ["box-nan"] * 4
     assert allocations < 2000
     assert state.annotations.sum() == count - 4
+
+
+def test_classes_that_differ_by_case_alone(dataset, box) -> None:
+    dataset.names = ("Cat", "dog", "cat", "CAT", "dog  house", "Dog House", "straße")
+    dataset.add("a.png", boxes=[box])
+    said = [(p.severity, p.message) for p in dataset.gate().problems if p.code == "classes-alike"]
+    assert said == [
+        ("note", "classes 'Cat', 'cat', 'CAT' differ by case or spaces alone"),
+        ("note", "classes 'dog house', 'Dog House' differ by case or spaces alone"),
+    ]

@@ -44,9 +44,9 @@ BAD = ["missing", "empty", "unreadable", "truncated", "bomb"]
 
 @pytest.mark.parametrize("how", BAD)
 @pytest.mark.parametrize("on_bad", ["error", "fix", "drop"])
-def test_bad_file_is_left_out_and_counted(dataset, box, how: str, on_bad: str) -> None:
+def test_bad_file_is_left_out_and_counted(dataset, apart, how: str, on_bad: str) -> None:
     for name in ("a.png", "bild mit Ä.png", "c.png"):
-        dataset.add(name, boxes=[box, box])
+        dataset.add(name, boxes=apart(2))
     spoil(dataset, "bild mit Ä.png", how)
     report = dataset.gate(on_bad=on_bad)
     (problem,) = report.errors

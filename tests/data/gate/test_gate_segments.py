@@ -50,9 +50,9 @@ WRONG = [
 
 @pytest.mark.parametrize("on_bad", ["error", "fix", "drop"])
 @pytest.mark.parametrize(("segment", "code"), WRONG)
-def test_wrong_segment(dataset, box, segment: bytes, code: str, on_bad: str) -> None:
+def test_wrong_segment(dataset, box, apart, segment: bytes, code: str, on_bad: str) -> None:
     dataset.kinds = frozenset({"boxes", "segments"})
-    dataset.add("a.png", boxes=[box] * 3, segments=[SQUARE, segment, rle()])
+    dataset.add("a.png", boxes=apart(3), segments=[SQUARE, segment, rle()])
     dataset.add("v.png", split="val", boxes=[box], segments=[SQUARE])
     report = dataset.gate("instance_segmentation", on_bad=on_bad)
     (problem,) = report.errors
@@ -62,10 +62,10 @@ def test_wrong_segment(dataset, box, segment: bytes, code: str, on_bad: str) -> 
     assert len(table.boxes) == 2
 
 
-def test_good_segments_stay_as_they_are(dataset, box) -> None:
+def test_good_segments_stay_as_they_are(dataset, apart) -> None:
     dataset.kinds = frozenset({"boxes", "segments"})
     good = [SQUARE, rle(), b"[[5,5,25,5,25,30],[30,30,40,30,40,35]]", ring(1, 1, 4, 1, 4, 3)]
-    dataset.add("a.png", boxes=[box] * 4, segments=good)
+    dataset.add("a.png", boxes=apart(4), segments=good)
     report = dataset.gate()
     assert report.errors == []
     assert [report.tables["train"].segments[i] for i in range(4)] == good
@@ -80,9 +80,9 @@ def test_short_ring_beside_a_good_one_is_mended(dataset, box) -> None:
     assert len(dataset.gate(on_bad="drop").tables["train"].boxes) == 0
 
 
-def test_polygon_that_leaves_the_image_is_a_note(dataset, box) -> None:
+def test_polygon_that_leaves_the_image_is_a_note(dataset, apart) -> None:
     far = ring(5, 5, 75, 5, 75, 30)
-    dataset.add("a.png", boxes=[box, box], segments=[far, ring(5, 5, 60.9, 5, 60.9, 30)])
+    dataset.add("a.png", boxes=apart(2), segments=[far, ring(5, 5, 60.9, 5, 60.9, 30)])
     report = dataset.gate()
     assert report.errors == []
     said = [(p.where, p.message) for p in report.notes if p.code == "segment-outside"]
@@ -99,9 +99,9 @@ def test_relative_polygons_become_pixels(dataset) -> None:
     assert table.relative is False
 
 
-def test_missing_segments_matter_to_instance_segmentation_alone(dataset, box) -> None:
+def test_missing_segments_matter_to_instance_segmentation_alone(dataset, box, apart) -> None:
     dataset.kinds = frozenset({"boxes", "segments"})
-    dataset.add("a.png", boxes=[box] * 3, segments=[SQUARE, b"", b""], flags=[0, 0, CROWD])
+    dataset.add("a.png", boxes=apart(3), segments=[SQUARE, b"", b""], flags=[0, 0, CROWD])
     dataset.add("v.png", split="val", boxes=[box], segments=[SQUARE])
     report = dataset.gate("instance_segmentation", on_bad="drop")
     assert [(p.code, p.where) for p in report.errors] == [("segment-missing", "annotation id 2")]
@@ -120,11 +120,11 @@ def test_detection_does_not_hold_segments(dataset, box) -> None:
     assert report.tables["train"].segments is None
 
 
-def test_more_than_a_chunk(dataset, box) -> None:
+def test_more_than_a_chunk(dataset, apart) -> None:
     dataset.kinds = frozenset({"boxes", "segments"})
     segments = [SQUARE] * 5000
     segments[4500] = rle(filled=False)
-    dataset.add("a.png", boxes=[box] * 5000, segments=segments)
+    dataset.add("a.png", boxes=apart(5000), segments=segments)
     report = dataset.gate()
     assert [p.where for p in report.errors] == ["annotation id 4501"]
 

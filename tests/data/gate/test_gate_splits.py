@@ -72,7 +72,7 @@ def test_copies_stay_on_one_side(dataset) -> None:
 
 def test_boxes_go_with_their_images(dataset) -> None:
     for i in range(10):
-        dataset.add(f"{i}.png", boxes=[[i, 0, i + 5, 9]] * (i % 3 + 1))
+        dataset.add(f"{i}.png", boxes=[[i, 0, i + 5, 9 + 3 * k] for k in range(i % 3 + 1)])
     report = run_gate(dataset, "detection", progress=False, workers=1)
     for table in report.tables.values():
         for i in range(len(table)):
