@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Iterator
 
 from cvtrain.errors import CvtrainError, DataError
+from cvtrain.text import printable_lines
 
 DONE, FAILED, WRONG_COMMAND, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 """Exit codes."""
@@ -29,7 +30,7 @@ def report(error: BaseException, *, debug: bool = False) -> int:
     if not isinstance(error, Exception) and isinstance(code, int):
         return code  # a signal, as the engine raises it
     if debug:
-        traceback.print_exception(error)
+        print(printable_lines("".join(traceback.format_exception(error))), file=sys.stderr)
     _say(line(error))
     return error.exit_code if isinstance(error, CvtrainError) else FAILED
 
@@ -97,7 +98,7 @@ def _say(text: str) -> None:
     rank = os.environ.get("RANK") or os.environ.get("LOCAL_RANK")
     where = f" [process {rank}]" if rank not in (None, "0") else ""
     with contextlib.suppress(BrokenPipeError):
-        print(f"cvtrain{where}: {text}", file=sys.stderr, flush=True)
+        print(printable_lines(f"cvtrain{where}: {text}"), file=sys.stderr, flush=True)
 
 
 def _close_stdout() -> None:

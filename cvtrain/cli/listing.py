@@ -10,6 +10,7 @@ from cvtrain.cli import suggest
 from cvtrain.cli.args import Command
 from cvtrain.cli.conf import GROUPS, ConfDirs, timm_names
 from cvtrain.errors import UsageError
+from cvtrain.text import say
 
 _PLURALS = {
     "tasks": "task",
@@ -138,10 +139,11 @@ def print_table(titles: Sequence[str], rows: Rows, *, wrap: bool = False) -> Non
     """
     if sys.stdout.isatty():
         from rich.box import SIMPLE_HEAD
-        from rich.console import Console
         from rich.table import Table
 
-        console = Console(highlight=False, markup=False)
+        from cvtrain.terminal import Terminal
+
+        console = Terminal()
         table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
         names = [
             max(_width(row[i], wrap) for row in [list(titles), *rows])
@@ -165,7 +167,7 @@ def print_table(titles: Sequence[str], rows: Rows, *, wrap: bool = False) -> Non
     widths = [max(len(r[i]) for r in [list(titles), *rows]) for i in range(len(titles) - 1)]
     for row in [list(titles), *rows]:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        print("  ".join([*cells, row[-1]]).rstrip())
+        say("  ".join([*cells, row[-1]]).rstrip())
 
 
 def _width(cell: str, wrap: bool) -> int:

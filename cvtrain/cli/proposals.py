@@ -43,14 +43,13 @@ def proposals(cfg: Mapping[str, Any]) -> int:
         UsageError: a value that cannot be used.
         RunError: nothing can be written.
     """
-    from rich.console import Console
-
     from cvtrain.instantiate import instantiate
     from cvtrain.proposals.recall import Recall
+    from cvtrain.terminal import Terminal
 
     data, folder = cfg["data"], own_folder(cfg, "proposals")
     source: Proposals = instantiate(cfg["proposals"], trust=cfg.get("trust") or ())
-    console = Console(highlight=False, emoji=False)
+    console = Terminal()
     found = checked_tables(cfg, console, _splits(cfg))
     tables = {name: table for name, table in found.items() if len(table)}
     prepared = source.prepare(tables, channels=data["channels"], workers=data.get("num_workers"))
@@ -62,7 +61,7 @@ def proposals(cfg: Mapping[str, Any]) -> int:
         results[name] = recall.compute()
     _print(console, results, prepared)
     for path in _write(folder, cfg, tables, source, prepared, results):
-        console.print(str(path), markup=False, soft_wrap=True)
+        console.print(str(path), soft_wrap=True)
     return 0
 
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cvtrain.text import output_file, say
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -60,7 +62,7 @@ def show(cfg: Mapping[str, Any]) -> int:
     trust = cfg.get("trust") or ()
     module, report = build_datamodule(cfg, task, seed=seed, trust=trust, splits=["train"])
     for line in report.summary_lines():
-        print(line)
+        say(line)
     node = settled(cfg.get("augment"))
     if module.proposals is not None:
         module.proposals = _Asked(module.proposals, module.table("train"), module.channels)
@@ -85,7 +87,8 @@ def show(cfg: Mapping[str, Any]) -> int:
         title=_title(cfg, node, task),
     )
     folder = Path(cfg.get("run_dir") or Path("runs") / "show" / time.strftime("%Y-%m-%d_%H-%M-%S"))
-    print(draw.save(folder / f"{cfg['data']['name']}_{node['name']}.png", sheet))
+    name = output_file(f"{cfg['data']['name']}_{node['name']}", ".png")
+    say(str(draw.save(folder / name, sheet)))
     return 0
 
 

@@ -32,7 +32,7 @@ def run(command, trained, tmp_path, *words: str) -> tuple[int, Path]:
 
 def test_a_folder_with_a_broken_file(command, trained, images, tmp_path, capsys) -> None:
     code, folder = run(command, trained, tmp_path, f"source={images}", "score_threshold=0")
-    assert code == 0
+    assert code == 1
     entries = json.loads((folder / "predictions.json").read_text())
     assert {e["file_name"] for e in entries} == {"a.jpg", "a.png", "deep er/ü.png"}
     sizes = {"a.jpg": (70, 50), "deep er/ü.png": (40, 90), "a.png": (30, 30)}

@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "errors": set(),
     "interrupt": set(),
     "storage": {"errors"},
+    "terminal": {"text"},
     "text": set(),
     "types": set(),
     "instantiate": {"errors"},
@@ -35,7 +36,7 @@ MAY_IMPORT = {
     "callbacks": {"types", "report", "data", "metrics", "tasks", "optim"},
     "export": {"__version__", "models", "engine", "report", "callbacks"},
 }
-GROUND_FLOOR = {"cache", "errors", "interrupt", "storage", "text"}
+GROUND_FLOOR = {"cache", "errors", "interrupt", "storage", "terminal", "text"}
 for _part in ("data", "proposals", "metrics", "transfer", "tasks", "report", "callbacks", "export"):
     MAY_IMPORT[_part] |= GROUND_FLOOR
 HEAVY = {"torch", "torchvision", "pytorch_lightning", "albumentations", "timm", "torchmetrics"}
