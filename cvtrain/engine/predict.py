@@ -220,7 +220,8 @@ class _Predicting:
         cause = error if isinstance(error, OSError) else error.__cause__
         if isinstance(cause, OSError) and cause.errno in _OF_THE_PLACE:
             raise error
-        self.left_out.append(Unreadable(info.file_name, str(error)))
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        self.left_out.append(Unreadable(info.file_name, why))
 
     def _cut(self, prediction: Prediction) -> Prediction:
         """Without the detections below the threshold; of guesses at one object the best stays."""

@@ -400,7 +400,7 @@ def test_labels_of_any_number_of_classes(tmp_path, figures, make_table):
     table = replace(table, tags=np.array([0, 1, 1]), tag_starts=np.array([0, 2, 3, 3]))
     plot_labels(table, tmp_path / "l.png")
     titles = [ax.get_title(loc="left") for ax in figures[0].axes]
-    assert titles[0] == "Images per class: 1.0 classes an image, most 2"
+    assert titles[0] == "Images per class: 1.0 classes per image, most 2"
     assert "Box centers" not in titles
 
 
