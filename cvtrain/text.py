@@ -62,6 +62,11 @@ def fitting(parts: Sequence[str], width: int, gap: str = "  ") -> str:
     return line
 
 
+def three_digits(value: float) -> str:
+    """``3.90``, ``0.0412``, ``123``, ``1.23e+04``: as wide from line to line as can be."""
+    return f"{value:#.3g}".removesuffix(".")
+
+
 def duration(seconds: float) -> str:
     """``0.4 s``, ``40 s``, ``12 min``, ``3 h 5 min``."""
     if seconds < 9.95:

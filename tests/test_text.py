@@ -21,6 +21,7 @@ from cvtrain.text import (
     printable,
     say,
     shortened,
+    three_digits,
 )
 
 HOSTILE = [
@@ -82,6 +83,11 @@ def test_what_is_shortened_keeps_both_ends(limit) -> None:
 def test_a_line_takes_the_first_parts_that_fit() -> None:
     assert fitting(["epoch 1", "loss 2", "a long one", "b"], 16) == "epoch 1  loss 2"
     assert fitting(["epoch 1", "loss"], 3) == "epoch 1"
+
+
+def test_three_digits() -> None:
+    values = (3.9, 0.04123, 123, 12345, 2.0)
+    assert [three_digits(v) for v in values] == ["3.90", "0.0412", "123", "1.23e+04", "2.00"]
 
 
 def test_durations() -> None:

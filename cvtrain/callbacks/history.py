@@ -22,7 +22,7 @@ from cvtrain.callbacks.early_stopping import improves
 from cvtrain.storage import write_atomic
 from cvtrain.tasks.base import Task
 from cvtrain.tasks.distributed import broadcast, world_size
-from cvtrain.text import duration, fitting
+from cvtrain.text import duration, fitting, three_digits
 from cvtrain.types import Batch
 
 Row = dict[str, float]
@@ -167,9 +167,9 @@ def epoch_parts(rows: Sequence[Row], monitor: str, mode: str, last: int | None) 
     """
     row = rows[-1]
     parts = [f"epoch {int(row['epoch']) + 1:>{len(str(last))}}/{last}"]
-    parts.append(f"loss {row['train/loss']:.3g}")
+    parts.append(f"loss {three_digits(row['train/loss'])}")
     if "val/loss" in row:
-        parts.append(f"val loss {row['val/loss']:.3g}")
+        parts.append(f"val loss {three_digits(row['val/loss'])}")
     key = f"val/{monitor}"
     if key in row:
         best: float | None = None

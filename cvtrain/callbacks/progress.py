@@ -12,11 +12,12 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
 )
+from rich.progress import Task as RichTask
+from rich.text import Text
 
 from cvtrain.callbacks.console import console
 from cvtrain.callbacks.history import History, memory_gib
@@ -24,8 +25,23 @@ from cvtrain.errors import UsageError
 from cvtrain.interrupt import hold
 from cvtrain.tasks.base import Task
 from cvtrain.tasks.distributed import world_size
-from cvtrain.text import duration, fitting
+from cvtrain.text import duration, fitting, three_digits
 from cvtrain.types import Batch
+
+
+class _Times(ProgressColumn):
+    """How long what is counted has taken and will take."""
+
+    def render(self, task: RichTask) -> Text:
+        left = "" if task.time_remaining is None else f", {_clock(task.time_remaining)} left"
+        return Text(f"batches  {_clock(task.elapsed or 0.0)} passed{left}")
+
+
+def _clock(seconds: float) -> str:
+    """``2:05``, ``1:02:05``."""
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, seconds = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 class _Bar(Progress):
@@ -42,11 +58,7 @@ class _Bar(Progress):
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
-            TextColumn("batches "),
-            TimeElapsedColumn(),
-            TextColumn("passed"),
-            TimeRemainingColumn(),
-            TextColumn("left"),
+            _Times(),
             console=console(),
             auto_refresh=False,
             transient=True,
@@ -144,7 +156,7 @@ class ProgressBar(pl.Callback):
             return
         pl_module.train_sums.drain()
         run = self._run(trainer, (batch_idx + 1) / trainer.num_training_batches)
-        loss = f"loss {pl_module.train_sums.latest:.3g}"
+        loss = f"loss {three_digits(pl_module.train_sums.latest)}"
         more = [*self._metric, self._speed(), f"{memory_gib():.1f} GiB"]
         self._step([*run, loss, *more], batch_idx + 1)
 

@@ -504,3 +504,46 @@ def test_of_guesses_at_one_object_the_best_is_drawn(figures, tmp_path):
     plot_predictions([image], [prediction], [truth], ["cat", "dog"], tmp_path / "p.png")
     said = figures[0].axes[1].get_title(loc="left")
     assert said == "\nprediction: dog 0.10, IoU 0.00", "the class of the best guess"
+
+
+def test_a_single_loss_term_is_not_drawn_twice(tmp_path, figures):
+    rows = [{"epoch": 0, "train/loss": 1.0, "train/class": 1.0, "val/loss": 2, "val/class": 2}]
+    plot_curves(write_csv(tmp_path / "m.csv", rows), tmp_path / "c.png")
+    assert list(panels(figures[0])) == ["Loss"]
+
+
+def test_pairs_are_drawn_alike(tmp_path, fake_draw, figures):
+    """One box of truth, two predicted: both get a legend; both are drawn in the file's frame."""
+    boxes = torch.tensor([[5.0, 5, 30, 30], [40, 5, 60, 20]])
+    truth = Target(boxes=boxes[:1], labels=torch.tensor([0]))
+    said = Prediction(boxes=boxes, scores=torch.tensor([0.9, 0.8]), labels=torch.tensor([1, 0]))
+    info = ImageInfo(0, "a.jpg", "a.jpg", 300, 100)
+    plot_predictions([image_of(0)], [said], [truth], ["cat", "dog"], tmp_path / "p", infos=[info])
+    assert [call.crowded for call in fake_draw] == [True, True]
+    assert [call.frame for call in fake_draw] == [(300, 100)] * 2
+    assert [call.listed for call in fake_draw] == [[0, 1]] * 2
+
+
+def test_a_class_alone_is_shown_in_the_aspect_of_its_file(tmp_path, figures):
+    said, info = Prediction(probs=torch.tensor([0.2, 0.8])), ImageInfo(0, "a", "a", 50, 200)
+    square = np.zeros((32, 32, 3), np.uint8)
+    plot_predictions([square], [said], [Target()], ["cat", "dog"], tmp_path / "p", infos=[info])
+    (ax,) = figures[0].axes
+    assert ax.get_aspect() == pytest.approx(0.25)
+
+
+def test_a_class_that_begins_with_an_underscore_is_in_the_legend(
+    tmp_path, figures, detection_details
+):
+    details = detection_details(("_x_", "a$b$"))
+    plot_pr(details, tmp_path / "pr.png")
+    texts = labels_of(figures[0].axes[0])
+    assert sum("_x_" in text for text in texts) == 1
+    assert sum("a$b$" in text for text in texts) == 1
+
+
+def test_large_counts_are_short():
+    from cvtrain.report.plots import _short_count
+
+    counts = (0, 7, 9999, 12345, 3_400_000, 2.5e9)
+    assert [_short_count(c) for c in counts] == ["0", "7", "9999", "12.3k", "3.4M", "2.5G"]
