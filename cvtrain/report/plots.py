@@ -202,7 +202,7 @@ def plot_reliability(details: Mapping[str, Any], path: str | Path) -> Path:
         upper.plot([0, 1], [0, 1], color=MUTED, linestyle="--", linewidth=1, label="perfect")
         upper.plot(
             confidence[filled], accuracy[filled], color=COLOURS[0], marker="o", markersize=4,
-            linewidth=1, label="mean confidence",
+            linewidth=1, label="accuracy at mean confidence",
         )  # fmt: skip
         upper.set_ylabel("accuracy")
         upper.set_ylim(0, 1.02)
@@ -264,27 +264,25 @@ def plot_predictions(
         axes = figure.subplots(rows, columns, squeeze=False).reshape(-1, each)  # a row an image
         for ax in axes.ravel():
             ax.set_axis_off()
-        for n, (image, prediction, truth) in enumerate(
-            zip(images, predictions, truths, strict=True)
-        ):
+        pairs = [
+            _Pair(*parts, names, score_threshold)
+            for parts in zip(images, frames, predictions, truths, strict=True)
+        ]
+        listed = set[int]().union(*(pair.listed for pair in pairs))  # legends of one height
+        for n, pair in enumerate(pairs):
             title = f"image {n}" if infos is None else safe(infos[n].file_name, 48 if drawn else 30)
             if drawn:
-                pair = _Pair(image, frames[n], prediction, truth, names, score_threshold)
+                pair.listed = listed
                 pair.show_truth(axes[n, 0], title)
                 pair.show_prediction(axes[n, 1])
                 if said is not None:
                     _caption(axes[n, 1], f"\nprediction: {said[n]}")
             else:
-                answer, colour = _answer(prediction, truth, names)
-                axes[n, 0].imshow(
-                    image, aspect=image.shape[1] / image.shape[0] * _aspect(frames[n])
-                )
+                answer, colour = _answer(pair.prediction, pair.truth, names)
+                height, width = pair.image.shape[:2]
+                axes[n, 0].imshow(pair.image, aspect=frames[n][0] / frames[n][1] * width / height)
                 _caption(axes[n, 0], f"{title}\n{answer}", colour)
     return Path(path)
-
-
-def _aspect(frame: tuple[int, int]) -> float:
-    return frame[0] / frame[1]
 
 
 def _caption(ax: Axes, text: str, colour: str = INK) -> None:
@@ -324,7 +322,7 @@ class _Pair:
             and self.kept.boxes is not None
         ):
             self.labels[1] = prediction.probs.argmax().expand(len(self.kept.boxes))
-        self.listed = _classes(truth.mask) | _classes(prediction.mask)  # both legends alike
+        self.listed = _classes(truth.mask) | _classes(prediction.mask)  # all legends alike
         self.listed |= _classes(self.labels[0]) | _classes(self.labels[1])
         self.crowded = self._crowd(truth, 0, ignore=truth.ignore)
         self.crowded |= self._crowd(self.kept, 1, scores=self.kept.scores)
@@ -404,7 +402,7 @@ def _classes(mask: Tensor | None) -> set[int]:
 def _above(prediction: Prediction, threshold: float) -> Prediction:
     """The boxes of a prediction that score at least ``threshold``, without its other fields.
 
-    Of guesses at one object (boxes with ``probs``) the best is kept whatever it scores.
+    Of guesses at one object (boxes with ``probs``) the best alone is kept, whatever it scores.
     """
     names = ("boxes", "scores", "labels", "rles")
     objects = Prediction(**{name: getattr(prediction, name) for name in names})
@@ -412,7 +410,7 @@ def _above(prediction: Prediction, threshold: float) -> Prediction:
         return objects
     keep = prediction.scores >= threshold
     if prediction.probs is not None:
-        keep[:1] = True
+        keep[:1], keep[1:] = True, False
     return objects.of(keep)
 
 
