@@ -115,19 +115,19 @@ class History(pl.Callback):
         training = max(1e-9, self._trained - self._started)
         row["seconds"] = time.perf_counter() - self._started
         self.rows.append(row)
-        speed = {"images_per_s": self._images * world_size() / training}
+        rate = {"images_per_s": self._images * world_size() / training}
         if broadcast(self.time_is_over):  # clocks differ between processes
             trainer.should_stop = True
         if trainer.is_global_zero:
             self._write()
             parts = epoch_parts(self.rows, pl_module.monitor, pl_module.mode, trainer.max_epochs)
             epochs = 0 if trainer.should_stop else (trainer.max_epochs or 0) - len(self.rows)
-            parts += self._time_parts(epochs, speed["images_per_s"])
+            parts += self._time_parts(epochs, rate["images_per_s"])
             LOG.info("  ".join(parts), extra={"fit": functools.partial(fitting, parts)})
             if not math.isfinite(row.get("val/loss", 0.0)):
                 LOG.warning("the validation loss is not finite: an image's loss overflows")
         for logger in trainer.loggers:
-            values = {**row, **speed, "memory_gib": memory_gib()}
+            values = {**row, **rate, "memory_gib": memory_gib()}
             logger.log_metrics(values, step=trainer.global_step)
 
     def _time_parts(self, epochs: int, images_per_s: float) -> list[str]:
@@ -138,7 +138,7 @@ class History(pl.Callback):
             f"epoch {duration(self.rows[-1]['seconds'])}",
             f"run {duration(self.seconds)} passed",
         ]
-        return [*parts, f"{images_per_s:.0f} images/s"]
+        return [*parts, speed(images_per_s)]
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": [dict(row) for row in self.rows], "before": self.before}
@@ -180,6 +180,11 @@ def epoch_parts(rows: Sequence[Row], monitor: str, mode: str, last: int | None) 
             better = False  # better than nothing in name alone
         parts.append(f"{monitor} {row[key]:.4f}{' (best)' if better else ''}")
     return parts
+
+
+def speed(images_per_s: float) -> str:
+    """``412 images/s``, ``0.3 images/s``."""
+    return f"{images_per_s:.{0 if images_per_s >= 10 else 1}f} images/s"
 
 
 def memory_gib() -> float:

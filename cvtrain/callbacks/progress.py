@@ -20,7 +20,7 @@ from rich.progress import Task as RichTask
 from rich.text import Text
 
 from cvtrain.callbacks.console import console
-from cvtrain.callbacks.history import History, memory_gib
+from cvtrain.callbacks.history import History, memory_gib, speed
 from cvtrain.errors import UsageError
 from cvtrain.interrupt import hold
 from cvtrain.tasks.base import Task
@@ -121,7 +121,7 @@ class ProgressBar(pl.Callback):
         return self._bar is not None and time.perf_counter() - self._drawn >= self.interval
 
     def _speed(self) -> str:
-        return f"{self._images / (time.perf_counter() - self._started):.0f} images/s"
+        return speed(self._images / (time.perf_counter() - self._started))
 
     def _run(self, trainer: pl.Trainer, share: float | None = None) -> list[str]:
         """How long the run has taken and will take; ``share`` of the epoch's batches are done."""
