@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
@@ -50,6 +52,25 @@ def shortened(text: str, limit: float, length: Callable[[str], float] = len) -> 
 def _around(text: str, kept: int) -> str:
     head = kept * 2 // 3
     return f"{text[:head]}…{text[len(text) - (kept - head) :]}"
+
+
+def wrapped(text: str, width: int) -> str:
+    """``text`` with its long lines broken at spaces, what follows below the line's last column.
+
+    Columns of a line are what two spaces or more stand between.
+    """
+    lines = []
+    for line in text.split("\n"):
+        gaps = [m.end() for m in re.finditer(r"(?:^|\S) {2,}(?=\S)", line)]
+        under = max((end for end in gaps if end <= width // 2), default=0)
+        lines += textwrap.wrap(
+            line,
+            width,
+            subsequent_indent=" " * under,
+            break_long_words=False,
+            break_on_hyphens=False,
+        ) or [""]
+    return "\n".join(lines)
 
 
 def fitting(parts: Sequence[str], width: int, gap: str = "  ") -> str:

@@ -22,6 +22,7 @@ from cvtrain.text import (
     say,
     shortened,
     three_digits,
+    wrapped,
 )
 
 HOSTILE = [
@@ -117,3 +118,14 @@ def test_output_files_stay_in_their_folder_and_have_names_that_fit(tmp_path) -> 
     assert "~" in output_file(odd, ".png").name
     if sys.platform == "linux":
         assert os.fsencode(output_file(os.fsdecode(b"caf\xe9"), ".png").name) == b"caf\xe9.png"
+
+
+def test_long_lines_go_on_below_their_last_column() -> None:
+    page = "short\n\n  --key=N    one two three four five\n  a long one two three"
+    assert wrapped(page, 26).splitlines() == [
+        "short",
+        "",
+        "  --key=N    one two three",
+        "             four five",
+        "  a long one two three",
+    ]
