@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import logging
 
-from rich.console import Console
+from cvtrain.terminal import Terminal
 
 LOG = logging.getLogger("cvtrain")
 """What a run says: to the terminal on rank 0, and to train.log."""
 
-_CONSOLE: Console | None = None
+_CONSOLE: Terminal | None = None
 
 
-def console() -> Console:
+def console() -> Terminal:
     """The one console of this process: lines printed through it appear above a running bar."""
     global _CONSOLE
     if _CONSOLE is None:
-        _CONSOLE = Console(highlight=False)
-        if not _CONSOLE.is_terminal:
-            _CONSOLE.width = 120  # a file has no width; tables keep their columns
+        _CONSOLE = Terminal()
     return _CONSOLE
 
 
 class ConsoleHandler(logging.Handler):
-    """Prints log records as they are."""
+    """Prints log records; one whose ``fit`` is set is asked for what fits the terminal's width."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        console().print(self.format(record), markup=False, soft_wrap=True)
+        fit = getattr(record, "fit", None)
+        text = self.format(record) if fit is None else fit(console().width)
+        console().print(text, soft_wrap=True)

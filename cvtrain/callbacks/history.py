@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import math
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,20 @@ import torch
 from pytorch_lightning.utilities.types import STEP_OUTPUT
 
 from cvtrain.callbacks.console import LOG
+from cvtrain.callbacks.early_stopping import improves
 from cvtrain.storage import write_atomic
 from cvtrain.tasks.base import Task
 from cvtrain.tasks.distributed import broadcast, world_size
+from cvtrain.text import duration, fitting, three_digits
 from cvtrain.types import Batch
 
 Row = dict[str, float]
 
 LOG_EVERY_STEPS = 50
 """Steps between two points of the training loss in the loggers."""
+
+_RECENT = 5
+"""Finished epochs whose mean says how long the next will take."""
 
 
 class History(pl.Callback):
@@ -69,6 +76,19 @@ class History(pl.Callback):
         taken = f"{self.seconds / 60:.3g} minutes were trained"
         return f"{taken} (trainer.max_minutes={self.max_minutes:g})"
 
+    def left(self, epochs: int, epoch_seconds: float | None = None) -> float | None:
+        """Seconds that so many epochs more will take, ``max_minutes`` at most; None: not known.
+
+        ``epoch_seconds`` is an estimate of one epoch for a run that has finished none.
+        """
+        recent = [row["seconds"] for row in self.rows[-_RECENT:]]
+        each = sum(recent) / len(recent) if recent else epoch_seconds
+        if each is None:
+            return None
+        if self.max_minutes is None:
+            return each * epochs
+        return max(0.0, min(each * epochs, 60 * self.max_minutes - self.seconds))
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero and self.rows:
             self._write()
@@ -103,18 +123,30 @@ class History(pl.Callback):
         training = max(1e-9, self._trained - self._started)
         row["seconds"] = time.perf_counter() - self._started
         self.rows.append(row)
-        speed = {"images_per_s": self._images * world_size() / training}
+        rate = {"images_per_s": self._images * world_size() / training}
         if broadcast(self.time_is_over):  # clocks differ between processes
             trainer.should_stop = True
         if trainer.is_global_zero:
             self._write()
-            said = {**row, **speed}
-            LOG.info(epoch_line(said, pl_module.monitor, pl_module.mode, trainer, self.rows))
+            parts = epoch_parts(self.rows, pl_module.monitor, pl_module.mode, trainer.max_epochs)
+            epochs = 0 if trainer.should_stop else (trainer.max_epochs or 0) - len(self.rows)
+            parts += self._time_parts(epochs, rate["images_per_s"])
+            LOG.info("  ".join(parts), extra={"fit": functools.partial(fitting, parts)})
             if not math.isfinite(row.get("val/loss", 0.0)):
                 LOG.warning("the validation loss is not finite: an image's loss overflows")
         for logger in trainer.loggers:
-            values = {**row, **speed, "memory_gib": memory_gib()}
+            values = {**row, **rate, "memory_gib": memory_gib()}
             logger.log_metrics(values, step=trainer.global_step)
+
+    def _time_parts(self, epochs: int, images_per_s: float) -> list[str]:
+        """Of the line after an epoch, how long the run and the epoch took; ``epochs`` are left."""
+        left = self.left(epochs)
+        parts = [f"run {duration(left)} left"] if left and epochs > 0 else []
+        parts += [
+            f"epoch {duration(self.rows[-1]['seconds'])}",
+            f"run {duration(self.seconds)} passed",
+        ]
+        return [*parts, speed(images_per_s)]
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": [dict(row) for row in self.rows], "before": self.before}
@@ -132,24 +164,35 @@ class History(pl.Callback):
         write_atomic(self.path, lambda file: file.write(text.getvalue()))
 
 
-def epoch_line(row: Row, monitor: str, mode: str, trainer: pl.Trainer, rows: list[Row]) -> str:
-    """What is said after an epoch: where it stands, losses, the metric, counts, speed."""
-    last = trainer.max_epochs
+def epoch_parts(rows: Sequence[Row], monitor: str, mode: str, last: int | None) -> list[str]:
+    """What is said after an epoch, the most important first: where it stands, losses, the metric.
+
+    Args:
+        rows: of the epochs so far, the last of them this one.
+        monitor: the metric that decides.
+        mode: ``max`` or ``min``, which of two values is better.
+        last: the number of epochs of the run.
+    """
+    row = rows[-1]
     parts = [f"epoch {int(row['epoch']) + 1:>{len(str(last))}}/{last}"]
-    parts.append(f"loss {row['train/loss']:.4g}")
+    parts.append(f"loss {three_digits(row['train/loss'])}")
     if "val/loss" in row:
-        parts.append(f"val loss {row['val/loss']:.4g}")
+        parts.append(f"val loss {three_digits(row['val/loss'])}")
     key = f"val/{monitor}"
     if key in row:
-        seen = [r[key] for r in rows if key in r and not math.isnan(r[key])]
-        best = (max if mode == "max" else min)(seen) if seen else math.nan
-        parts.append(f"{monitor} {row[key]:.4f}{' (best)' if row[key] == best else ''}")
-    for name, value in row.items():
-        if name.startswith("train/num_") and value:
-            parts.append(f"{name.removeprefix('train/num_').replace('_', ' ')} {value:.0f}")
-    parts.append(f"{row['images_per_s']:.0f} images/s")
-    parts.append(f"{row['seconds']:.1f} s")
-    return "  ".join(parts)
+        best: float | None = None
+        for value in (r[key] for r in rows[:-1] if key in r):
+            best = value if improves(value, best, mode) else best
+        better = improves(row[key], best, mode)
+        if best is None and mode == "max" and not row[key] > 0:
+            better = False  # better than nothing in name alone
+        parts.append(f"{monitor} {row[key]:.4f}{' (best)' if better else ''}")
+    return parts
+
+
+def speed(images_per_s: float) -> str:
+    """``412 images/s``, ``0.3 images/s``."""
+    return f"{images_per_s:.{0 if images_per_s >= 10 else 1}f} images/s"
 
 
 def memory_gib() -> float:

@@ -83,12 +83,12 @@ class Pictures(pl.Callback):
         if not places or not self._due(trainer):
             return
         assert isinstance(pl_module, Task)
+        assert batch.truths is not None
         images = displayable(batch.pictures(places))
         for image, k in zip(images, places, strict=True):
-            said = replace(outputs["predictions"][k], logits=None).cpu()  # large, not drawn
-            prediction = pl_module.to_draw(said, batch.infos[k], image.shape[:2])
-            target = batch.targets[k].cpu()
-            self._samples.append((image, prediction, target, batch.infos[k]))
+            prediction = replace(outputs["originals"][k], logits=None).cpu()  # large, not drawn
+            info = batch.infos[k]
+            self._samples.append((_placed(image, info), prediction, batch.truths[k], info))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Task)
@@ -110,6 +110,17 @@ class Pictures(pl.Callback):
         names = task.classes.names
         plot_predictions(images, predictions, targets, names, self.path, infos=infos)
         self._samples = []
+
+
+def _placed(image: np.ndarray, info: ImageInfo) -> np.ndarray:
+    """The part of the network's input ``(H, W, 3)`` that the file's image lies in, a copy."""
+    place = info.placement
+    if place is None:
+        return image.copy()
+    top, left = round(place.shift_y), round(place.shift_x)
+    height = max(1, round(place.height * place.scale_y))
+    width = max(1, round(place.width * place.scale_x))
+    return image[top : top + height, left : left + width].copy()
 
 
 def log_picture(loggers: list[Any], name: str, path: Path, step: int) -> None:

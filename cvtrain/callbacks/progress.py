@@ -3,29 +3,75 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.types import STEP_OUTPUT
+from rich.console import RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
-    TimeRemainingColumn,
 )
+from rich.progress import Task as RichTask
+from rich.text import Text
 
 from cvtrain.callbacks.console import console
-from cvtrain.callbacks.history import memory_gib
+from cvtrain.callbacks.history import History, memory_gib, speed
 from cvtrain.errors import UsageError
 from cvtrain.interrupt import hold
 from cvtrain.tasks.base import Task
 from cvtrain.tasks.distributed import world_size
+from cvtrain.text import duration, fitting, three_digits
 from cvtrain.types import Batch
 
 
+class _Times(ProgressColumn):
+    """How long what is counted has taken and will take."""
+
+    def render(self, task: RichTask) -> Text:
+        left = "" if task.time_remaining is None else f", {_clock(task.time_remaining)} left"
+        return Text(f"batches  {_clock(task.elapsed or 0.0)} passed{left}")
+
+
+def _clock(seconds: float) -> str:
+    """``2:05``, ``1:02:05``."""
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, seconds = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class _Bar(Progress):
+    """A bar with the time of what it counts, and a line of one's own below it.
+
+    Attributes:
+        below: the line's parts, the most important first; what the terminal has no room for is
+            left out.
+    """
+
+    def __init__(self) -> None:
+        self.below: list[str] = []
+        super().__init__(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            _Times(),
+            console=console(),
+            auto_refresh=False,
+            transient=True,
+        )
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        if self.below:
+            yield fitting(self.below, self.console.width)
+
+
 class ProgressBar(pl.Callback):
-    """Epoch, batches, loss, the task's metric, images/s, memory and the time left of the epoch.
+    """Epoch and batches with the epoch's time passed and left; below, the run's, and how it goes.
 
     Args:
         refresh_per_second: how often it is drawn; the loss is fetched from the device only then.
@@ -40,28 +86,19 @@ class ProgressBar(pl.Callback):
                 f"callbacks.progress.refresh_per_second={refresh_per_second}: expected more than 0"
             )
         self.interval = 1 / refresh_per_second
-        self._bar: Progress | None = None
+        self._bar: _Bar | None = None
         self._row = TaskID(0)
-        self._drawn = self._started = 0.0
+        self._drawn = self._started = self._epoch = self._estimate = 0.0
         self._images = 0
-        self._metric = ""
+        self._metric: list[str] = []
 
     def _open(self, trainer: pl.Trainer, label: str, total: float) -> None:
         self._close()
         if not (trainer.is_global_zero and console().is_terminal):
             return
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[said]}"),
-            console=console(),
-            auto_refresh=False,
-            transient=True,
-        )
+        self._bar = _Bar()
         size = int(total) if total != float("inf") else None
-        self._row = self._bar.add_task(label, total=size, said="")
+        self._row = self._bar.add_task(label, total=size)
         with hold():  # rich cannot stop what has half started
             self._bar.start()
         self._started = self._drawn = time.perf_counter()
@@ -73,16 +110,35 @@ class ProgressBar(pl.Callback):
                 self._bar.stop()
                 self._bar = None
 
-    def _step(self, said: str, completed: int) -> None:
+    def _step(self, parts: list[str], completed: int) -> None:
         assert self._bar is not None
+        self._bar.below = parts
         with hold():
-            self._bar.update(self._row, completed=completed, said=said, refresh=True)
+            self._bar.update(self._row, completed=completed, refresh=True)
         self._drawn = time.perf_counter()
 
     def _due(self) -> bool:
         return self._bar is not None and time.perf_counter() - self._drawn >= self.interval
 
+    def _speed(self) -> str:
+        return speed(self._images / (time.perf_counter() - self._started))
+
+    def _run(self, trainer: pl.Trainer, share: float | None = None) -> list[str]:
+        """How long the run has taken and will take; ``share`` of the epoch's batches are done."""
+        history = next((c for c in trainer.callbacks if isinstance(c, History)), None)  # type: ignore[attr-defined]
+        if history is None or trainer.state.fn != "fit":
+            return []
+        spent = time.perf_counter() - self._epoch
+        said = f"run: {duration(history.seconds + spent)} passed"
+        epochs = (trainer.max_epochs or 0) - trainer.current_epoch
+        if share:
+            self._estimate = spent / share  # its validation is not known yet
+        left = history.left(epochs, max(spent, self._estimate))
+        assert left is not None
+        return [f"{said}, {duration(max(0.0, left - spent))} left"]
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._epoch = time.perf_counter()
         label = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         self._open(trainer, label, trainer.num_training_batches)
 
@@ -99,9 +155,10 @@ class ProgressBar(pl.Callback):
         if not self._due():
             return
         pl_module.train_sums.drain()
-        speed = self._images / (time.perf_counter() - self._started)
-        said = f"loss {pl_module.train_sums.latest:.4g}  {self._metric}"
-        self._step(f"{said}{speed:.0f} images/s  {memory_gib():.1f} GiB", batch_idx + 1)
+        run = self._run(trainer, (batch_idx + 1) / trainer.num_training_batches)
+        loss = f"loss {three_digits(pl_module.train_sums.latest)}"
+        more = [*self._metric, self._speed(), f"{memory_gib():.1f} GiB"]
+        self._step([*run, loss, *more], batch_idx + 1)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         batches = trainer.num_val_batches
@@ -119,14 +176,13 @@ class ProgressBar(pl.Callback):
     ) -> None:
         self._images += len(batch) * world_size()
         if self._due():
-            speed = self._images / (time.perf_counter() - self._started)
-            self._step(f"{self._metric}{speed:.0f} images/s", batch_idx + 1)
+            self._step([*self._run(trainer), *self._metric, self._speed()], batch_idx + 1)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Task)
         self._close()
         value = pl_module.results.get(pl_module.monitor)
-        self._metric = "" if value is None else f"{pl_module.monitor} {value:.3f}  "
+        self._metric = [] if value is None else [f"{pl_module.monitor} {value:.3f}"]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._close()

@@ -38,17 +38,16 @@ def anchors(cfg: Mapping[str, Any]) -> int:
         UsageError: a value that cannot be used, or a model that takes no such anchors.
         RunError: nothing can be written.
     """
-    from rich.console import Console
-
     from cvtrain.cli.values import span
     from cvtrain.data.box_sizes import box_sizes
+    from cvtrain.terminal import Terminal
 
     data, seed = cfg["data"], cfg["seed"]
     model = cfg["model"]
     if not isinstance(model.get("anchors"), list):
         raise UsageError(f"model={model['name']} takes no anchors of this kind; model=yolov2 does")
     folder = own_folder(cfg, "anchors")
-    console = Console(highlight=False, emoji=False)
+    console = Terminal()
     table = checked_tables(cfg, console).get("train")
     if table is None:
         raise DataError("the data set has no train split to make anchors from")
@@ -60,7 +59,7 @@ def anchors(cfg: Mapping[str, Any]) -> int:
     chosen = _chosen(rows, len(model["anchors"]))
     _print(console, rows, chosen, len(sizes), model, now)
     for path in _write(folder, cfg, sizes, rows, chosen, now):
-        console.print(str(path), markup=False, soft_wrap=True)
+        console.print(str(path), soft_wrap=True)
     return 0
 
 
@@ -125,7 +124,7 @@ def _print(
     count = len(model["anchors"])
     console.print(f"\nmodel={model['name']} has {count} by default, average IoU here {now:.4f}")
     console.print(f"{chosen['k']} of this data set:")
-    console.print(anchors_word(chosen["anchors"]), markup=False, soft_wrap=True)
+    console.print(anchors_word(chosen["anchors"]), soft_wrap=True)
 
 
 def _write(

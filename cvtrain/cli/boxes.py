@@ -75,7 +75,7 @@ def checked_tables(
     data, seed = cfg["data"], cfg["seed"]
     reader = make_reader(data, cfg.get("trust") or (), cfg.get("overrides") or ())
     if hasattr(reader, "found"):
-        console.print(reader.found, markup=False, soft_wrap=True)
+        console.print(reader.found, soft_wrap=True)
     report = run_gate(
         reader,
         cfg["task"]["name"],
@@ -88,7 +88,7 @@ def checked_tables(
     )
     report.select(data, seed)
     for line in report.summary_lines():
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     return report.tables
 
 

@@ -14,6 +14,7 @@ from cvtrain.cli import suggest
 from cvtrain.cli.args import Command
 from cvtrain.cli.listing import print_table
 from cvtrain.errors import RunError, UsageError
+from cvtrain.text import say
 
 ALL = "all"
 CLEAR = "clear"
@@ -55,7 +56,7 @@ def cache(command: Command) -> int:
         empty(folder)
         left = measure(folder)  # of a run that writes meanwhile
         files, size = before.files - left.files, before.size - left.size
-        print(f"{kind}: {_files(max(0, files))} deleted, {shown(max(0, size))}; {folder}")
+        say(f"{kind}: {_files(max(0, files))} deleted, {shown(max(0, size))}; {folder}")
     return 0
 
 
@@ -77,7 +78,7 @@ def _chosen(words: Sequence[str]) -> list[str]:
 
 def _list() -> None:
     kept = {kind: measure(cache_folder(kind)) for kind in KINDS}
-    print(f"{cache_home()} (XDG_CACHE_HOME puts it elsewhere)\n")
+    say(f"{cache_home()} (XDG_CACHE_HOME puts it elsewhere)\n")
     rows = []
     for kind, found in kept.items():
         day = time.strftime("%Y-%m-%d", time.localtime(found.newest)) if found.files else "-"
@@ -85,7 +86,7 @@ def _list() -> None:
     print_table(["kept", "files", "size", "newest", "what it is"], rows)
     total = shown(sum(found.size for found in kept.values()))
     names = "|".join([*KINDS, ALL])
-    print(f"\n{total} in all; while nothing runs, cvtrain cache clear {names} deletes it")
+    say(f"\n{total} in all; while nothing runs, cvtrain cache clear {names} deletes it")
 
 
 def measure(folder: Path) -> Kept:

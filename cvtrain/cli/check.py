@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvtrain.storage import mark_run_folder, refuse_data_folder, write_json_atomic
+from cvtrain.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,19 +38,18 @@ def check(cfg: Mapping[str, Any]) -> int:
         RunError: check.json cannot be written.
         UsageError: ``run_dir`` is a folder of the data set.
     """
-    from rich.console import Console
-
     from cvtrain.data.gate import label_options, run_gate
     from cvtrain.data.source import make_reader, split_seed
+    from cvtrain.terminal import Terminal
 
     data = cfg["data"]
     folder = _run_dir(cfg)
     refuse_data_folder("run_dir", folder, data.get("root"))
     reader = make_reader(data, cfg.get("trust") or (), cfg.get("overrides") or ())
-    console = Console(highlight=False, emoji=False)
+    console = Terminal()
     found = getattr(reader, "found", None)
     if found:
-        console.print(found, markup=False, soft_wrap=True)
+        console.print(found, soft_wrap=True)
     report = run_gate(
         reader,
         _typed_task(cfg),
@@ -99,8 +99,8 @@ def _print(console: Console, report: GateReport, path: Path) -> None:
     from rich.table import Table as Page
     from rich.text import Text
 
-    console.print(f"\n{report.root}  ({report.reader})", markup=False, style="bold", soft_wrap=True)
-    console.print(_classes_line(report), markup=False, soft_wrap=True)
+    console.print(f"\n{report.root}  ({report.reader})", style="bold", soft_wrap=True)
+    console.print(_classes_line(report), soft_wrap=True)
     numbers = Page(box=None, pad_edge=False, header_style="dim")
     boxes = any(count.annotations for count in report.counts.values())
     titles = ["split", "images", "used", "left out", *(("objects", "used") if boxes else ())]
@@ -111,14 +111,16 @@ def _print(console: Console, report: GateReport, path: Path) -> None:
         numbers.add_row(name, *(f"{value:,}" for value in row[: len(titles) - 1]))
     console.print(numbers)
     for line in [] if report.selection is None else report.selection.lines:
-        console.print(_safe(line), markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     _print_problems(console, "error", "red", report.errors)
     _print_problems(console, "note", "yellow", report.notes)
     for line in report.warnings:
-        console.print(f"\n{line}", markup=False, style="yellow", soft_wrap=True)
+        console.print(f"\n{line}", style="yellow", soft_wrap=True)
     verdict, style = _verdict(report)
     console.print()
-    console.print(Text(_safe(verdict), style=f"bold {style}"), soft_wrap=not console.is_terminal)
+    console.print(
+        Text(printable(verdict), style=f"bold {style}"), soft_wrap=not console.is_terminal
+    )
     opened = report.files - report.cached
     known = f", {report.cached:,} known from the last time" if report.cached else ""
     console.print(
@@ -132,7 +134,7 @@ def _print(console: Console, report: GateReport, path: Path) -> None:
 def _classes_line(report: GateReport) -> str:
     names = report.classes.names
     shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
-    return _safe(f"{len(names)} class{'' if len(names) == 1 else 'es'}: {shown}")
+    return printable(f"{len(names)} class{'' if len(names) == 1 else 'es'}: {shown}")
 
 
 def _print_problems(console: Console, title: str, style: str, problems: Sequence[Problem]) -> None:
@@ -151,7 +153,9 @@ def _print_problems(console: Console, title: str, style: str, problems: Sequence
         for problem in group[:_EXAMPLES]:
             place = " ".join(part for part in (problem.file, problem.where) if part)
             action = f" ({problem.action})" if problem.action else ""
-            line = Text.assemble((_safe(place), "cyan"), f": {_safe(problem.message)}{action}")
+            line = Text.assemble(
+                (printable(place), "cyan"), f": {printable(problem.message)}{action}"
+            )
             _indented(console, line)
         if len(group) > _EXAMPLES:
             _indented(console, Text(f"... and {len(group) - _EXAMPLES:,} more", style="dim"))
@@ -191,10 +195,3 @@ def _verdict(report: GateReport) -> tuple[str, str]:
 
 def _counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def _safe(text: str) -> str:
-    """Any name on one line, also one that is not UTF-8 or has a line end in it."""
-    from cvtrain.text import printable
-
-    return printable(text)

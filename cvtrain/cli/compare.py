@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +22,7 @@ from cvtrain.cli.runs import check_root, own_folder
 from cvtrain.cli.typed import by_key, parse
 from cvtrain.errors import CvtrainError, UsageError
 from cvtrain.outside import download_unless_strange, refuse_outside
+from cvtrain.text import say
 
 if TYPE_CHECKING:
     from cvtrain.engine.measure import Cost
@@ -93,10 +93,10 @@ def compare(cfg: Mapping[str, Any]) -> int:
             "folder that this names",
         )
     for line in skipped:
-        print(line)
+        say(line)
     first = runs[0]
     title = f"{data_name(first)}, {first.results['split']}: {first.scored['images']:,} images"
-    print(f"{len(runs)} run{'s' if len(runs) != 1 else ''} on {title}", flush=True)
+    say(f"{len(runs)} run{'s' if len(runs) != 1 else ''} on {title}")
     costs = _measure(runs, cfg)
     failed = [cost for cost in costs if isinstance(cost, CvtrainError)]
     if len(failed) == len(runs):
@@ -112,7 +112,7 @@ def compare(cfg: Mapping[str, Any]) -> int:
     paths = [write_atomic(folder / "compare.md", lambda file: file.write(text))]
     paths.append(plot_pareto(comparison, folder / "compare.png"))
     paths.append(comparison.write_csv(folder / "compare.csv"))
-    print(f"\n{', '.join(child.near(path) for path in paths)}")
+    say(f"\n{', '.join(child.near(path) for path in paths)}")
     return errors.FAILED if failed else errors.DONE
 
 
@@ -146,9 +146,9 @@ def _measure(runs: Sequence[Run], cfg: Mapping[str, Any]) -> list[Cost | Cvtrain
         costs.append(cost)
         head = f"[{n + 1}/{len(runs)}] {names[n]}: "
         if isinstance(cost, CvtrainError):
-            print(f"{head}not measured: {errors.line(cost)}", flush=True)
+            say(f"{head}not measured: {errors.line(cost)}")
         else:
-            print(f"{head}{cost.latency * 1000:,.1f} ms an image", flush=True)
+            say(f"{head}{cost.latency * 1000:,.1f} ms an image")
     return costs
 
 
@@ -201,57 +201,24 @@ def _number(value: Any) -> float | None:
 
 def _print(comparison: Comparison) -> None:
     """The tables, in blocks of as many columns as the terminal has room for."""
-    from rich.console import Console
+    from rich.text import Text
 
     from cvtrain.report.comparison import PROPOSED
+    from cvtrain.report.table import Blocks
+    from cvtrain.terminal import Terminal
 
-    console = Console(highlight=False, emoji=False)
-    width = console.width if sys.stdout.isatty() else 10_000
+    console = Terminal()
     table = comparison.table()
-    for columns in blocks(table, width):
-        console.print()
-        _print_block(console, table, columns)
-    classes = comparison.class_table()
-    parts = blocks(classes, width) if len(comparison.classes) > 1 else []
-    if len(parts) > _MOST_BLOCKS:
+    text = [c for c, title in enumerate(table[0]) if title in ("model", "backbone")]
+    console.print("", Blocks(table, text))
+    classes = Blocks(comparison.class_table())
+    if len(classes.split(console.width)[1]) > _MOST_BLOCKS:
         console.print(
             f"\n{len(comparison.classes)} classes: their {comparison.score} is in the files"
         )
-        parts = []
-    for n, columns in enumerate(parts):
-        console.print(f"\n{comparison.score} by class" if n == 0 else "", style="bold")
-        _print_block(console, classes, columns)
-    console.print()
-    said = f"* Pareto front of {comparison.monitor} over latency; {comparison.device}"
+    elif len(comparison.classes) > 1:
+        console.print(Text(f"\n{comparison.score} per class", style="bold"), classes)
+    said = f"\n* Pareto front of {comparison.monitor} over latency; {comparison.device}"
     notes = [said, *([PROPOSED] if comparison.proposed else [])]
     for note in [*notes, "what each column counts: compare.md"]:
-        console.print(note, style="dim", markup=False, soft_wrap=not sys.stdout.isatty())
-
-
-def blocks(table: Sequence[Sequence[str]], width: int) -> list[list[int]]:
-    """The columns of a table that fit beside each other; the first column begins every block."""
-    wide = [max(len(row[c]) for row in table) for c in range(len(table[0]))]
-    found: list[list[int]] = []
-    used = width
-    for column in range(1, len(wide)):
-        if not found or used + 2 + wide[column] > width:
-            found.append([0])
-            used = wide[0]
-        found[-1].append(column)
-        used += 2 + wide[column]
-    return found
-
-
-def _print_block(console: Any, table: Sequence[Sequence[str]], columns: Sequence[int]) -> None:
-    from rich.table import Table as Page
-    from rich.text import Text
-
-    page = Page(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for c in columns:
-        text = c == 0 or table[0][c] in ("model", "backbone")
-        page.add_column(Text(table[0][c]), justify="left" if text else "right", no_wrap=True)
-    for row in table[1:]:
-        page.add_row(*(Text(row[c]) for c in columns))
-    if not sys.stdout.isatty():
-        console.width = max(console.width, sum(max(len(r[c]) for r in table) + 2 for c in columns))
-    console.print(page)
+        console.print(note, style="dim", soft_wrap=not console.is_terminal)

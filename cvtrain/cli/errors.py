@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from cvtrain.errors import CvtrainError, DataError
 from cvtrain.interrupt import Interrupted
+from cvtrain.text import printable_lines
 
 DONE, FAILED, WRONG_COMMAND, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 """Exit codes."""
@@ -30,7 +31,7 @@ def report(error: BaseException, *, debug: bool = False) -> int:
         _say(str(error))
         return error.code
     if debug:
-        traceback.print_exception(error)
+        print(printable_lines("".join(traceback.format_exception(error))), file=sys.stderr)
     _say(line(error))
     return error.exit_code if isinstance(error, CvtrainError) else FAILED
 
@@ -98,7 +99,7 @@ def _say(text: str) -> None:
     rank = os.environ.get("RANK") or os.environ.get("LOCAL_RANK")
     where = f" [process {rank}]" if rank not in (None, "0") else ""
     with contextlib.suppress(OSError):
-        print(f"cvtrain{where}: {text}", file=sys.stderr, flush=True)
+        print(printable_lines(f"cvtrain{where}: {text}"), file=sys.stderr, flush=True)
 
 
 def _close_stdout() -> None:

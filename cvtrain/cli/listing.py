@@ -10,6 +10,7 @@ from cvtrain.cli import suggest
 from cvtrain.cli.args import Command
 from cvtrain.cli.conf import GROUPS, ConfDirs, timm_names
 from cvtrain.errors import UsageError
+from cvtrain.text import say
 
 _PLURALS = {
     "tasks": "task",
@@ -56,7 +57,7 @@ def show_list(command: Command, conf: ConfDirs) -> int:
             rows += _timm(pattern, {r[0] for r in rows})
         if not rows:
             raise UsageError(f"filter={pattern}: no {group} matches")
-    print_table(titles, rows, wrap=group == "model")  # a model's line ends with its figure
+    print_table(titles, rows)
     if group == "backbone" and pattern is None:
         print(
             f"\nand any of timm's {len(timm_names())} names, e.g. backbone=convnext_base: "
@@ -131,43 +132,32 @@ def _timm(pattern: str, listed: set[str]) -> Rows:
     return rows
 
 
-def print_table(titles: Sequence[str], rows: Rows, *, wrap: bool = False) -> None:
-    """A table cut to the terminal's width, or in a pipe aligned columns in full.
+def print_table(titles: Sequence[str], rows: Rows) -> None:
+    """A table; in a terminal nothing is cut, cells take the lines they need.
 
-    ``wrap``: nothing is cut, cells take the lines they need.
+    In a pipe a row is a line, its columns aligned.
     """
     if sys.stdout.isatty():
         from rich.box import SIMPLE_HEAD
-        from rich.console import Console
         from rich.table import Table
 
-        console = Console(highlight=False, markup=False)
+        from cvtrain.terminal import Terminal
+
         table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-        names = [
-            max(_width(row[i], wrap) for row in [list(titles), *rows])
-            for i in range(len(titles) - 1)
-        ]
-        room = max(20, console.width - sum(name + 3 for name in names) - 2)
         for i, title in enumerate(titles):
-            last = i == len(titles) - 1
+            words = [word for row in [list(titles), *rows] for word in row[i].split()]
             table.add_column(
                 title,
                 style="bold" if i == 0 else "",
-                no_wrap=title != "options" and not wrap,  # anything else is a line each
-                overflow="fold" if wrap else "ellipsis",
-                min_width=None if last else names[i],
-                max_width=room if last else names[i] if wrap else None,
+                no_wrap=i == 0,
+                overflow="fold",
+                min_width=min(24, max(map(len, words), default=0)) if i else None,
             )
         for row in rows:
             table.add_row(*row)
-        console.print(table)
+        Terminal().print(table)
         return
     widths = [max(len(r[i]) for r in [list(titles), *rows]) for i in range(len(titles) - 1)]
     for row in [list(titles), *rows]:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        print("  ".join([*cells, row[-1]]).rstrip())
-
-
-def _width(cell: str, wrap: bool) -> int:
-    """Columns that a cell needs: of one that wraps, its longest word's."""
-    return max((len(word) for word in cell.split()), default=0) if wrap else len(cell)
+        say("  ".join([*cells, row[-1]]).rstrip())

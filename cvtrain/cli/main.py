@@ -112,9 +112,13 @@ def _run(words: Sequence[str]) -> int:
 
 
 def _help(command: Command) -> int:
-    from cvtrain.cli.help import text
+    from shutil import get_terminal_size
 
-    print(text(ConfDirs(command.config_dirs)))
+    from cvtrain.cli.help import text
+    from cvtrain.text import wrapped
+
+    page = text(ConfDirs(command.config_dirs))
+    print(wrapped(page, get_terminal_size().columns) if sys.stdout.isatty() else page)
     return errors.DONE
 
 

@@ -45,6 +45,7 @@ from cvtrain.storage import (
     write_atomic,
     write_json_atomic,
 )
+from cvtrain.text import say
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -204,7 +205,7 @@ class Job:
         settings = HydraConfig.get()
         folder = Path(settings.runtime.output_dir)
         overrides = [str(o) for o in settings.overrides.task]
-        print(f"job {settings.job.num}: {' '.join(overrides)}", flush=True)
+        say(f"job {settings.job.num}: {' '.join(overrides)}")
         command = [sys.executable, "-m", "cvtrain", "train", *self.flags, *overrides]
         code = errors.TERMINATED
         try:
@@ -219,7 +220,7 @@ class Job:
         if code == errors.INTERRUPTED:  # the job alone heard it
             raise Interrupted(signal.SIGINT)
         if code:
-            print(f"job {settings.job.num} failed with exit code {code}", flush=True)
+            say(f"job {settings.job.num} failed with exit code {code}")
         worst = float("inf") if mode == "min" else float("-inf")
         return worst if code or metric is None else metric
 
@@ -243,7 +244,7 @@ def _summary(folder: Path) -> int:
     write_atomic(folder / "sweep.csv", lambda file: csv.writer(file).writerows(lines))
     failed = sum(record["exit_code"] != 0 for _, record in records)
     _print_table([lines[0], *([*row[:4], own] for row, own in zip(lines[1:], varied, strict=True))])
-    print(f"{len(records)} jobs, {failed} failed: {child.near(folder / 'sweep.csv')}")
+    say(f"{len(records)} jobs, {failed} failed: {child.near(folder / 'sweep.csv')}")
     return errors.FAILED if failed or not records else errors.DONE
 
 

@@ -50,16 +50,15 @@ def proposals(cfg: Mapping[str, Any]) -> int:
 
 
 def _proposals(cfg: Mapping[str, Any], folder: Path) -> int:
-    from rich.console import Console
-
     from cvtrain.instantiate import instantiate
     from cvtrain.proposals.recall import Recall
+    from cvtrain.terminal import Terminal
 
     data = cfg["data"]
     source: Proposals = instantiate(
         cfg["proposals"], where="proposals", trust=cfg.get("trust") or ()
     )
-    console = Console(highlight=False, emoji=False)
+    console = Terminal()
     found = checked_tables(cfg, console, _splits(cfg))
     tables = {name: table for name, table in found.items() if len(table)}
     prepared = source.prepare(tables, channels=data["channels"], workers=data.get("num_workers"))
@@ -71,7 +70,7 @@ def _proposals(cfg: Mapping[str, Any], folder: Path) -> int:
         results[name] = recall.compute()
     _print(console, results, prepared)
     for path in _write(folder, cfg, tables, source, prepared, results):
-        console.print(str(path), markup=False, soft_wrap=True)
+        console.print(str(path), soft_wrap=True)
     return 0
 
 

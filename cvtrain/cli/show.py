@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvtrain.storage import mark_run_folder, refuse_data_folder
+from cvtrain.text import output_file, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,7 +65,7 @@ def show(cfg: Mapping[str, Any]) -> int:
     trust = cfg.get("trust") or ()
     module, report = build_datamodule(cfg, task, seed=seed, trust=trust, splits=["train"])
     for line in report.summary_lines():
-        print(line)
+        say(line)
     node = settled(cfg.get("augment"))
     if module.proposals is not None:
         module.proposals = _Asked(module.proposals, module.table("train"), module.channels)
@@ -89,7 +90,8 @@ def show(cfg: Mapping[str, Any]) -> int:
         title=_title(cfg, node, task),
     )
     mark_run_folder(folder)
-    print(draw.save(folder / f"{cfg['data']['name']}_{node['name']}.png", sheet))
+    name = output_file(f"{cfg['data']['name']}_{node['name']}", ".png")
+    say(str(draw.save(folder / name, sheet)))
     return 0
 
 

@@ -35,7 +35,7 @@ from cvtrain.interrupt import SIGNALS, Interrupted
 from cvtrain.lock import LOCK, locked
 from cvtrain.outside import is_sealed, seals
 from cvtrain.storage import RUN_MARKER, mark_run_folder, write_atomic, write_json_atomic
-from cvtrain.text import printable
+from cvtrain.text import duration, printable, say
 
 if TYPE_CHECKING:
     from cvtrain.report.study import Grid
@@ -221,7 +221,7 @@ class _Study:
         chosen = report.selection
         self.classes = len(report.classes if chosen is None else chosen.classes)
         for line in report.summary_lines():
-            print(line)
+            say(line)
 
     def check_backbones(self) -> None:
         """Build each backbone with its weights once: what is to be fetched is, what fits not, said.
@@ -259,17 +259,17 @@ class _Study:
         counts = [_counted(len(study[k]), what) for k, what in keys.items() if len(study[k]) > 1]
         varied = f" ({' x '.join(counts)})" if len(counts) > 1 else ""
         before = f", {done} finished before" if done else ""
-        print(f"{_counted(total, 'run')}{varied}{before}: {child.near(self.folder)}")
+        say(f"{_counted(total, 'run')}{varied}{before}: {child.near(self.folder)}")
         mark_run_folder(self.folder)
         self._write_record()
         try:
             for number, job in enumerate(left, start=done + 1):
                 self._run_job(job)
                 self._write_record()
-                print(self._progress(job, number), flush=True)
+                say(self._progress(job, number))
         except child.STOPS:
             self._report()
-            print(f"stopped; to go on: cvtrain resume={child.near(self.folder)}")
+            say(f"stopped; to go on: cvtrain resume={child.near(self.folder)}")
             raise
         return self._report()
 
@@ -333,7 +333,7 @@ class _Study:
         value = "no value" if outcome.metric is None else f"{outcome.metric:.4f}"
         taken = f"{outcome.seconds:.0f} s" if outcome.seconds is not None else ""
         rest = self._seconds_left(number)
-        more = "" if rest is None else f"; about {_span(rest)} left"
+        more = "" if rest is None else f"; about {duration(rest)} left"
         return f"{head}{outcome.monitor or self.monitor} {value}, {taken}{more}"
 
     def _seconds_left(self, number: int) -> float | None:
@@ -408,8 +408,9 @@ class _Study:
 
     def _report(self) -> int:
         """Write and print the tables and the plot; 1 if any run failed or is missing."""
-        from cvtrain.cli.listing import print_table
         from cvtrain.report.study import markdown, plot
+        from cvtrain.report.table import Blocks
+        from cvtrain.terminal import Terminal
 
         grid = self._grid()
         self._write_csv()
@@ -420,16 +421,15 @@ class _Study:
         text += f"On val, each run's best epoch by val/{self.monitor}.\n\n```\n{command}\n```\n"
         write_atomic(self.folder / "study.md", lambda file: file.write(text))
         plot(grid, self.folder / "study.png", f"val/{self.monitor}", x_title, self._title())
-        rows = grid.rows(x_title, panel_title)
-        print_table(rows[0], rows[1:])
+        Terminal().print(Blocks(grid.rows(x_title, panel_title), text=(0,)))
         stopped = (None, errors.DONE, *(128 + number for number in SIGNALS))
         failed = [j for j in self.plan.jobs if self.outcomes[j.name].exit_code not in stopped]
         for job in failed:
-            print(f"failed: {job.name}: {self._why(job)}")
+            say(f"failed: {job.name}: {self._why(job)}")
         missing = len(self.left) - len(failed)
         count = f"{_counted(len(self.plan.jobs), 'run')}, {len(failed)} failed"
         count += f", {missing} not finished" if missing else ""
-        print(f"{count}: {child.near(self.folder / 'study.md')}, study.png, study.csv")
+        say(f"{count}: {child.near(self.folder / 'study.md')}, study.png, study.csv")
         return errors.FAILED if self.left else errors.DONE
 
     def _title(self) -> str:
@@ -461,11 +461,3 @@ def _counted(number: int, what: str) -> str:
     """``3 seeds``, ``2 numbers of images``."""
     noun, *rest = what.split(" ", 1)
     return " ".join([str(number), noun if number == 1 else f"{noun}s", *rest])
-
-
-def _span(seconds: float) -> str:
-    """``40 s``, ``12 min``, ``3 h 5 min``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -32,6 +32,7 @@ from cvtrain.data.tags import check_sampler, images_per_class, strata
 from cvtrain.data.task_tables import task_tables
 from cvtrain.data.views import Views
 from cvtrain.errors import DataError, UsageError
+from cvtrain.text import say
 from cvtrain.types import TASKS
 
 if TYPE_CHECKING:
@@ -437,7 +438,7 @@ def build_datamodule(
     source = instantiate(cfg.get("proposals"), where="proposals", trust=trust)
     reader = make_reader(data, trust, cfg.get("overrides") or ())
     if progress and hasattr(reader, "found"):
-        print(reader.found)
+        say(reader.found)
     report = run_gate(
         reader,
         task,

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 @contextmanager
 def file_bar(total: int, wanted: bool) -> Iterator[Callable[[int], None]]:
     """A bar on stderr where a person looks at it; gives what is called with the files done."""
-    from rich.console import Console
+    from cvtrain.terminal import Terminal
 
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     if not wanted or not console.is_terminal or not total:
         yield lambda done: None
         return

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cvtrain.callbacks.console import LOG, ConsoleHandler
+from cvtrain.text import printable_lines
 
 # (regular expression at the start of the message, why it is left out)
 _SILENCED = (
@@ -61,7 +62,7 @@ class RunLog:
         """Write everything said so far, and all that follows, to ``path``."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = _LogFile(path, encoding="utf-8")
-        self._file.setFormatter(logging.Formatter("%(asctime)s  %(levelname)s  %(message)s"))
+        self._file.setFormatter(_Printable("%(asctime)s  %(levelname)s  %(message)s"))
         self._memory.setTarget(self._file)
         self._memory.flush()
         LOG.addHandler(self._file)
@@ -75,6 +76,13 @@ def log_quietly(text: str) -> None:
         for handler in LOG.handlers:
             if not isinstance(handler, ConsoleHandler):
                 handler.handle(record)
+
+
+class _Printable(logging.Formatter):
+    """Lines that may be shown in a terminal, whatever the names in them hold."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_lines(super().format(record))
 
 
 class _LogFile(logging.FileHandler):

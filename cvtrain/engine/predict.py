@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from rich.table import Table
 from torch import Tensor
 
@@ -23,10 +23,11 @@ from cvtrain.engine.build import build_task
 from cvtrain.engine.checkpoint import load_model
 from cvtrain.engine.device import Device, choose_device
 from cvtrain.engine.evaluate import model_changes, run_settings
+from cvtrain.engine.failures import translate
 from cvtrain.engine.logs import log_quietly
 from cvtrain.engine.rundir import RunDir, claimed, new_run_dir, shown, stored_config
 from cvtrain.engine.session import session
-from cvtrain.errors import DataError
+from cvtrain.errors import CvtrainError, DataError, RunError
 from cvtrain.instantiate import instantiate
 from cvtrain.interrupt import exit_code
 from cvtrain.metrics.semantic_segmentation import (
@@ -34,13 +35,17 @@ from cvtrain.metrics.semantic_segmentation import (
     mask_file,
     must_keep_suffix,
 )
-from cvtrain.report.draw import draw, save_mask, shrunk
-from cvtrain.storage import replacing, write_json_list_atomic
+from cvtrain.report.draw import draw, save, save_mask, shrunk
+from cvtrain.storage import write_json_list_atomic
 from cvtrain.tasks.base import Task
-from cvtrain.types import ImageInfo, Prediction
+from cvtrain.text import output_file, printable
+from cvtrain.types import Batch, ImageInfo, Prediction
 
 SHOWN = 20
 """Images in the printed table; all are in predictions.json."""
+
+_OF_THE_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+"""Errors in writing that the next image would meet, too."""
 
 
 def predict(config: dict[str, Any]) -> int:
@@ -52,7 +57,8 @@ def predict(config: dict[str, Any]) -> int:
             folder), ``trust``, ``overrides`` as for ``evaluate``.
 
     Returns:
-        0 when at least one image was read; images that were not are named.
+        0; 1 where an image was left out: one that cannot be read, predicted, drawn or named costs
+        itself alone, and is named.
 
     Raises:
         CvtrainError: one line for the user.
@@ -82,14 +88,14 @@ def predict(config: dict[str, Any]) -> int:
             LOG.info(f"{loaded.path} (epoch {loaded.epoch + 1}), on {device}")
             for line in images.notes:
                 LOG.warning(line)
-            _Predicting(task, images, settings, device, run, config["score_threshold"]).go()
+            job = _Predicting(task, images, settings, device, run, config["score_threshold"])
+            return job.go()
         except BaseException as error:
             code = exit_code(error)
             if code is None:
                 raise
             LOG.info("stopped; not all images were predicted")
             return code
-    return 0
 
 
 def _run_dir(config: Mapping[str, Any], settings: Mapping[str, Any]) -> RunDir:
@@ -118,31 +124,37 @@ class _Predicting:
         self.autocast = device.autocast
         self.pictures = run.path / "images"
         self.rows: list[tuple[str, str]] = []
+        self.left_out: list[Unreadable] = []
         self.keep_suffix = must_keep_suffix(images.files)
         if isinstance(task.metrics, SemanticSegmentationMetrics):
             task.metrics.keep_suffix = self.keep_suffix
 
-    def go(self) -> None:
-        """Predict, write, draw and print.
+    def go(self) -> int:
+        """Predict, write, draw and print; the exit code: 1 where an image was left out.
 
         Raises:
-            DataError: no image could be read.
+            DataError: no image could be predicted.
+            RunError: nothing can be written.
         """
         started = time.perf_counter()
         path = write_json_list_atomic(self.run.path / "predictions.json", self._entries())
         seconds = time.perf_counter() - started
-        for bad in self.images.unreadable:
+        left_out = sorted(self.images.unreadable + self.left_out, key=lambda bad: bad.file)
+        for bad in left_out:
             LOG.warning(f"left out: {_named(bad)}")
         if not self.rows:
-            raise DataError(f"none of the {len(self.images)} images could be read")
+            raise DataError(f"none of the {len(self.images)} images could be predicted")
         self._print()
         count = len(self.rows)
         said = f"{count} image{'s' if count != 1 else ''} in {seconds:.1f} s"
-        if self.images.unreadable:
-            said += f", {len(self.images.unreadable)} left out"
-        folder = self.run.path / "masks"
-        masks = f", their class maps in {shown(folder)}" if folder.exists() else ""
-        LOG.info(f"{said}; {shown(path)} and the images drawn in {shown(self.pictures)}{masks}")
+        if left_out:
+            said += f", {len(left_out)} left out (named above)"
+        LOG.info(said)
+        LOG.info(f"predictions: {shown(path)}")
+        LOG.info(f"images with them drawn: {shown(self.pictures)}")
+        if (folder := self.run.path / "masks").exists():
+            LOG.info(f"class maps: {shown(folder)}")
+        return 1 if left_out else 0
 
     def _entries(self) -> Iterator[dict[str, Any]]:
         data = self.settings["data"]
@@ -155,16 +167,73 @@ class _Predicting:
         if self.images.native:  # of any size: one at a time
             batch_size, workers = 1, min(workers, self.images.most_workers())
         for batch in self.images.batches(batch_size, workers):
+            for info, prediction in self._predicted(batch):
+                try:
+                    entries = self._written(prediction, info)
+                except (CvtrainError, OSError) as error:
+                    self._leave_out(info, error)
+                else:
+                    yield from entries
+
+    def _predicted(self, batch: Batch) -> Iterator[tuple[ImageInfo, Prediction]]:
+        """Each image's prediction; of a batch that fails, those of the images that do not."""
+        try:
             with self.autocast():
                 originals = self.task.predicted(batch.to(self.device))
-            for prediction, info in zip(originals, batch.infos, strict=True):
-                original = self._cut(prediction).cpu()
-                if original.mask is not None:
-                    name = mask_file(info.file_name, self.keep_suffix)
-                    save_mask(self.run.path / name, original.mask, self.task.classes.names)
-                self._draw(original, info)
-                self.rows.append((info.file_name, self._say(original)))
-                yield from self.task.metrics.prediction_entries(original, info)
+        except (CvtrainError, MemoryError, torch.OutOfMemoryError) as error:
+            if len(batch) == 1:
+                self._leave_out(batch.infos[0], translate(error, self.settings) or error)
+                return
+            for k in range(len(batch)):
+                yield from self._predicted(_single(batch, k))
+            return
+        yield from zip(batch.infos, originals, strict=True)
+
+    def _written(self, prediction: Prediction, info: ImageInfo) -> list[dict[str, Any]]:
+        """The entries of predictions.json of an image; its class map and its picture are drawn.
+
+        Raises:
+            CvtrainError, OSError: for this image that cannot be done.
+        """
+        original = self._cut(prediction).cpu()
+        entries = list(self._entries_of(original, info))
+        if original.mask is not None:
+            name = mask_file(info.file_name, self.keep_suffix)
+            save_mask(self.run.path / name, original.mask, self.task.classes.names)
+        try:
+            self._draw(original, info)
+        except (CvtrainError, OSError):
+            raise
+        except Exception as error:
+            why = f"{info.file_name} cannot be drawn ({type(error).__name__}: {error})"
+            raise RunError(why) from error
+        self.rows.append((info.file_name, self._say(original)))
+        return entries
+
+    def _entries_of(self, prediction: Prediction, info: ImageInfo) -> Iterator[dict[str, Any]]:
+        """The entries of predictions.json of an image.
+
+        Raises:
+            RunError: the prediction is not finite: here that is the image's fault, not training's.
+        """
+        try:
+            yield from self.task.metrics.prediction_entries(prediction, info)
+        except RunError as error:
+            raise RunError(
+                f"{info.file_name}: its prediction is not finite; look for odd pixel values"
+            ) from error
+
+    def _leave_out(self, info: ImageInfo, error: Exception) -> None:
+        """Note that an image was not predicted, and why.
+
+        Raises:
+            RunError, OSError: the error is none of this image's: the place is full, or read-only.
+        """
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if isinstance(cause, OSError) and cause.errno in _OF_THE_PLACE:
+            raise error
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        self.left_out.append(Unreadable(info.file_name, why))
 
     def _cut(self, prediction: Prediction) -> Prediction:
         """Without the detections below the threshold; of guesses at one object the best stays."""
@@ -191,11 +260,11 @@ class _Predicting:
         )
         if prediction.probs is not None:
             drawn = self._caption(drawn, prediction)
-        path = self.pictures / Path(info.file_name).with_suffix(".png")
+        stem = str(PurePosixPath(info.file_name).with_suffix(""))
+        path = self.pictures / output_file(stem, ".png")
         if path.exists():  # a.jpg and a.png in one folder
-            path = self.pictures / f"{info.file_name}.png"
-        with replacing(path, durable=False) as partial:  # one an image
-            Image.fromarray(drawn).save(partial)
+            path = self.pictures / output_file(info.file_name, ".png")
+        save(path, drawn, durable=False)
 
     def _caption(self, image: np.ndarray, prediction: Prediction) -> np.ndarray:
         from cvtrain.report.draw import grid
@@ -231,12 +300,21 @@ class _Predicting:
 
     def _print(self) -> None:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+        table.add_column(overflow="fold")
+        table.add_column(overflow="fold")
         for name, said in self.rows[:SHOWN]:
-            table.add_row(name, said)
+            table.add_row(printable(name), printable(said))
         if len(self.rows) > SHOWN:
             table.add_row(f"({len(self.rows) - SHOWN} more)", "", style="dim")
         console().print(table)
-        log_quietly("\n".join(f"{name}  {said}" for name, said in self.rows))
+        log_quietly("\n".join(printable(f"{name}  {said}") for name, said in self.rows))
+
+
+def _single(batch: Batch, k: int) -> Batch:
+    """A batch of one image of another."""
+    part = slice(k, k + 1)
+    boxes = None if batch.proposals is None else batch.proposals[part]
+    return Batch(batch.images[part], batch.targets[part], batch.infos[part], proposals=boxes)
 
 
 def _array(tensor: Tensor | None, empty: tuple[int, ...]) -> np.ndarray:

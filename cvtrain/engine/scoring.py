@@ -12,7 +12,6 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments import ClusterEnvironment
 from PIL import Image
-from rich.console import Console
 from torch.utils.data import DataLoader, Dataset
 
 from cvtrain.callbacks.console import LOG, console
@@ -32,6 +31,7 @@ from cvtrain.metrics.semantic_segmentation import mask_file
 from cvtrain.report.results import write_predictions, write_results
 from cvtrain.report.scored import fingerprint
 from cvtrain.tasks.base import Task
+from cvtrain.terminal import Terminal
 from cvtrain.types import ImageInfo, Prediction, Target
 
 WORST_DRAWN = 8
@@ -125,7 +125,7 @@ def write_scores(
     LOG.info(title)
     shown = results_table(task.scores, details)
     console().print(shown)
-    plain = Console(file=io.StringIO(), width=120)
+    plain = Terminal(file=io.StringIO())
     plain.print(shown)
     log_quietly(plain.file.getvalue())  # type: ignore[attr-defined]
 

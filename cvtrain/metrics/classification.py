@@ -33,7 +33,8 @@ class PackedClass:
 class ClassificationMetrics(Metrics):
     """Accuracy and its kin over the whole set, all in 0..1; NaN without any image.
 
-    Scalars: ``accuracy``; ``accuracy_top5``, the truth among the min(5, K) most probable classes;
+    Scalars: ``accuracy``; ``accuracy_top5``, the truth among the five most probable classes, from
+    six classes on;
     ``f1_macro``, the mean F1 over the classes that occur as truth or as prediction (as scikit-learn
     and torchmetrics take it); ``ece``, the expected calibration error over 15 bins of equal width
     (Guo et al. 2017, "On Calibration of Modern Neural Networks", arXiv 1706.04599, eq. 3).
@@ -89,7 +90,7 @@ class ClassificationMetrics(Metrics):
         occurs = (confusion.sum(0) + confusion.sum(1)) > 0
         scalars = {
             "accuracy": _mean(truths == labels),
-            "accuracy_top5": _mean(top5),
+            **({"accuracy_top5": _mean(top5)} if k > 5 else {}),  # of five it is always 1
             "f1_macro": _mean(f1[occurs]),
             "ece": expected_calibration_error(reliability),
         }

@@ -67,9 +67,11 @@ class DetectionMetrics(Metrics):
     without ground truth are left out of every mean and named in the notes. Without any ground
     truth (of that size) a value is NaN; with ground truth and no prediction it is 0.
 
-    ``details()`` has ``per_class``, ``notes``, ``pr_curves`` (``recall`` ``(101,)``, ``precision``
-    ``(K, 101)`` at IoU 0.5, NaN for classes without ground truth), ``confusion`` ``(K+1, K+1)``
-    with its ``confusion_labels`` and the thresholds it was taken at.
+    ``details()`` has ``per_class`` (``predictions`` counts those of any score, as AP does,
+    ``predicted`` those of 0.25 or more, as a person sees them), ``notes``, ``pr_curves``
+    (``recall`` ``(101,)``, ``precision`` ``(K, 101)`` at IoU 0.5, NaN for classes without ground
+    truth), ``confusion`` ``(K+1, K+1)`` with its ``confusion_labels`` and the thresholds it was
+    taken at.
 
     Args:
         classes: names and ids.
@@ -161,12 +163,14 @@ class DetectionMetrics(Metrics):
         """What detection and its kin say beside scalars; ``columns`` ``(K,)`` of each class."""
         counts = data.counts()
         predicted = np.bincount(data.labels, minlength=data.num_classes)
+        shown = np.bincount(data.labels[data.scores >= SCORE_THRESHOLD], minlength=data.num_classes)
         per_class = [
             {
                 "name": name,
                 "id": self.classes.ids[k],
                 "objects": int(counts[k]),
                 "predictions": int(predicted[k]),
+                "predicted": int(shown[k]),
             }
             | {column: float(values[k]) for column, values in columns.items()}
             for k, name in enumerate(self.classes.names)

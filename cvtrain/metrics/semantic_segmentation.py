@@ -15,6 +15,7 @@ from cvtrain.data.formats.files import IMAGE_SUFFIXES
 from cvtrain.data.table import Classes
 from cvtrain.metrics.base import Metrics, Record, listed
 from cvtrain.metrics.contours import boundary_counts
+from cvtrain.text import output_file
 from cvtrain.types import IGNORE_INDEX, ImageInfo, Prediction, Target
 
 WORST = 10
@@ -231,9 +232,9 @@ class SemanticSegmentationMetrics(Metrics):
 def mask_file(file_name: str, keep_suffix: bool = False) -> str:
     """Where the class map of an image is written, below the run folder: ``masks/NAME.png``."""
     path = PurePosixPath(file_name)
-    if keep_suffix or path.suffix.lower() not in IMAGE_SUFFIXES:
-        return f"masks/{file_name}.png"
-    return f"masks/{path.with_suffix('.png')}"
+    if not keep_suffix and path.suffix.lower() in IMAGE_SUFFIXES:
+        file_name = str(path.with_suffix(""))
+    return f"masks/{output_file(file_name, '.png')}"
 
 
 def must_keep_suffix(files: list[str]) -> bool:

@@ -298,9 +298,9 @@ def _count(workers: int | None, images: int) -> int:
 @contextmanager
 def _bar(what: str, total: int, wanted: bool) -> Iterator[Callable[[], None]]:
     """A bar on stderr where a person looks at it."""
-    from rich.console import Console
+    from cvtrain.terminal import Terminal
 
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     if not wanted or not console.is_terminal or not total:
         yield lambda: None
         return

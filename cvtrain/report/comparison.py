@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cvtrain.storage import write_atomic
+from cvtrain.text import csv_cell, markdown_cell, printable
 
 COUNTED = (
     "GFLOPs: of one image; a multiplication and an addition count as two (papers that count "
@@ -165,9 +166,12 @@ class Comparison:
     def markdown(self, command: str) -> str:
         """Both tables, what the columns mean, and how they were made; classes as rows."""
         table = self.table()
+        names = [c for c, t in enumerate(table[0]) if t in ("run", "model", "backbone")]
+        for row in table[1:]:
+            row[:] = [markdown_cell(cell) if c in names else cell for c, cell in enumerate(row)]
         for name in self.metrics[:2]:
             self._embolden(table, table[0].index(name), name)
-        parts = [f"# {self.title}", _markdown(table)]
+        parts = [f"# {markdown_cell(self.title)}", _markdown(table)]
         parts.append(
             f"Each run's best epoch by {self.monitor}; * is on the Pareto front of {self.monitor} "
             f"over latency. Measured on {self.device or 'nothing'}."
@@ -175,10 +179,14 @@ class Comparison:
         parts.append("\n".join(f"- {note}" for note in self.notes()))
         if len(self.classes) > 1:
             by_class = [list(column) for column in zip(*self.class_table(), strict=True)]
+            by_class[0] = [markdown_cell(name) for name in by_class[0]]
+            for row in by_class:
+                row[0] = markdown_cell(row[0])
             by_class[0][0] = "class"
-            parts += [f"## {self.score} by class", _markdown(by_class)]
-        where = [["run", "folder"], *([r.name, f"`{r.folder}`"] for r in self.rows)]
-        parts += ["## Runs", _markdown(where, left=2), f"```\n{command}\n```"]
+            parts += [f"## {self.score} per class", _markdown(by_class)]
+        folders = ([markdown_cell(r.name), markdown_cell(r.folder)] for r in self.rows)
+        where = [["run", "folder"], *folders]
+        parts += ["## Runs", _markdown(where, left=2), f"```\n{printable(command)}\n```"]
         return "\n\n".join(parts) + "\n"
 
     def _embolden(self, table: list[list[str]], column: int, metric: str) -> None:
@@ -201,9 +209,10 @@ class Comparison:
         titles = ["run", "folder", "model", "backbone", "image_size", *metrics]
         titles += [f"{self.score}/{name}" for name in self.classes]
         titles += ["train_seconds", "epochs", *(_CSV.get(key, key) for key in costs), "front"]
-        lines: list[list[Any]] = [titles]
+        lines: list[list[Any]] = [[csv_cell(title) for title in titles]]
         for row in self.rows:
-            cells: list[Any] = [row.name, row.folder, row.model, row.backbone, row.size]
+            texts = (row.name, row.folder, row.model, row.backbone, row.size)
+            cells: list[Any] = [csv_cell(text) for text in texts]
             cells += [row.scores.get(name) for name in metrics]
             cells += [row.per_class.get(name) for name in self.classes]
             cells += [row.train_seconds, row.epochs, *(row.cost.get(key) for key in costs)]
@@ -257,7 +266,7 @@ def _three(value: float) -> str:
 
 def _markdown(rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """A table whose first ``left`` columns are text."""
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
     rule = ["---"] * left + ["---:"] * (len(rows[0]) - left)
     lines.insert(1, "| " + " | ".join(rule) + " |")
     return "\n".join(lines)

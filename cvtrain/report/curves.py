@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from cvtrain.report.figure import COLOURS, MUTED, new_figure, safe
+from cvtrain.report.figure import COLOURS, MUTED, entry, new_figure, safe
 
 HEADLINES = (
     "mAP", "mAP50", "mAP75", "voc_mAP50", "voc07_mAP50", "mIoU", "mDice", "pixel_accuracy",
@@ -27,8 +27,8 @@ def plot_curves(metrics_csv: str | Path, path: str | Path) -> Path:
     """Draw every curve of a run: losses, loss terms, metrics, counts, learning rate.
 
     Args:
-        metrics_csv: one row an epoch; columns ``epoch``, ``train/...``, ``val/...``, ``lr...``. A
-            cell may be empty (validation every few epochs) or NaN.
+        metrics_csv: one row an epoch; columns ``epoch`` (from 0; drawn from 1), ``train/...``,
+            ``val/...``, ``lr...``. A cell may be empty (validation every few epochs) or NaN.
         path: the PNG to write.
 
     Raises:
@@ -36,7 +36,7 @@ def plot_curves(metrics_csv: str | Path, path: str | Path) -> Path:
     """
     columns = read_columns(metrics_csv)
     panels = _panels(columns)
-    epochs = columns.get("epoch", np.zeros(0))
+    epochs = columns["epoch"] + 1
     shown = list(panels.items()) or [("No epoch has finished yet", [])]
     wide = min(2, len(shown))
     tall = math.ceil(len(shown) / wide)
@@ -95,6 +95,8 @@ def _panels(columns: dict[str, np.ndarray]) -> dict[str, list[str]]:
             panels["Metrics" if what in HEADLINES else "More metrics"].append(name)
     if panels["More metrics"] and not panels["Metrics"]:
         panels["Metrics"] = panels.pop("More metrics")
+    if len({name.partition("/")[2] for name in panels["Loss terms"]}) == 1:
+        del panels["Loss terms"]  # the loss once more
     for lines in panels.values():
         del lines[MAX_LINES:]
     return {title: lines for title, lines in panels.items() if lines}
@@ -127,7 +129,7 @@ def _draw_panel(ax: Axes, title: str, lines: dict[str, np.ndarray], epochs: np.n
             marker="o" if good.sum() <= 25 else None,
             markersize=3,
             clip_on=False,
-            label=safe(name),
+            label=entry(safe(name)),
         )
     _scale(ax, title, finite)
     # Beside the axes, where it cannot hide a curve.

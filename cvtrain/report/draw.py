@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cvtrain.data.segments import resize_part, rle_part
 from cvtrain.storage import replacing
+from cvtrain.text import printable, shortened
 from cvtrain.types import IGNORE_INDEX
 
 PALETTE = np.array(
@@ -43,7 +44,7 @@ MOST_COVERED = 0.15
 
 _FEW = 4  # so many are always named
 BACKGROUND = "background"
-"""A class of this name is left without colour."""
+"""A class of this name is left without color; of classes that have numbers alone, number 0 is."""
 _VOID = np.array([20, 20, 20], np.uint8)
 _PAPER = (250, 250, 250)
 _INK = (25, 25, 25)
@@ -84,6 +85,8 @@ def draw(
     max_side: int | None = None,
     listed: Sequence[int] = (),
     thin: Any = None,
+    frame: tuple[int, int] | None = None,
+    crowded: bool | None = None,
 ) -> np.ndarray:
     """Draws annotations or predictions on a copy of an image.
 
@@ -98,19 +101,18 @@ def draw(
         ignore: bool ``(N,)``: drawn thin and gray, named "(ignored)".
         min_side: enlarge until the shorter side has this many pixels, or the longer LONGEST.
         max_side: shrink, before drawing, until the longer side has no more than this.
-        listed: classes that the legend of ``mask`` names though none of its pixels is one.
+        listed: classes that the legend names, where there is one, though nothing here is one.
         thin: more boxes ``(P, 4)``, in thin white lines below the others, without names.
+        frame: height and width of what boxes and masks lie in, if the image has another size: it is
+            drawn with the frame's aspect, and ``min_side`` and ``max_side`` start from it.
+        crowded: whether there is a legend instead of a name at each box; None: see ``is_crowd``.
 
     Returns:
         uint8 ``(H', W', 3)``, a legend below it where there is a semantic mask or a crowd.
     """
     canvas = to_rgb8(image)
-    height, width = canvas.shape[:2]
-    most = max(1, LONGEST // max(1, height, width))
-    factor = float(min(most, max(1, -(-min_side // max(1, min(height, width))))))
-    if max_side is not None and max(height, width) * factor > max_side:
-        factor = max_side / max(height, width)
-    size = (max(1, round(height * factor)), max(1, round(width * factor)))
+    height, width = frame or canvas.shape[:2]
+    size = _drawn_size(height, width, min_side, max_side)
     canvas = _scale(canvas, size, smooth=True)
     seen: list[int] = []
     if mask is not None:
@@ -124,17 +126,46 @@ def draw(
         found = np.asarray(boxes, np.float64).reshape(-1, 4) * stretch
         kinds = np.asarray(labels, np.int64).reshape(-1)
         void = np.zeros(len(found), bool) if ignore is None else np.asarray(ignore, bool)
-        crowded = _crowded(found, _tags(kinds, names, scores, void), size)
+        tags = _tags(kinds, names, scores, void)
+        crowded = _crowded(found, tags, size) if crowded is None else crowded
         outlined = np.zeros(len(found), bool)
         if masks is not None:
             outlined = _instances(canvas, masks, kinds, 1 if crowded else _thick(*size) // 2)
         hidden = (
             outlined & ~void & crowded
         )  # of many, boxes around outlines would hide what is there
-        canvas = _boxes(canvas, found, kinds, names, scores, void, hidden)
+        canvas = _boxes(canvas, found, kinds, void, hidden, None if crowded else tags)
         if crowded:
-            seen += sorted({int(k) for k in kinds})
+            seen += sorted({int(k) for k in kinds} | set(listed))
     return _legend(canvas, seen, names) if seen else canvas
+
+
+def is_crowd(
+    frame: tuple[int, int],
+    boxes: Any,
+    labels: Any,
+    names: Sequence[str] = (),
+    scores: Any = None,
+    ignore: Any = None,
+    min_side: int = MIN_SIDE,
+    max_side: int | None = None,
+) -> bool:
+    """Whether ``draw`` with these arguments has no room for a name at each box."""
+    size = _drawn_size(*frame, min_side, max_side)
+    stretch = np.array([size[1] / frame[1], size[0] / frame[0]] * 2)
+    kinds = np.asarray(labels, np.int64).reshape(-1)
+    void = np.zeros(len(kinds), bool) if ignore is None else np.asarray(ignore, bool)
+    found = np.asarray(boxes, np.float64).reshape(-1, 4) * stretch
+    return _crowded(found, _tags(kinds, names, scores, void), size)
+
+
+def _drawn_size(height: int, width: int, min_side: int, max_side: int | None) -> tuple[int, int]:
+    """Height and width that an image of ``height`` x ``width`` is drawn at."""
+    most = max(1, LONGEST // max(1, height, width))
+    factor = float(min(most, max(1, -(-min_side // max(1, min(height, width))))))
+    if max_side is not None and max(height, width) * factor > max_side:
+        factor = max_side / max(height, width)
+    return max(1, round(height * factor)), max(1, round(width * factor))
 
 
 def grid(
@@ -163,7 +194,7 @@ def grid(
     width = max(i.shape[1] for i in images)
     size = int(np.clip(width / 22, 12, 22))
     font = _font(size)
-    lines = [_wrap(_line(caption), font, width) for caption in captions or ()]
+    lines = [_wrap(printable(caption), font, width) for caption in captions or ()]
     deepest = max((len(words) for words in lines), default=0)
     gap, band = max(8, size // 2), int(size * (0.4 + 1.3 * deepest)) * bool(lines)
     rows = -(-len(images) // columns)
@@ -176,13 +207,13 @@ def grid(
     pen = ImageDraw.Draw(sheet)
     if title:
         large = _font(int(size * 1.3))
-        text = _shorten(_line(title), large, sheet.width - 2 * gap)
+        text = _shorten(printable(title), large, sheet.width - 2 * gap)
         pen.text((gap, gap + size * 1.1), text, _INK, large, anchor="lm")
     for begin, end in zip([0, *starts], [*starts, columns], strict=True):
         if heads is None:
             break
         left, right = lefts[begin], lefts[end - 1] + width
-        text = _shorten(_line(heads[begin]), _font(size), right - left)
+        text = _shorten(printable(heads[begin]), _font(size), right - left)
         pen.text(((left + right) / 2, top - size * 1.2), text, _INK, _font(size), anchor="mm")
         pen.line((left, top - size * 0.3, right, top - size * 0.3), _INK, 1)
     for k, image in enumerate(images):
@@ -197,14 +228,19 @@ def grid(
     return np.asarray(sheet).copy()
 
 
-def save(path: str | Path, image: np.ndarray) -> Path:
+def save(path: str | Path, image: np.ndarray, durable: bool = True) -> Path:
     """Writes a PNG; makes the folder.
+
+    Args:
+        path: the PNG to write.
+        image: ``(H, W, 3)`` uint8.
+        durable: wait until it has reached the disk; False: for one of many.
 
     Raises:
         RunError: the file cannot be written.
     """
     path = Path(path)
-    with replacing(path) as partial:
+    with replacing(path, durable=durable) as partial:
         Image.fromarray(image).save(partial, format="PNG", compress_level=4)
     return path
 
@@ -232,7 +268,7 @@ def save_mask(path: Path, mask: Any, names: Sequence[str]) -> None:
 def _palette(label: int, names: Sequence[str]) -> tuple[int, int, int]:
     if label == IGNORE_INDEX:
         return 255, 255, 255
-    if label < len(names) and names[label] == BACKGROUND:
+    if label == _background(names):
         return 0, 0, 0
     return colour(label)
 
@@ -275,10 +311,17 @@ def _tint(image: np.ndarray, mask: np.ndarray, names: Sequence[str]) -> np.ndarr
     colours = PALETTE[np.where(mask == IGNORE_INDEX, 0, mask) % len(PALETTE)]  # -> (H, W, 3)
     colours = np.where((mask == IGNORE_INDEX)[:, :, None], _VOID, colours)
     tinted = cv2.addWeighted(image, 0.45, colours, 0.55, 0.0)
-    if BACKGROUND in names:
-        plain = mask == names.index(BACKGROUND)
-        tinted[plain] = image[plain]
+    plain = mask == _background(names)
+    tinted[plain] = image[plain]
     return tinted
+
+
+def _background(names: Sequence[str]) -> int:
+    """The class without color; -1: there is none."""
+    if BACKGROUND in names:
+        return names.index(BACKGROUND)
+    numbers = len(names) > 0 and names[0] == "0" and all(name.isdecimal() for name in names)
+    return 0 if numbers else -1
 
 
 def _instances(canvas: np.ndarray, masks: Any, labels: np.ndarray, thick: int) -> np.ndarray:
@@ -327,16 +370,13 @@ def _boxes(
     canvas: np.ndarray,
     boxes: np.ndarray,
     labels: np.ndarray,
-    names: Sequence[str],
-    scores: Any,
     ignore: np.ndarray,
     hidden: np.ndarray,
+    tags: Sequence[str] | None,
 ) -> np.ndarray:
-    """Boxes, but those that are ``hidden``, and the names of a few."""
+    """Boxes, but those that are ``hidden``, each with its tag; None: thin lines without."""
     height, width = canvas.shape[:2]
-    tags = _tags(labels, names, scores, ignore)
-    crowded = _crowded(boxes, tags, (height, width))
-    thick = 1 if crowded else _thick(height, width)
+    thick = 1 if tags is None else _thick(height, width)
     for box, label, void, hide in zip(boxes, labels, ignore, hidden, strict=True):
         if hide:
             continue
@@ -345,7 +385,7 @@ def _boxes(
         x1, y1 = x1 - 1, y1 - 1
         ink = (150, 150, 150) if void else colour(int(label))
         cv2.rectangle(canvas, (x0, y0), (x1, y1), ink, 1 if void else thick, cv2.LINE_AA)
-    if crowded:
+    if tags is None:
         return canvas
     size = _tag_size(height, width)
     sheet = Image.fromarray(canvas)
@@ -420,7 +460,7 @@ def _legend(canvas: np.ndarray, classes: Sequence[int], names: Sequence[str]) ->
     size = int(np.clip(width / 28, 11, max(20, width / 60)))
     font, line = _font(size), int(size * 1.6)
     entries, x, row = [], 6.0, 0
-    plain = names.index(BACKGROUND) if BACKGROUND in names else -1
+    plain = _background(names)
     for label in (c for c in dict.fromkeys(classes) if c != plain):
         text = "void" if label == IGNORE_INDEX else _name(label, names)
         text = _shorten(text, font, width - 2 * size - 12)
@@ -439,12 +479,7 @@ def _legend(canvas: np.ndarray, classes: Sequence[int], names: Sequence[str]) ->
 
 
 def _name(label: int, names: Sequence[str]) -> str:
-    return _line(names[label]) if 0 <= label < len(names) else f"class {label}"
-
-
-def _line(text: str) -> str:
-    """A name without what cannot be drawn: line ends, controls, what is no UTF-8."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return printable(names[label]) if 0 <= label < len(names) else f"class {label}"
 
 
 def _on(ink: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -454,11 +489,7 @@ def _on(ink: tuple[int, int, int]) -> tuple[int, int, int]:
 
 
 def _shorten(text: str, font: Any, width: float) -> str:
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
+    return shortened(text, width, font.getlength)
 
 
 def _wrap(text: str, font: Any, width: float) -> list[str]:

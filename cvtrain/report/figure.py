@@ -6,7 +6,6 @@ switch for the user's own code, and nothing that outlives the file.
 
 from __future__ import annotations
 
-import unicodedata
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from cvtrain.storage import replacing
+from cvtrain.text import printable, shortened
 
 INK = "#1f2430"
 DPI = 120
@@ -85,14 +85,13 @@ def new_figure(path: str | Path, width: float, height: float) -> Iterator[Figure
 
 
 def safe(text: str, limit: int = 28) -> str:
-    """Text that any font can be asked to draw: one line, no control characters, cut to ``limit``.
+    """Text that any font can be asked to draw: one line, nothing but letters, cut to ``limit``.
 
-    What is cut is cut from the middle: names of a set often share their beginning or their end.
+    Cut in the middle: names of a set often share their beginning or their end.
     """
-    text = "".join(" " if c.isspace() else c for c in text)
-    # Cs: half of a surrogate pair, from a file name that is no UTF-8; Cc: control characters.
-    text = "".join("\ufffd" if unicodedata.category(c) in ("Cs", "Cc") else c for c in text)
-    if len(text) <= limit:
-        return text
-    head = (limit - 1) * 2 // 3
-    return text[:head] + "\u2026" + text[len(text) - (limit - 1 - head) :]
+    return shortened(printable(text), limit)
+
+
+def entry(text: str) -> str:
+    """Text of a legend: matplotlib leaves out what begins with an underscore."""
+    return f" {text}" if text.startswith("_") else text

@@ -1,4 +1,4 @@
-"""What a data set holds, in one picture: classes, places, sizes, objects an image."""
+"""What a data set holds, in one picture: classes, places, sizes, objects per image."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ BINS = 40
 def plot_labels(table: Table, path: str | Path, title: str = "") -> Path:
     """Draw the statistics of a split as the gate left it (boxes in pixels, sizes of the files).
 
-    Boxes, where they are what is learnt: objects a class, a heat map of box centres, box sizes and
-    objects an image. Images with classes of their own: images a class and image sizes. Anything
-    else: image sizes.
+    Boxes, where they are what is learned: objects per class, a heat map of box centers, box sizes
+    and objects per image. Images with classes of their own: images per class and image sizes.
+    Anything else: image sizes.
 
     Args:
         table: a split after the gate.
@@ -53,7 +53,7 @@ def plot_labels(table: Table, path: str | Path, title: str = "") -> Path:
         if table.tag_starts is not None:
             counts = np.diff(table.tag_starts)
             axes.set_title(
-                f"Images a class: {counts.mean():.1f} classes an image, most {counts.max()}"
+                f"Images per class: {counts.mean():.1f} classes per image, most {counts.max()}"
             )
         if boxed:
             axes = right.subplots(2, 2)
@@ -83,7 +83,9 @@ def _draw_classes(ax: Axes, labels: np.ndarray, names: tuple[str, ...], noun: st
     ax.set_xlim(0, max(1, values.max(initial=0)) * 1.15)
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     ax.grid(axis="y", visible=False)
-    ax.set_title(f"{noun} a class: {counts.sum():,} in {np.count_nonzero(counts)} of {len(names)}")
+    ax.set_title(
+        f"{noun} per class: {counts.sum():,} in {np.count_nonzero(counts)} of {len(names)}"
+    )
     if len(rest):
         low, high = counts[rest].min(), counts[rest].max()
         ax.set_xlabel(f"{len(rest)} more classes with {low:,} to {high:,} each")
@@ -101,7 +103,7 @@ def _relative(table: Table) -> tuple[np.ndarray, np.ndarray]:
 
 def _draw_centres(ax: Axes, table: Table) -> None:
     centres, _ = _relative(table)
-    ax.set_title("Box centres")
+    ax.set_title("Box centers")
     counts, _, _ = np.histogram2d(centres[:, 1], centres[:, 0], bins=BINS, range=[[0, 1], [0, 1]])
     image = ax.imshow(counts, extent=(0, 1, 1, 0), cmap="viridis", aspect="auto")
     ax.set_xlabel("x / image width")
@@ -136,7 +138,7 @@ def _draw_counts(ax: Axes, counts: np.ndarray) -> None:
     step = max(1, -(-(highest + 1) // 50))  # at most 50 bars, each a whole number of objects wide
     edges = np.arange(0, highest + step + 1, step) - 0.5
     ax.hist(counts, bins=edges.tolist(), color=COLOURS[0], rwidth=0.9)
-    ax.set_title(f"Objects an image: mean {counts.mean():.1f}, most {highest}")
+    ax.set_title(f"Objects per image: mean {counts.mean():.1f}, most {highest}")
     ax.set_xlabel(f"objects ({np.count_nonzero(counts == 0):,} images have none)")
     ax.set_ylabel("images")
     ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))

@@ -7,7 +7,7 @@ offered here too.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from cvtrain.metrics.boxes import box_ious
 from cvtrain.metrics.localization import IOU_THRESHOLD
 from cvtrain.report.class_iou import plot_class_iou
 from cvtrain.report.curves import plot_curves
-from cvtrain.report.figure import COLOURS, DPI, GRID, INK, MUTED, new_figure, safe
+from cvtrain.report.figure import COLOURS, DPI, GRID, INK, MUTED, entry, new_figure, safe
 from cvtrain.report.iou_curve import plot_iou_curve
 from cvtrain.report.labels import plot_labels
 from cvtrain.types import ImageInfo, Prediction, Target
@@ -99,7 +99,7 @@ def plot_pr(details: Mapping[str, Any], path: str | Path) -> Path:
             ax.plot([], [], color=MUTED, linewidth=0.5, label=hidden)
         for n, k in enumerate(named):
             label = f"{safe(names[k], 24)}  {scores[k]:.3f}"
-            ax.plot(recall, precision[k], color=COLOURS[n % len(COLOURS)], label=label)
+            ax.plot(recall, precision[k], color=COLOURS[n % len(COLOURS)], label=entry(label))
         if len(ranked) > 1:
             mean = precision[defined].mean(axis=0)
             label = f"mean of {len(ranked)} classes  {scores[defined].mean():.3f}"
@@ -114,9 +114,10 @@ def plot_pr(details: Mapping[str, Any], path: str | Path) -> Path:
 
 
 def plot_confusion(details: Mapping[str, Any], path: str | Path) -> Path:
-    """The confusion matrix, each row (a true class) divided by its sum.
+    """The confusion matrix, colored by each row's (a true class's) shares.
 
-    Cells carry numbers up to 20 classes; ticks shrink, and beyond 120 classes thin out.
+    Up to 20 classes a cell carries its count and its share; ticks shrink, and beyond 120 classes
+    thin out.
 
     Raises:
         RunError: the file cannot be written.
@@ -126,7 +127,7 @@ def plot_confusion(details: Mapping[str, Any], path: str | Path) -> Path:
     n = len(names)
     total = counts.sum(axis=1, keepdims=True)
     share = np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)
-    side = float(np.clip(1.2 + 0.42 * n, 3.2, 15))
+    side = float(np.clip(1.2 + 0.46 * n, 3.2, 15))
     margin = 0.075 * max(len(name) for name in names)
     tick_size = float(np.clip(72 * side / n * 0.62, 4.5, 9))
     with new_figure(path, side + margin + 1.0, side + margin + 0.2) as figure:
@@ -134,7 +135,7 @@ def plot_confusion(details: Mapping[str, Any], path: str | Path) -> Path:
         # Many classes carry no numbers: a root scale keeps a confusion of 1 % visible there.
         norm = PowerNorm(1.0 if n <= 20 else 0.5, vmin=0, vmax=1)
         image = ax.imshow(np.ma.masked_invalid(share), cmap="Blues", norm=norm)
-        ax.set_facecolor(GRID)  # a row without any truth
+        ax.set_facecolor(GRID)  # a row without ground truth
         ax.grid(visible=False)
         every = math.ceil(n / 120)
         ticks = np.arange(0, n, every)
@@ -143,27 +144,38 @@ def plot_confusion(details: Mapping[str, Any], path: str | Path) -> Path:
         ax.set_yticks(ticks, labels, fontsize=tick_size)
         ax.tick_params(length=0)
         ax.set_xlabel("predicted")
-        ax.set_ylabel("true")
+        ax.set_ylabel("ground truth")
         ax.set_title(_confusion_title(details))
         if n <= 20:
-            _write_cells(ax, share)
+            _write_cells(ax, counts, share)
         bar = figure.colorbar(image, ax=ax, fraction=0.046, pad=0.02)
-        bar.set_label("share of the true class")
+        bar.set_label("share of the row")
         bar.outline.set_visible(False)  # type: ignore[operator]
     return Path(path)
 
 
 def _confusion_title(details: Mapping[str, Any]) -> str:
     at = details.get("confusion_thresholds")
-    return f"Confusion (score {at['score']:g}, IoU {at['iou']:g})" if at else "Confusion"
+    title = "Confusion matrix"
+    return f"{title}\nscore {at['score']:g} or more, IoU {at['iou']:g} or more" if at else title
 
 
-def _write_cells(ax: Axes, share: np.ndarray) -> None:
-    for row, column in zip(*np.nonzero(np.nan_to_num(share) >= 0.005), strict=True):
+def _write_cells(ax: Axes, counts: np.ndarray, share: np.ndarray) -> None:
+    """The count and the percentage of the row, of cells that are not empty."""
+    for row, column in zip(*np.nonzero(counts), strict=True):
         value = share[row, column]
         colour = "white" if value > 0.55 else INK
-        text = f"{value:.2f}".replace("0.", ".") if value < 0.995 else "1"
-        ax.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+        percent = f"{value:.0%}" if value >= 0.005 else "<1%"
+        text = f"{_short_count(counts[row, column])}\n{percent}"
+        ax.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
+
+
+def _short_count(count: float) -> str:
+    """Four digits as they are, more of them (pixels) as ``12k`` or ``3.4M``."""
+    for scale, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= max(scale, 1e4):
+            return f"{count / scale:.3g}{unit}"
+    return f"{count:.0f}"
 
 
 def plot_reliability(details: Mapping[str, Any], path: str | Path) -> Path:
@@ -190,7 +202,7 @@ def plot_reliability(details: Mapping[str, Any], path: str | Path) -> Path:
         upper.plot([0, 1], [0, 1], color=MUTED, linestyle="--", linewidth=1, label="perfect")
         upper.plot(
             confidence[filled], accuracy[filled], color=COLOURS[0], marker="o", markersize=4,
-            linewidth=1, label="mean confidence",
+            linewidth=1, label="accuracy at mean confidence",
         )  # fmt: skip
         upper.set_ylabel("accuracy")
         upper.set_ylim(0, 1.02)
@@ -215,13 +227,15 @@ def plot_predictions(
 ) -> Path:
     """Ground truth and prediction side by side, a pair an image; for a bare class, one picture.
 
+    Both of a pair are drawn alike: same size, same lines, a name at each box of both or of none.
+
     Args:
-        images: uint8 ``(H, W, 3)`` RGB.
-        predictions: one an image, in its pixels.
-        truths: one an image, in its pixels.
+        images: uint8 ``(H, W, 3)`` RGB, of any size.
+        predictions: one an image, in the pixels of the file.
+        truths: one an image, likewise.
         names: K class names.
         path: the PNG to write.
-        infos: for captions with the file names.
+        infos: for captions with the file names, and the files' sizes; None: those of ``images``.
         said: what is written above each prediction, behind "prediction: ".
         score_threshold: predicted boxes below it are not drawn.
 
@@ -232,12 +246,15 @@ def plot_predictions(
     count = len(images)
     if not count == len(predictions) == len(truths) or not count:
         raise ValueError(f"{count} images, {len(predictions)} predictions, {len(truths)} truths")
+    frames = [image.shape[:2] for image in images]
+    if infos is not None:
+        frames = [(info.height, info.width) for info in infos]
     drawn = any(p.boxes is not None or p.mask is not None for p in predictions)
     each = 2 if drawn else 1  # axes an image
     columns = min(4, each * count)
     cell = (CELL_PIXELS if drawn else CELL_PIXELS // 2) / DPI
     rows = math.ceil(each * count / columns)
-    shape = float(np.median([image.shape[0] / image.shape[1] for image in images]))
+    shape = float(np.median([height / width for height, width in frames]))
     several = any(truth.probs is not None for truth in truths)  # a line more
     around = 0.65 if several else 0.5
     if any(truth.mask is not None for truth in truths):
@@ -247,21 +264,23 @@ def plot_predictions(
         axes = figure.subplots(rows, columns, squeeze=False).reshape(-1, each)  # a row an image
         for ax in axes.ravel():
             ax.set_axis_off()
-        for n, (image, prediction, truth) in enumerate(
-            zip(images, predictions, truths, strict=True)
-        ):
+        pairs = [
+            _Pair(*parts, names, score_threshold)
+            for parts in zip(images, frames, predictions, truths, strict=True)
+        ]
+        listed = set[int]().union(*(pair.listed for pair in pairs))  # legends of one height
+        for n, pair in enumerate(pairs):
             title = f"image {n}" if infos is None else safe(infos[n].file_name, 48 if drawn else 30)
             if drawn:
-                listed = _classes(truth.mask) | _classes(prediction.mask)  # both legends alike
-                _show_truth(axes[n, 0], image, truth, names, title, listed)
-                _show_prediction(
-                    axes[n, 1], image, prediction, truth, names, score_threshold, listed
-                )
+                pair.listed = listed
+                pair.show_truth(axes[n, 0], title)
+                pair.show_prediction(axes[n, 1])
                 if said is not None:
                     _caption(axes[n, 1], f"\nprediction: {said[n]}")
             else:
-                answer, colour = _answer(prediction, truth, names)
-                axes[n, 0].imshow(image)
+                answer, colour = _answer(pair.prediction, pair.truth, names)
+                height, width = pair.image.shape[:2]
+                axes[n, 0].imshow(pair.image, aspect=frames[n][0] / frames[n][1] * width / height)
                 _caption(axes[n, 0], f"{title}\n{answer}", colour)
     return Path(path)
 
@@ -270,53 +289,110 @@ def _caption(ax: Axes, text: str, colour: str = INK) -> None:
     ax.set_title(text, fontsize=8, weight="normal", color=colour)
 
 
-def _show_truth(
-    ax: Axes,
-    image: np.ndarray,
-    truth: Target,
-    names: Sequence[str],
-    title: str,
-    listed: Collection[int] = (),
-) -> None:
-    shown, what = image, "truth"
-    if truth.boxes is not None:
-        labels = truth.labels
-        if labels is None and truth.label is not None:  # one object, named by the image's class
-            labels = truth.label.expand(len(truth.boxes))
-        shown = _drawn(shown, truth, names, labels, None, truth.ignore)
-    elif truth.mask is not None:
-        shown = _drawn(shown, truth, names, listed=listed)
-    if truth.label is not None:
-        what = f"truth: {safe(names[int(truth.label)], 20)}"
-    ax.imshow(shown)
-    _caption(ax, f"{title}\n{what}")
+class _Pair:
+    """An image's ground truth and prediction, drawn alike.
+
+    Args:
+        image: uint8 ``(H, W, 3)``.
+        frame: height and width of the file, in whose pixels the rest is.
+        prediction: all of it.
+        truth: the ground truth.
+        names: of the classes.
+        threshold: predicted boxes of a lower score are not drawn.
+    """
+
+    def __init__(
+        self,
+        image: np.ndarray,
+        frame: tuple[int, int],
+        prediction: Prediction,
+        truth: Target,
+        names: Sequence[str],
+        threshold: float,
+    ) -> None:
+        self.image, self.frame, self.names, self.threshold = image, frame, names, threshold
+        self.prediction, self.truth = prediction, truth
+        self.kept = _above(prediction, threshold)
+        self.labels = [truth.labels, self.kept.labels]
+        if truth.labels is None and truth.label is not None and truth.boxes is not None:
+            self.labels[0] = truth.label.expand(len(truth.boxes))  # one object, the image's class
+        if (
+            self.kept.labels is None
+            and prediction.probs is not None
+            and self.kept.boxes is not None
+        ):
+            self.labels[1] = prediction.probs.argmax().expand(len(self.kept.boxes))
+        self.listed = _classes(truth.mask) | _classes(prediction.mask)  # all legends alike
+        self.listed |= _classes(self.labels[0]) | _classes(self.labels[1])
+        self.crowded = self._crowd(truth, 0, ignore=truth.ignore)
+        self.crowded |= self._crowd(self.kept, 1, scores=self.kept.scores)
+
+    def show_truth(self, ax: Axes, title: str) -> None:
+        what = "ground truth"
+        if self.truth.label is not None:
+            what = f"{what}: {safe(self.names[int(self.truth.label)], 20)}"
+        ax.imshow(self._drawn(self.truth, 0, ignore=self.truth.ignore))
+        _caption(ax, f"{title}\n{what}")
+
+    def show_prediction(self, ax: Axes) -> None:
+        what, colour = "prediction", INK
+        prediction = self.prediction
+        if prediction.boxes is not None:
+            shown = self._drawn(self.kept, 1, scores=self.kept.scores)
+            if self.kept.scores is not None and prediction.probs is None:
+                what = f"prediction: {len(self.kept.scores)} of score {self.threshold:g} or more"
+        else:
+            shown = self._drawn(prediction, 1)
+        if prediction.probs is not None:
+            answer, colour = _answer(prediction, self.truth, self.names)
+            what = f"prediction: {answer}"
+        ax.imshow(shown)
+        _caption(ax, f"\n{what}", colour)
+
+    def _crowd(
+        self, what: Target | Prediction, side: int, scores: Any = None, ignore: Any = None
+    ) -> bool:
+        from cvtrain.report.draw import is_crowd
+
+        labels = self.labels[side]
+        if what.boxes is None or labels is None:
+            return False
+        return is_crowd(
+            self.frame,
+            _array(what.boxes),
+            _array(labels),
+            self._names(),
+            _array(scores),
+            _array(ignore),
+            max_side=CELL_PIXELS,
+        )
+
+    def _names(self) -> list[str]:
+        return [safe(name, 20) for name in self.names]
+
+    def _drawn(
+        self, what: Target | Prediction, side: int, scores: Any = None, ignore: Any = None
+    ) -> np.ndarray:
+        from cvtrain.report.draw import draw
+
+        return draw(
+            self.image,
+            _array(what.boxes),
+            _array(self.labels[side]),
+            self._names(),
+            scores=_array(scores),
+            masks=what.rles if what.rles is not None else _array(getattr(what, "masks", None)),
+            mask=_array(what.mask),
+            ignore=_array(ignore),
+            max_side=CELL_PIXELS,
+            listed=sorted(self.listed),
+            frame=self.frame,
+            crowded=self.crowded,
+        )
 
 
-def _show_prediction(
-    ax: Axes,
-    image: np.ndarray,
-    prediction: Prediction,
-    truth: Target,
-    names: Sequence[str],
-    threshold: float,
-    listed: Collection[int] = (),
-) -> None:
-    shown, what, colour = image, "prediction", INK
-    if prediction.boxes is not None:
-        kept = _above(prediction, threshold)
-        labels = kept.labels
-        if labels is None and prediction.probs is not None:
-            labels = prediction.probs.argmax().expand(len(prediction.boxes))
-        shown = _drawn(shown, kept, names, labels, kept.scores)
-        if kept.scores is not None and prediction.probs is None:
-            what = f"prediction: {len(kept.scores)} of score {threshold:g} or more"
-    elif prediction.mask is not None:
-        shown = _drawn(shown, prediction, names, listed=listed)
-    if prediction.probs is not None:
-        answer, colour = _answer(prediction, truth, names)
-        what = f"prediction: {answer}"
-    ax.imshow(shown)
-    _caption(ax, f"\n{what}", colour)
+def _array(tensor: Tensor | None) -> np.ndarray | None:
+    return None if tensor is None else tensor.detach().cpu().numpy()
 
 
 def _classes(mask: Tensor | None) -> set[int]:
@@ -326,7 +402,7 @@ def _classes(mask: Tensor | None) -> set[int]:
 def _above(prediction: Prediction, threshold: float) -> Prediction:
     """The boxes of a prediction that score at least ``threshold``, without its other fields.
 
-    Of guesses at one object (boxes with ``probs``) the best is kept whatever it scores.
+    Of guesses at one object (boxes with ``probs``) the best alone is kept, whatever it scores.
     """
     names = ("boxes", "scores", "labels", "rles")
     objects = Prediction(**{name: getattr(prediction, name) for name in names})
@@ -334,7 +410,7 @@ def _above(prediction: Prediction, threshold: float) -> Prediction:
         return objects
     keep = prediction.scores >= threshold
     if prediction.probs is not None:
-        keep[:1] = True
+        keep[:1], keep[1:] = True, False
     return objects.of(keep)
 
 
@@ -374,31 +450,3 @@ def _answers(probs: Tensor, truth: Tensor, names: Sequence[str]) -> tuple[str, s
         return safe(shown, 34), COLOURS[2]
     truly = ", ".join(safe(names[k], 16) for k in true) or "nothing"
     return f"{safe(shown, 34)}\ntruly {safe(truly, 28)}", COLOURS[1]
-
-
-def _drawn(
-    image: np.ndarray,
-    what: Target | Prediction,
-    names: Sequence[str],
-    labels: Tensor | None = None,
-    scores: Tensor | None = None,
-    ignore: Tensor | None = None,
-    listed: Collection[int] = (),
-) -> np.ndarray:
-    from cvtrain.report.draw import draw
-
-    def array(tensor: Tensor | None) -> np.ndarray | None:
-        return None if tensor is None else tensor.detach().cpu().numpy()
-
-    return draw(
-        image,
-        array(what.boxes),
-        array(labels),
-        [safe(name, 20) for name in names],
-        scores=array(scores),
-        masks=what.rles if what.rles is not None else array(getattr(what, "masks", None)),
-        mask=array(what.mask),
-        ignore=array(ignore),
-        max_side=CELL_PIXELS,
-        listed=sorted(listed),
-    )

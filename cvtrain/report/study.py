@@ -14,7 +14,8 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from cvtrain.report.figure import COLOURS, MUTED, new_figure, safe
+from cvtrain.report.figure import COLOURS, MUTED, entry, new_figure, safe
+from cvtrain.text import markdown_cell
 
 _MARKERS = "osD^vP*X"
 _PANELS_A_ROW = 3
@@ -116,11 +117,14 @@ def markdown(grid: Grid, metric: str, x_title: str, panel_title: str) -> str:
     rows = grid.rows(x_title, panel_title)
     places = [(panel, x) for panel in grid.panels for x in grid.xs]
     lead = len(rows[0]) - len(grid.lines)
+    rows[0] = [markdown_cell(title) for title in rows[0]]
+    for row in rows[1:]:
+        row[:lead] = [markdown_cell(cell) for cell in row[:lead]]
     for row, place in zip(rows[1:], places, strict=True):
         for line in grid.best(*place):
             column = lead + grid.lines.index(line)
             row[column] = f"**{row[column]}**"
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
     lines.insert(1, "| " + " | ".join(["---"] * lead + ["---:"] * len(grid.lines)) + " |")
     seeds = ", ".join(map(str, grid.seeds))
     if len(grid.seeds) > 1:
@@ -182,7 +186,7 @@ def _panel(ax: Axes, grid: Grid, panel: str) -> None:
             marker=_MARKERS[k % len(_MARKERS)],
             markersize=5,
             capsize=3,
-            label=safe(line),
+            label=entry(safe(line)),
         )
     ticks = grid.xs if several else grid.lines
     ax.set_xticks(range(len(ticks)), [safe(tick) for tick in ticks])

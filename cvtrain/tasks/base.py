@@ -93,10 +93,6 @@ class Task(pl.LightningModule, ABC):
     def to_original(self, prediction: Prediction, info: ImageInfo) -> Prediction:
         """A prediction in network pixels -> one in original pixels; both on the CPU."""
 
-    def to_draw(self, prediction: Prediction, info: ImageInfo, size: tuple[int, int]) -> Prediction:
-        """What a picture in network pixels, ``size`` (H, W), shows of a prediction on the CPU."""
-        return prediction
-
     def originals(
         self, predictions: Sequence[Prediction], infos: Sequence[ImageInfo]
     ) -> list[Prediction]:

@@ -30,23 +30,6 @@ class InstanceSegmentationTask(Task):
         check_finite(boxes.numpy(), "boxes", info)
         # The mask lies over the whole box: what of it lies beyond the image is cut off after.
         whole = place.boxes_to_original(boxes.double(), clip=False)
-        moved = self._pasted(prediction, whole, info, place.height, place.width)
-        return replace(moved, boxes=place.boxes_to_original(boxes))
-
-    def to_draw(self, prediction: Prediction, info: ImageInfo, size: tuple[int, int]) -> Prediction:
-        if prediction.boxes is None:
-            return prediction
-        return self._pasted(prediction, prediction.boxes.double(), info, *size)
-
-    def _pasted(
-        self,
-        prediction: Prediction,
-        boxes: torch.Tensor,
-        info: ImageInfo,
-        height: int,
-        width: int,
-    ) -> Prediction:
-        """With ``rles`` of that size in place of ``mask_probs``."""
         probs = as_array(prediction.mask_probs, "Prediction.mask_probs", torch.float32)
         if probs.ndim != 3 or len(probs) != len(boxes):
             raise ValueError(
@@ -54,5 +37,5 @@ class InstanceSegmentationTask(Task):
                 "expected (N, m, m)"
             )
         check_finite(probs, "masks", info)
-        rles = paste_rles(probs, boxes.numpy(), height, width)
-        return replace(prediction, mask_probs=None, rles=rles)
+        rles = paste_rles(probs, whole.numpy(), place.height, place.width)
+        return replace(prediction, boxes=place.boxes_to_original(boxes), mask_probs=None, rles=rles)

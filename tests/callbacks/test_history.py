@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import csv
+import io
+import logging
+import re
 
 import pytest
 
+from cvtrain.callbacks import console as consoles
 from cvtrain.callbacks.checkpoint import BestAndLast
-from cvtrain.callbacks.history import History
+from cvtrain.callbacks.history import History, epoch_parts
+from cvtrain.terminal import Terminal
 
 
 def read(path) -> list[dict[str, str]]:
@@ -37,8 +42,9 @@ def test_epochs_without_validation_have_empty_cells(make_task, fit, tmp_path) ->
 
 def test_the_line_after_an_epoch(make_task, fit, tmp_path, said) -> None:
     fit(make_task(), History(tmp_path / "metrics.csv"), epochs=1)
-    for part in ("epoch 1/1", "loss ", "val loss ", "accuracy ", "(best)", "lost objects 12"):
+    for part in ("epoch 1/1", "loss ", "val loss ", "accuracy ", "  epoch ", "  run ", "images/s"):
         assert part in said()
+    assert "lost objects" not in said()  # counts are in metrics.csv
 
 
 def test_a_resume_rewrites_the_rows_it_had(make_task, fit, header, tmp_path) -> None:
@@ -74,3 +80,52 @@ def test_loggers_get_the_row_at_the_optimizer_step(make_task, fit, tmp_path) -> 
     fit(make_task(), History(tmp_path / "metrics.csv"), epochs=2, loggers=[logger])
     assert [step for step, metrics in seen if "epoch" in metrics] == [3, 6]
     assert {"images_per_s", "memory_gib", "val/accuracy"} <= set(seen[-1][1])
+
+
+def epochs_of(values: list[float], mode: str) -> list[bool]:
+    rows = [{"epoch": n, "train/loss": 1.0, "val/x": v} for n, v in enumerate(values)]
+    lines = [epoch_parts(rows[: n + 1], "x", mode, 9)[-1] for n in range(len(rows))]
+    return [line.endswith("(best)") for line in lines]
+
+
+def test_best_is_said_where_the_metric_is_better_than_any_before() -> None:
+    nan = float("nan")
+    assert epochs_of([0.0, 0.0, 0.2, 0.2, 0.1, 0.3], "max") == [
+        False,
+        False,
+        True,
+        False,
+        False,
+        True,
+    ]
+    assert epochs_of([0.5, nan, 0.5, 0.6], "max") == [True, False, False, True]
+    assert epochs_of([2.0, 2.0, 1.0], "min") == [True, False, True]
+
+
+def test_the_line_after_an_epoch_fits_80_columns(
+    make_task, fit, tmp_path, monkeypatch, caplog
+) -> None:
+    caplog.set_level(logging.INFO, consoles.LOG.name)
+    console = Terminal(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
+    monkeypatch.setattr(consoles, "_CONSOLE", console)
+    log = logging.Handler()
+    lines: list[str] = []
+    log.emit = lambda record: lines.append(record.getMessage())
+    monkeypatch.setattr(consoles.LOG, "handlers", [consoles.ConsoleHandler(), log])
+    fit(make_task(), History(tmp_path / "metrics.csv"), epochs=2)
+    shown = console.file.getvalue().splitlines()
+    assert [line[:9] for line in shown] == ["epoch 1/2", "epoch 2/2"]
+    assert max(map(len, shown)) <= 80
+    assert re.search(r"run [\d.]+ s left", shown[0])
+    assert "left" not in shown[1]
+    assert all("images/s" in line and "passed" in line for line in lines)  # train.log has it all
+
+
+def test_the_time_left_is_that_of_recent_epochs_and_of_the_limit(tmp_path) -> None:
+    history = History(tmp_path / "metrics.csv")
+    assert history.left(3) is None
+    assert history.left(3, epoch_seconds=4.0) == 12
+    history.rows = [{"seconds": 100.0}, *({"seconds": 10.0} for _ in range(5))]
+    assert history.left(3) == pytest.approx(30)
+    history.max_minutes = 2.6  # 156 s, of which 150 are over
+    assert history.left(3) == pytest.approx(6)

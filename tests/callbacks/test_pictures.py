@@ -46,9 +46,10 @@ def test_the_images_lie_evenly_in_the_set(make_task, tmp_path) -> None:
         batch = Batch(
             images=torch.zeros(len(rows), 3, 2, 2, dtype=torch.uint8),
             targets=[Target() for _ in rows],
+            truths=[Target() for _ in rows],
             infos=[ImageInfo(row, str(row), str(row), 2, 2) for row in rows],
         )
-        outputs = {"predictions": [Prediction() for _ in rows]}
+        outputs = {"originals": [Prediction() for _ in rows]}
         pictures.on_validation_batch_end(trainer, task, outputs, batch, first // 4)
     assert [info.index for *_, info in pictures._samples] == [0, 4, 8]
 

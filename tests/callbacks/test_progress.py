@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
 
 from cvtrain.callbacks import console as consoles
+from cvtrain.callbacks.history import History
 from cvtrain.callbacks.progress import ProgressBar
 from cvtrain.errors import UsageError
 
@@ -23,6 +25,18 @@ def test_a_terminal_shows_loss_metric_speed_and_memory(make_task, fit, terminal)
     for part in ("epoch 1/2", "epoch 2/2", "validation", "3/3", "loss ", "images/s", "GiB"):
         assert part in shown
     assert "accuracy 0." in shown
+
+
+def test_times_of_the_epoch_and_of_the_run_are_named(make_task, fit, terminal, tmp_path) -> None:
+    terminal.width = 80
+    fit(make_task(), ProgressBar(1e9), History(tmp_path / "metrics.csv"), epochs=2)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.file.getvalue()).replace("\r", "\n")
+    bars = [line for line in shown.splitlines() if "batches" in line]
+    runs = [line for line in shown.splitlines() if line.startswith("run: ")]
+    assert any(re.search(r"batches  0:\d\d passed, 0:\d\d left", line) for line in bars)
+    assert all(re.match(r"run: [\d.]+ s passed, [\d.]+ s left", line) for line in runs)
+    assert len(runs) > 4
+    assert max(len(line.rstrip()) for line in shown.splitlines()) <= 80
 
 
 def test_elsewhere_nothing_is_drawn(make_task, fit, monkeypatch) -> None:

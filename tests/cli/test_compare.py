@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from cvtrain.cli.compare import blocks, compare
+from cvtrain.cli.compare import compare
 from cvtrain.cli.compared import find, labels, refuse
 from cvtrain.errors import UsageError
+from cvtrain.report.table import Blocks
 from cvtrain.storage import RUN_MARKER
 
 Cli = Callable[..., Any]
@@ -237,9 +238,9 @@ def test_names_tell_runs_apart(make: Make) -> None:
 
 def test_columns_that_do_not_fit_go_into_another_block() -> None:
     table = [["run", "aaaa", "bbbb", "cc"], ["x", "1", "2", "3"]]
-    assert blocks(table, 100) == [[0, 1, 2, 3]]
-    assert blocks(table, 15) == [[0, 1, 2], [0, 3]]
-    assert blocks(table, 1) == [[0, 1], [0, 2], [0, 3]]
+    assert Blocks(table).split(100)[1] == [[0, 1, 2, 3]]
+    assert Blocks(table).split(15)[1] == [[0, 1, 2], [0, 3]]
+    assert Blocks(table).split(1)[1] == [[0, 1], [0, 2], [0, 3]]
 
 
 def test_what_it_writes_where_one_model_cannot_be_measured(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cvtrain.cli.errors import line
+from cvtrain.cli.errors import line, report
 from cvtrain.errors import CheckpointError, DataError, RunError, UsageError
 
 
@@ -16,3 +16,12 @@ def test_the_gates_list_keeps_its_lines() -> None:
 @pytest.mark.parametrize("kind", [UsageError, RunError, CheckpointError])
 def test_other_errors_are_one_line(kind: type[Exception]) -> None:
     assert line(kind("x=1:\n  not read\n")) == "x=1: not read"
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_an_error_is_printed_without_controls(capsys, debug) -> None:
+    error = DataError("a\x1b[31m.png: bad\n  b\udcff: worse")
+    assert report(error, debug=debug) == 1
+    said = capsys.readouterr().err
+    assert "\x1b" not in said
+    assert said.endswith("cvtrain: a\\x1b[31m.png: bad\n  b\\udcff: worse\n")

@@ -15,7 +15,6 @@ import yaml
 from PIL import Image
 
 from cvtrain.cli import child
-from cvtrain.cli.study import _span
 from cvtrain.errors import RunError
 from cvtrain.lock import LOCK, locked
 from cvtrain.models.backbones.darknet import DarknetTiny
@@ -355,10 +354,6 @@ def test_a_launchers_ranks_are_refused(
 ) -> None:
     monkeypatch.setenv("RANK", "0")
     assert "without torchrun" in cli(*STUDY).line
-
-
-def test_how_long_is_said_as_people_do() -> None:
-    assert [_span(s) for s in (40, 100, 5000, 11160)] == ["40 s", "2 min", "83 min", "3 h 6 min"]
 
 
 @pytest.mark.slow

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import sys
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from cvtrain.engine.predict import predict
-from cvtrain.errors import DataError
+from cvtrain.engine.predict import _Predicting, predict
+from cvtrain.errors import DataError, RunError
+from cvtrain.text import printable
 
 
 @pytest.fixture
@@ -32,7 +39,7 @@ def run(command, trained, tmp_path, *words: str) -> tuple[int, Path]:
 
 def test_a_folder_with_a_broken_file(command, trained, images, tmp_path, capsys) -> None:
     code, folder = run(command, trained, tmp_path, f"source={images}", "score_threshold=0")
-    assert code == 0
+    assert code == 1
     entries = json.loads((folder / "predictions.json").read_text())
     assert {e["file_name"] for e in entries} == {"a.jpg", "a.png", "deep er/ü.png"}
     sizes = {"a.jpg": (70, 50), "deep er/ü.png": (40, 90), "a.png": (30, 30)}
@@ -54,6 +61,115 @@ def test_a_folder_with_a_broken_file(command, trained, images, tmp_path, capsys)
     assert "broken.jpg" in said
     assert "3 images" in said
     assert "1 left out" in said
+
+
+ODD = [b"x" * 251 + b".jpg", b"y" * 237 + b".jpg", b"caf\xe9.jpg", b"[a].jpg", b"\x1b[31mred\n.jpg"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8")
+def test_odd_names_cost_nothing(command, trained, tmp_path, capsys) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ODD:
+        Image.new("RGB", (40, 30)).save(io := BytesIO(), format="JPEG")
+        (folder / os.fsdecode(name)).write_bytes(io.getvalue())
+    code, out = run(command, trained, tmp_path, f"source={folder}", "score_threshold=0")
+    assert code == 0
+    entries = json.loads((out / "predictions.json").read_text())
+    assert {os.fsencode(e["file_name"]) for e in entries} == set(ODD)
+    assert len(list((out / "images").iterdir())) == len(ODD)
+    said = capsys.readouterr().out
+    for text in (said, (out / "train.log").read_text("utf-8")):
+        assert "\x1b" not in text
+        for name in ODD:
+            assert printable(os.fsdecode(name)) in text
+
+
+def test_class_names_are_printed_as_they_are(command, trained, images, tmp_path, capsys) -> None:
+    names = ["stop [/sign]", "\x1b[31mred", "[a].png", "_a$b$"]
+    checkpoint = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
+    checkpoint["cvtrain"]["classes"]["names"] = names
+    path = tmp_path / "odd.ckpt"
+    torch.save(checkpoint, path)
+    code, out = run(command, path, tmp_path, f"source={images}/a.jpg", "score_threshold=0")
+    assert code == 0
+    for text in (capsys.readouterr().out, (out / "train.log").read_text()):
+        assert all(printable(name) in text for name in names)
+        assert "\x1b" not in text
+
+
+@pytest.mark.parametrize("broken", ["draw", "save", "predicted", "memory"])
+def test_one_image_that_fails_costs_itself_alone(
+    command, trained, images, tmp_path, capsys, monkeypatch, broken
+) -> None:
+    """Drawing, writing and predicting fail for images of 70 x 50 pixels."""
+    from cvtrain.engine import predict as module
+    from cvtrain.tasks.base import Task
+
+    drawn: list[Path] = []
+    if broken in ("draw", "save"):
+        real = getattr(module, broken)
+
+        def fails(*given, **named):
+            if broken == "draw" and given[0].shape[:2] == (50, 70):
+                raise ValueError("odd")
+            if broken == "save" and given[0].name == "a.png" and not drawn:
+                drawn.append(given[0])
+                raise OSError(errno.ENAMETOOLONG, "File name too long")
+            return real(*given, **named)
+
+        monkeypatch.setattr(module, broken, fails)
+    else:
+        real = Task.predicted
+
+        def fails(self, batch):
+            if any(info.width == 70 for info in batch.infos):
+                raise RunError("odd") if broken == "predicted" else MemoryError()
+            return real(self, batch)
+
+        monkeypatch.setattr(Task, "predicted", fails)
+    code, out = run(command, trained, tmp_path, f"source={images}", "score_threshold=0")
+    assert code == 1
+    entries = json.loads((out / "predictions.json").read_text())
+    assert {e["file_name"] for e in entries} == {"a.png", "deep er/ü.png"}
+    said = capsys.readouterr().out
+    assert "left out: a.jpg" in said
+    assert "2 left out" in said
+    assert "left out: a.jpg" in (out / "train.log").read_text()
+
+
+def test_a_prediction_that_is_not_finite_is_its_images_fault(
+    command, trained, images, tmp_path, capsys, monkeypatch
+) -> None:
+    from cvtrain.tasks.base import Task
+
+    real = Task.predicted
+
+    def fails(self, batch):
+        found = real(self, batch)
+        return [
+            replace(p, scores=p.scores * float("nan")) if info.width == 70 else p
+            for p, info in zip(found, batch.infos, strict=True)
+        ]
+
+    monkeypatch.setattr(Task, "predicted", fails)
+    monkeypatch.setattr(_Predicting, "_cut", lambda self, prediction: prediction)
+    code, _ = run(command, trained, tmp_path, f"source={images}", "score_threshold=0")
+    assert code == 1
+    said = capsys.readouterr().out
+    assert "left out: a.jpg: its prediction is not finite" in said
+    assert "diverged" not in said
+
+
+def test_a_full_disk_ends_all(command, trained, images, tmp_path, monkeypatch) -> None:
+    from cvtrain.engine import predict as module
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "save", full)
+    with pytest.raises(RunError, match="No space left"):
+        run(command, trained, tmp_path, f"source={images}")
 
 
 def test_the_threshold_cuts(command, trained, images, tmp_path, capsys) -> None:

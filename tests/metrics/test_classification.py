@@ -30,9 +30,8 @@ def test_by_hand():
     probs = [[0.9, 0.1], [0.58, 0.42], [0.3, 0.7], [0.2, 0.8], [0.55, 0.45]]
     metrics = fill(probs, [0, 0, 1, 1, 1], ["cat", "dog"])
     values = metrics.compute()
-    assert list(values) == ["accuracy", "accuracy_top5", "f1_macro", "ece"]
+    assert list(values) == ["accuracy", "f1_macro", "ece"]
     assert values["accuracy"] == pytest.approx(4 / 5)
-    assert values["accuracy_top5"] == 1.0
     # cat: precision 2/3, recall 1, F1 4/5; dog: precision 1, recall 2/3, F1 4/5
     assert values["f1_macro"] == pytest.approx(4 / 5)
     details = metrics.details()
@@ -58,6 +57,13 @@ def test_ece_by_hand():
     assert bins["accuracy"][10] == pytest.approx(0.6)
     assert bins["confidence"][14] == pytest.approx(0.95)
     assert np.isnan(bins["accuracy"][0])
+
+
+@pytest.mark.parametrize("k", [2, 5, 6])
+def test_top5_is_given_from_six_classes_on(k):
+    """Of five it would always be 1."""
+    values = fill(np.eye(k).tolist(), list(range(k)), [f"c{n}" for n in range(k)]).compute()
+    assert ("accuracy_top5" in values) == (k > 5)
 
 
 def test_top5_counts_the_five_best_and_ties_go_to_the_first():
@@ -128,7 +134,7 @@ def test_classes_that_do_not_occur():
 
 def test_one_class_and_no_image():
     one = fill([[1.0], [1.0]], [0, 0])
-    assert one.compute() == {"accuracy": 1.0, "accuracy_top5": 1.0, "f1_macro": 1.0, "ece": 0.0}
+    assert one.compute() == {"accuracy": 1.0, "f1_macro": 1.0, "ece": 0.0}
     none = ClassificationMetrics(Classes.from_names(["a", "b"]))
     assert all(math.isnan(v) for v in none.compute().values())
     assert none.details()["notes"] == ["no image was evaluated"]

@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "interrupt": set(),
     "lock": {"errors"},
     "storage": {"errors"},
+    "terminal": {"text"},
     "text": set(),
     "types": set(),
     "instantiate": {"errors", "shipped", "augment"},
@@ -38,7 +39,7 @@ MAY_IMPORT = {
     "callbacks": {"types", "report", "data", "metrics", "tasks", "optim"},
     "export": {"__version__", "models", "engine", "report", "callbacks"},
 }
-GROUND_FLOOR = {"cache", "errors", "interrupt", "lock", "outside", "storage", "text"}
+GROUND_FLOOR = {"cache", "errors", "interrupt", "lock", "outside", "storage", "terminal", "text"}
 for _part in ("data", "proposals", "metrics", "transfer", "tasks", "report", "callbacks", "export"):
     MAY_IMPORT[_part] |= GROUND_FLOOR
 HEAVY = {"torch", "torchvision", "pytorch_lightning", "albumentations", "timm", "torchmetrics"}

@@ -151,3 +151,16 @@ def test_a_fingerprint_knows_neither_order_nor_ids() -> None:
 )
 def test_a_fingerprint_sees_every_difference(part: str, change: dict[str, Any]) -> None:
     assert differing(fingerprint(TRUTH, None), fingerprint({**TRUTH, **change}, None)) == part
+
+
+def test_foreign_names_are_text_in_both_files(tmp_path: Path) -> None:
+    odd = row("=cmd() [x](y)\n\x1b", 0.5, 0.01)
+    both = comparison(odd, row("b", 0.4, 0.02))
+    text = both.markdown("cvtrain compare x\x1b")
+    assert "=cmd() \\[x\\](y)\\\\n\\\\x1b" in text
+    assert "a\\|b" in text
+    assert "\x1b" not in text
+    with both.write_csv(tmp_path / "c.csv").open(newline="") as file:
+        cells = list(csv.reader(file))
+    assert cells[1][0] == "'=cmd() [x](y)\\n\\x1b"
+    assert float(cells[1][cells[0].index("mAP")]) == 0.5

@@ -50,6 +50,7 @@ def history(epochs, every=1):
             "epoch": e,
             "train/loss": 10 / (e + 1),
             "train/coord": 1000 * 0.7**e,
+            "train/size": 900 * 0.7**e,
             "lr": 0.1,
             "seconds": 3.0,
             "train/num_lost": e % 2,
@@ -58,6 +59,7 @@ def history(epochs, every=1):
             row |= {
                 "val/loss": 11 / (e + 1),
                 "val/coord": 1100 * 0.7**e,
+                "val/size": 900 * 0.7**e,
                 "val/mAP50": e / (epochs + 1),
                 "val/mAP_small": float("nan"),
                 "val/AR100": 0.3,
@@ -82,23 +84,25 @@ def test_curves(tmp_path, figures, look):
         "Loss", "Loss terms", "Metrics", "More metrics", "Counts", "Learning rate"
     ]  # fmt: skip
     assert labels_of(found["Loss"]) == ["train/loss", "val/loss"]
-    assert labels_of(found["Loss terms"]) == ["train/coord", "val/coord"]
+    assert labels_of(found["Loss terms"]) == [
+        "train/coord", "train/size", "val/coord", "val/size"
+    ]  # fmt: skip
     assert found["Loss terms"].get_yscale() == "log"
     assert labels_of(found["Metrics"]) == ["val/mAP50"]
     assert labels_of(found["More metrics"]) == ["val/AR100"]  # mAP_small is never defined
     line = found["Loss"].get_lines()[0]
     assert np.allclose(line.get_ydata(), 10 / np.arange(1, 31))
-    assert list(line.get_xdata()) == list(range(30))
+    assert list(line.get_xdata()) == list(range(1, 31))  # as people count
 
 
 def test_curves_with_gaps_and_with_one_epoch(tmp_path, figures):
     plot_curves(write_csv(tmp_path / "m.csv", list(history(12, every=5))), tmp_path / "c.png")
     line = panels(figures[0])["Metrics"].get_lines()[0]
-    assert list(line.get_xdata()) == [4, 9]
+    assert list(line.get_xdata()) == [5, 10]
     assert line.get_marker() == "o"
     plot_curves(write_csv(tmp_path / "m.csv", list(history(1))), tmp_path / "c.png")
     ax = panels(figures[1])["Loss"]
-    assert [t for t in ax.get_xticks() if ax.get_xlim()[0] <= t <= ax.get_xlim()[1]] == [0]
+    assert [t for t in ax.get_xticks() if ax.get_xlim()[0] <= t <= ax.get_xlim()[1]] == [1]
     assert len(ax.get_lines()) == 2
 
 
@@ -167,10 +171,12 @@ def test_confusion_is_readable_at_any_size(tmp_path, k, figures, look, classific
     if k <= 20:
         counts = details["confusion"]
         share = counts / counts.sum(axis=1, keepdims=True)
-        assert len(ax.texts) == (share >= 0.005).sum()
+        assert len(ax.texts) == (counts > 0).sum()
         for cell in ax.texts:
             column, row = cell.get_position()
-            assert float(cell.get_text()) == pytest.approx(share[row, column], abs=0.0051)
+            count, percent = cell.get_text().split("\n")
+            assert int(count) == counts[row, column]
+            assert float(percent.strip("<%")) / 100 == pytest.approx(share[row, column], abs=0.0051)
     else:
         assert not ax.texts
 
@@ -179,7 +185,7 @@ def test_confusion_of_a_detector_has_a_background(tmp_path, figures, detection_d
     plot_confusion(detection_details(("cat", "dog")), tmp_path / "c.png")
     ax = figures[0].axes[0]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["cat", "dog", "background"]
-    assert ax.get_title(loc="left") == "Confusion (score 0.25, IoU 0.5)"
+    assert ax.get_title(loc="left") == "Confusion matrix\nscore 0.25 or more, IoU 0.5 or more"
 
 
 def test_confusion_of_nothing(tmp_path, look, detection_details):
@@ -212,16 +218,16 @@ def test_labels_of_boxes(tmp_path, figures, look, make_table):
     figure = figures[0]
     assert figure.get_suptitle() == "train: 40 images"
     found = panels(figure)
-    assert f"Objects a class: {table.num_annotations} in 5 of 5" in found
+    assert f"Objects per class: {table.num_annotations} in 5 of 5" in found
     counts = np.bincount(table.labels, minlength=5)
-    bars = next(ax for title, ax in found.items() if title.startswith("Objects a class")).patches
+    bars = next(ax for title, ax in found.items() if title.startswith("Objects per class")).patches
     assert [bar.get_width() for bar in bars] == sorted(counts, reverse=True)
-    centres = found["Box centres"].get_images()[0].get_array()
+    centres = found["Box centers"].get_images()[0].get_array()
     assert centres.sum() == table.num_annotations
     sizes = found["Box sizes"].get_images()[0].get_array()
     assert sizes.sum() == table.num_annotations
     per_image = np.diff(table.starts)
-    histogram = found[f"Objects an image: mean {per_image.mean():.1f}, most {per_image.max()}"]
+    histogram = found[f"Objects per image: mean {per_image.mean():.1f}, most {per_image.max()}"]
     heights = [bar.get_height() for bar in histogram.patches]
     assert heights == np.bincount(per_image).tolist()
 
@@ -229,11 +235,13 @@ def test_labels_of_boxes(tmp_path, figures, look, make_table):
 def test_labels_of_many_classes_and_of_images(tmp_path, figures, make_table):
     names = tuple(f"kind {n}" for n in range(80))
     plot_labels(make_table(names, images=200), tmp_path / "l.png")
-    bars = next(ax for ax in figures[0].axes if ax.get_title(loc="left").startswith("Objects a c"))
+    bars = next(
+        ax for ax in figures[0].axes if ax.get_title(loc="left").startswith("Objects per c")
+    )
     assert len(bars.patches) == 30
     assert bars.get_xlabel().startswith("50 more classes with ")
     plot_labels(make_table(("cat", "dog"), boxes=False, labels=True), tmp_path / "l.png")
-    assert "Images a class: 40 in 2 of 2" in panels(figures[1])
+    assert "Images per class: 40 in 2 of 2" in panels(figures[1])
 
 
 @pytest.mark.parametrize("images", [0, 3])
@@ -261,7 +269,7 @@ def test_odd_names_in_every_plot(
 
 def test_safe():
     assert safe("plain") == "plain"
-    assert safe("a\nb\tc\x00\udcff") == "a b c\ufffd\ufffd"
+    assert safe("a\nb\x00\udcff") == "a\\nb\\x00\\udcff"  # as in the terminal
     cut = safe("the beginning and the end of a name", 20)
     assert len(cut) == 20
     assert cut == "the beginnin\u2026 a name"
@@ -283,8 +291,11 @@ def fake_draw(monkeypatch):
         ignore=None,
         max_side=None,
         listed=(),
+        frame=None,
+        crowded=None,
     ):
         call = {"boxes": boxes, "labels": labels, "names": names, "scores": scores}
+        call |= {"frame": frame, "crowded": crowded, "listed": listed}
         calls.append(SimpleNamespace(**call, masks=masks, mask=mask, ignore=ignore))
         shown = image.copy()
         boxes = np.zeros((0, 4)) if boxes is None else boxes
@@ -294,6 +305,7 @@ def fake_draw(monkeypatch):
 
     module = ModuleType("cvtrain.report.draw")
     module.draw = draw
+    module.is_crowd = lambda frame, boxes, *_, **__: len(boxes) > 1
     monkeypatch.setitem(sys.modules, "cvtrain.report.draw", module)
     return calls
 
@@ -326,7 +338,7 @@ def test_predictions_beside_truth(tmp_path, figures, fake_draw, look):
     assert found.scores.tolist() == [pytest.approx(0.9)]
     assert found.ignore is None
     titles = [ax.get_title(loc="left") for ax in figures[0].axes]
-    assert titles[:2] == ["a/0.jpg\ntruth", "\nprediction: 1 of score 0.25 or more"]
+    assert titles[:2] == ["a/0.jpg\nground truth", "\nprediction: 1 of score 0.25 or more"]
     assert len(titles) == 8  # two pairs a row, the last one empty
     shown = figures[0].axes[0].get_images()[0].get_array()
     assert (shown[10, 10] == 255).all()
@@ -388,8 +400,8 @@ def test_labels_of_any_number_of_classes(tmp_path, figures, make_table):
     table = replace(table, tags=np.array([0, 1, 1]), tag_starts=np.array([0, 2, 3, 3]))
     plot_labels(table, tmp_path / "l.png")
     titles = [ax.get_title(loc="left") for ax in figures[0].axes]
-    assert titles[0] == "Images a class: 1.0 classes an image, most 2"
-    assert "Box centres" not in titles
+    assert titles[0] == "Images per class: 1.0 classes per image, most 2"
+    assert "Box centers" not in titles
 
 
 def test_predictions_of_a_localizer(tmp_path, figures, fake_draw):
@@ -404,7 +416,7 @@ def test_predictions_of_a_localizer(tmp_path, figures, fake_draw):
     )
     assert [call.labels.tolist() for call in fake_draw] == [[1], [0]]
     titles = [ax.get_title(loc="left") for ax in figures[0].axes]
-    assert titles == ["image 0\ntruth: dog", "\nprediction: cat 0.90, IoU 0.77, truly dog"]
+    assert titles == ["image 0\nground truth: dog", "\nprediction: cat 0.90, IoU 0.77, truly dog"]
 
 
 def test_predictions_of_masks(tmp_path, fake_draw):
@@ -492,3 +504,46 @@ def test_of_guesses_at_one_object_the_best_is_drawn(figures, tmp_path):
     plot_predictions([image], [prediction], [truth], ["cat", "dog"], tmp_path / "p.png")
     said = figures[0].axes[1].get_title(loc="left")
     assert said == "\nprediction: dog 0.10, IoU 0.00", "the class of the best guess"
+
+
+def test_a_single_loss_term_is_not_drawn_twice(tmp_path, figures):
+    rows = [{"epoch": 0, "train/loss": 1.0, "train/class": 1.0, "val/loss": 2, "val/class": 2}]
+    plot_curves(write_csv(tmp_path / "m.csv", rows), tmp_path / "c.png")
+    assert list(panels(figures[0])) == ["Loss"]
+
+
+def test_pairs_are_drawn_alike(tmp_path, fake_draw, figures):
+    """One box of truth, two predicted: both get a legend; both are drawn in the file's frame."""
+    boxes = torch.tensor([[5.0, 5, 30, 30], [40, 5, 60, 20]])
+    truth = Target(boxes=boxes[:1], labels=torch.tensor([0]))
+    said = Prediction(boxes=boxes, scores=torch.tensor([0.9, 0.8]), labels=torch.tensor([1, 0]))
+    info = ImageInfo(0, "a.jpg", "a.jpg", 300, 100)
+    plot_predictions([image_of(0)], [said], [truth], ["cat", "dog"], tmp_path / "p", infos=[info])
+    assert [call.crowded for call in fake_draw] == [True, True]
+    assert [call.frame for call in fake_draw] == [(300, 100)] * 2
+    assert [call.listed for call in fake_draw] == [[0, 1]] * 2
+
+
+def test_a_class_alone_is_shown_in_the_aspect_of_its_file(tmp_path, figures):
+    said, info = Prediction(probs=torch.tensor([0.2, 0.8])), ImageInfo(0, "a", "a", 50, 200)
+    square = np.zeros((32, 32, 3), np.uint8)
+    plot_predictions([square], [said], [Target()], ["cat", "dog"], tmp_path / "p", infos=[info])
+    (ax,) = figures[0].axes
+    assert ax.get_aspect() == pytest.approx(0.25)
+
+
+def test_a_class_that_begins_with_an_underscore_is_in_the_legend(
+    tmp_path, figures, detection_details
+):
+    details = detection_details(("_x_", "a$b$"))
+    plot_pr(details, tmp_path / "pr.png")
+    texts = labels_of(figures[0].axes[0])
+    assert sum("_x_" in text for text in texts) == 1
+    assert sum("a$b$" in text for text in texts) == 1
+
+
+def test_large_counts_are_short():
+    from cvtrain.report.plots import _short_count
+
+    counts = (0, 7, 9999, 12345, 3_400_000, 2.5e9)
+    assert [_short_count(c) for c in counts] == ["0", "7", "9999", "12.3k", "3.4M", "2.5G"]

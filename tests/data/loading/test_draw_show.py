@@ -14,7 +14,7 @@ from cvtrain.augment.config import settled
 from cvtrain.cache import cache_folder
 from cvtrain.cli.show import _blocks, _picture, show
 from cvtrain.data.segments import rles_from_masks
-from cvtrain.report.draw import PALETTE, colour, draw, grid, save, to_rgb8
+from cvtrain.report.draw import PALETTE, colour, draw, grid, is_crowd, save, save_mask, to_rgb8
 from cvtrain.storage import is_run_folder
 from cvtrain.types import Target
 
@@ -316,3 +316,45 @@ def test_an_augmentation_may_have_the_name_of_a_key():
     assert head == "copy_paste"
     ((head, _, _),) = _blocks(settled({"name": "mine", "copy_paste": 0.5}))
     assert head == "mine + copy_paste"
+
+
+@pytest.mark.parametrize(
+    ("names", "plain"),
+    [(["0", "1", "7"], True), (["background", "1", "2"], True), (["1", "2", "3"], False),
+     (["0", "cat", "dog"], False), (["road", "car", "sky"], False)],
+)  # fmt: skip
+def test_class_0_of_masks_without_names_is_not_painted(names, plain, tmp_path):
+    mask = np.zeros((100, 120), np.int64)
+    mask[:50] = 1
+    out = draw(GRAY, names=names, mask=mask, min_side=100)
+    assert (out[75, 60] == GRAY[75, 60]).all() == plain
+    assert not (out[25, 60] == GRAY[25, 60]).all()
+    save_mask(tmp_path / "m.png", mask, names)
+    with Image.open(tmp_path / "m.png") as image:
+        assert (image.convert("RGB").getpixel((60, 75)) == (0, 0, 0)) == plain
+        assert image.getpixel((60, 75)) == 0
+
+
+def test_an_image_of_another_size_is_drawn_in_the_aspect_of_its_frame():
+    """A network's square input, of a file of 400 x 200."""
+    box, square = [[300.0, 20, 380, 180]], np.full((64, 64, 3), 128, np.uint8)
+    out = draw(square, box, [2], ["a", "b", "c"], frame=(200, 400), max_side=480)
+    assert out.shape == (240, 480, 3)
+    assert near(out[30:210, 360:361], colour(2)) > 150
+    masks = np.zeros((1, 200, 400), bool)
+    masks[0, 100:] = True
+    out = draw(square, box, [2], ["a", "b", "c"], masks=masks, frame=(200, 400), max_side=480)
+    assert near(out[130:, :300], np.array([128, 128, 128]), 5) == 0
+
+
+def test_a_crowd_is_drawn_alike_though_one_side_has_few_boxes():
+    many = np.tile([[10.0, 10, 20, 20]], (40, 1))
+    few = many[:2]
+    assert is_crowd((100, 120), many, np.zeros(40), ["cat"])
+    assert not is_crowd((100, 120), few, np.zeros(2), ["cat"])
+    alike = [
+        draw(GRAY, b, np.zeros(len(b)), ["cat"], listed=[0], crowded=True) for b in (many, few)
+    ]
+    assert alike[0].shape == alike[1].shape  # a legend below each
+    plain = draw(GRAY, few, [0, 0], ["cat"], crowded=False)
+    assert near(plain, colour(0), 5) > 3 * near(alike[1][:320], colour(0), 5)
