@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """How many 640 x 480 images a second one core augments, for every yaml of conf/augment.
 
-Each runs as training runs it: at its default strength, with seven boxes an image (seven masks where
+Each runs as training runs it: at its default strength, with seven boxes per image (seven masks where
 objects are pasted in by theirs, a mask of classes where they are cut out of one), from an image of
 640 x 480 to an input of 640 x 480, decoding and batching left out. ``ratio`` is the time over that
 of augment=none. Below them the families' transforms alone, each applied always and at full
@@ -45,7 +45,7 @@ def main() -> None:
     args = _arguments()
     prepare_process()
     scenes = [_scene(seed) for seed in range(args.images)]
-    print(f"{WIDTH} x {HEIGHT}, {BOXES} boxes an image; one core")
+    print(f"{WIDTH} x {HEIGHT}, {BOXES} boxes per image; one core")
     print(f"{'augment=':38}{'ms/image':>9}{'images/s':>10}{'ratio':>8}")
     plain = _seconds(_whole({}, args.rounds), scenes, args.rounds)
     for name, node in _choices():
@@ -162,7 +162,7 @@ def _leaves(nodes: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _seconds(augmentation: Augmentation, scenes: list[Scene], rounds: int) -> float:
-    """CPU seconds an image."""
+    """CPU seconds per image."""
     per_round = []
     for epoch in range(rounds + 1):
         generators = [np.random.default_rng([0, epoch, i]) for i in range(len(scenes))]

@@ -146,7 +146,7 @@ class Pipeline:
             culprit = next((t for t in self._leaves if _changes_type(t, image)), None)
             name = "a transform" if culprit is None else type(culprit).__name__
             raise DataError(
-                f"{self._failure(image, name)}: it made it {out.dtype}; leave it out, or save the "
+                f"{self._failure(image, name)}: it made it {out.dtype}; omit it, or save the "
                 "images with 8 bits"
             )
 
@@ -255,7 +255,7 @@ def _check_targets(transforms: Sequence[Any], targets: Collection[str], name: st
             if needed[target] not in known:
                 raise UsageError(
                     f"augment={name}: {type(transform).__name__} moves pixels but not {target}; "
-                    "leave it out of the list for this task"
+                    "omit it from the list for this task"
                 )
 
 

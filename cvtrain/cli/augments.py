@@ -35,7 +35,7 @@ def check_list(typed: Typed, conf: ConfDirs) -> None:
             n for n in conf.options("augment") if "transforms" not in conf.node("augment", n)
         ]
         raise UsageError(
-            f"{typed.text}: {' and '.join(lists)} both set augment.transforms, so that one alone "
+            f"{typed.text}: {' and '.join(lists)} both set augment.transforms, so that only one "
             f"would be run; put one of them with families ({', '.join(families)})"
         )
 

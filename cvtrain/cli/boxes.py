@@ -45,7 +45,7 @@ def unread(t: Typed, flat: dict[str, Any], verb: str) -> str:
         return ""
     if t.key == "task" and t.value not in WITH_BOXES:
         why = "held against" if verb == "proposals" else "made from"
-        return f"{t.text}: {verb} are {why} boxes; leave it out: {' | '.join(WITH_BOXES)}"
+        return f"{t.text}: {verb} are {why} boxes; omit it: {' | '.join(WITH_BOXES)}"
     if verb == "anchors":
         return ""
     # A generator draws its scenes at the network's size; files have one of their own.

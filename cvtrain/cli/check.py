@@ -103,7 +103,7 @@ def _print(console: Console, report: GateReport, path: Path) -> None:
     console.print(_classes_line(report), soft_wrap=True)
     numbers = Page(box=None, pad_edge=False, header_style="dim")
     boxes = any(count.annotations for count in report.counts.values())
-    titles = ["split", "images", "used", "left out", *(("objects", "used") if boxes else ())]
+    titles = ["split", "images", "used", "dropped", *(("objects", "used") if boxes else ())]
     for title in titles:
         numbers.add_column(title, justify="left" if title == "split" else "right")
     for name, count in report.counts.items():
@@ -178,16 +178,16 @@ def _verdict(report: GateReport) -> tuple[str, str]:
 
     stopping = len(report.stopping)
     if stopping:
-        end = "data.on_bad=fix repairs what can be, data.on_bad=drop leaves it out"
+        end = "data.on_bad=fix repairs what can be, data.on_bad=drop drops it"
         end = cure(report.stopping, report.on_bad, end)
         return f"{_counted(stopping, 'error')}: training stops; {end}", "red"
     if report.errors:
-        left = f"{report.rejected:,} of {report.images:,} images left out"
-        return f"goes on with data.on_bad={report.on_bad}: {left}", "yellow"
+        left = f"{report.rejected:,} of {report.images:,} images dropped"
+        return f"continues with data.on_bad={report.on_bad}: {left}", "yellow"
     if not report.notes:
         return "no errors; no notes", "green"
     if report.rejected:  # by a choice of the user's, data.object=only
-        left = f"{report.rejected:,} of {report.images:,} images left out, as asked"
+        left = f"{report.rejected:,} of {report.images:,} images dropped, as asked"
         return f"no errors; {_counted(len(report.notes), 'note')}; {left}", "green"
     lose = "loses" if len(report.notes) == 1 else "lose"
     return f"no errors; {_counted(len(report.notes), 'note')}, which {lose} nothing", "green"

@@ -148,7 +148,7 @@ def _measure(runs: Sequence[Run], cfg: Mapping[str, Any]) -> list[Cost | Cvtrain
         if isinstance(cost, CvtrainError):
             say(f"{head}not measured: {errors.line(cost)}")
         else:
-            say(f"{head}{cost.latency * 1000:,.1f} ms an image")
+            say(f"{head}{cost.latency * 1000:,.1f} ms per image")
     return costs
 
 

@@ -98,7 +98,7 @@ def find(words: Sequence[str]) -> tuple[list[Run], list[str]]:
                 f"{_unfinished(jobs[-1], last)}"
             )
         skipped += [
-            f"left out: {child.near(p)} {_unfinished(p, child.near(p))}"
+            f"dropped: {child.near(p)} {_unfinished(p, child.near(p))}"
             for p in jobs
             if p not in done
         ]
@@ -144,9 +144,9 @@ def _results(folder: Path, shown: str, config: Mapping[str, Any]) -> dict[str, A
 def _unfinished(folder: Path, shown: str) -> str:
     """Why a run without results cannot be compared, and what to do."""
     if not any((folder / "checkpoints").glob("*.ckpt")):
-        return f"was not finished (no {RESULTS}), and none of its epochs was: train it anew"
+        return f"did not finish (no {RESULTS}), and none of its epochs was: train it again"
     return (
-        f"was not finished (no {RESULTS}): cvtrain resume={shown} finishes it, or "
+        f"did not finish (no {RESULTS}): cvtrain resume={shown} finishes it, or "
         f"cvtrain eval ckpt={shown} scores it as it is; compare takes the folder that this names"
     )
 

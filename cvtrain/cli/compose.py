@@ -178,11 +178,11 @@ def check_reads(verb: str, typed: Sequence[Typed], *, multirun: bool = False) ->
     """Refuse keys that this verb does not read, and ``hydra.*`` outside a multirun."""
     for t in typed:
         if t.key == "resume_data" and "resume" not in by_key(typed):
-            raise UsageError(f"{t.text} is read beside resume=RUN_DIR alone")
+            raise UsageError(f"{t.text} is read only beside resume=RUN_DIR")
         if t.key == "command":
             raise UsageError(f"{t.text}: write {habits.replacement(t.key, t.shown)}")
         if t.key.startswith("hydra") and not multirun:
-            raise UsageError(f"{t.text}: hydra's own settings are read by a multirun (-m) alone")
+            raise UsageError(f"{t.text}: hydra's own settings are read only by a multirun (-m)")
         said = reads.complaint(verb, t.key, group_choice=t.kind == "group", multirun=multirun)
         if said:
             raise UsageError(said)
@@ -218,7 +218,7 @@ def check_options(typed: Sequence[Typed], conf: ConfDirs) -> list[Typed]:
 def _refuse_second_name(t: Typed, typed: Sequence[Typed]) -> None:
     second = by_key(typed).get("backbone.name")
     if second is not None:
-        raise UsageError(f"{t.text} and {second.text} both name a backbone; leave one out")
+        raise UsageError(f"{t.text} and {second.text} both name a backbone; omit one")
 
 
 def with_task(typed: list[Typed], conf: ConfDirs) -> list[Typed]:
@@ -389,7 +389,7 @@ def _fix_trust(config: DictConfig, typed: Sequence[Typed]) -> None:
     if config.trust and "trust" not in by_key(typed):
         names = ",".join(map(str, config.trust))
         raise UsageError(
-            f"trust is given on the command line alone, not by a yaml: add trust=[{names}]"
+            f"trust is given only on the command line, not in a yaml: add trust=[{names}]"
         )
 
 

@@ -58,7 +58,7 @@ def _known(error: BaseException) -> str | None:
     text = str(error)
     name = type(error).__name__
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk is full{_at(error)}; free some space and go on with resume=RUN_DIR"
+        return f"the disk is full{_at(error)}; free some space, then resume=RUN_DIR"
     if isinstance(error, PermissionError):
         return f"permission denied{_at(error)}"
     out_of_memory = "out of memory" in text.lower() or "can't allocate memory" in text

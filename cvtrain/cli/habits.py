@@ -202,5 +202,5 @@ def words(typed: Sequence[str], overrides: Sequence[str], has_verb: bool) -> str
         else:
             return None
     if not new:
-        return f"{' '.join(typed)}: leave it out; the command is cvtrain [VERB] key=value ..."
+        return f"{' '.join(typed)}: omit it; the command is cvtrain [VERB] key=value ..."
     return f"{' '.join(typed)} is not read here; write {', '.join(new)}"

@@ -49,7 +49,7 @@ _KEYS = {
     "optimizer.lr=X": "learning rate; also optimizer.weight_decay, scheduler.warmup_epochs",
     "backbone.weights=FILE": "weights to start from; backbone.pretrained=true fetches timm's",
     "run_dir=DIR": "where the run writes; default runs/TASK/MODEL/TIMESTAMP",
-    "resume=RUN_DIR": "go on with a run, in its folder; keys beside it change it from here on",
+    "resume=RUN_DIR": "continue a run, in its folder; keys beside it change it from here on",
     "seed=N": "every random draw of a run follows from it",
     "trust=[PACKAGE]": "let configurations and checkpoints name classes of your own package",
 }
@@ -69,7 +69,7 @@ EXAMPLES = {
     "cvtrain show data=coco data.root=photos augment=detection": "what the network will see",
     "cvtrain model=yolo data=coco data.root=photos": "train a detector on it",
     "cvtrain data=folder data.root=photos backbone=resnet50": "train a classifier",
-    "cvtrain resume=runs/a": "go on after Ctrl-C",
+    "cvtrain resume=runs/a": "resume after Ctrl-C",
     "cvtrain eval ckpt=runs/a split=test": "score the best checkpoint",
     "cvtrain predict ckpt=runs/a source='new/*.jpg'": "use it",
     "cvtrain -m model=yolo optimizer.lr=1e-3,1e-2 sweep_dir=lr": "two runs, one table",

@@ -71,7 +71,7 @@ def _pattern(overrides: Sequence[str]) -> str | None:
     for override in overrides:
         key, _, value = override.partition("=")
         if key not in ("filter", "timm"):
-            raise UsageError(f"{override}: list reads filter=PATTERN alone")
+            raise UsageError(f"{override}: list reads only filter=PATTERN")
         pattern = value.strip("'\"")
     return pattern
 

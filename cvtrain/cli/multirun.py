@@ -61,12 +61,12 @@ def multirun(command: Command, conf: ConfDirs) -> int:
     if command.verb != "train":
         raise UsageError(f"-m runs train, not {command.verb}")
     if command.cfg is not None:
-        raise UsageError("--cfg job shows one run; leave out -m and give one value a key")
+        raise UsageError("--cfg job shows one run; omit -m and give one value per key")
     typed = parse(command.overrides, multirun=True)
     check_reads("train", typed, multirun=True)
     given = by_key(typed)
     if "resume" in given:
-        raise UsageError("resume= goes on with one run; leave out -m")
+        raise UsageError("resume= continues one run; omit -m")
     jobs = [t for t in typed if t.key != "sweep_dir"]
     folder = _sweep_dir(given.get("sweep_dir"))
     flags = [f"--config-dir={d}" for d in conf.user]

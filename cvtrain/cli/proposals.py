@@ -85,7 +85,7 @@ def _print(console: Console, results: Mapping[str, Any], prepared: Prepared) -> 
 
     for name, result in results.items():
         counts = [_counted(result["images"], "image"), _counted(result["objects"], "object")]
-        counts.append(f"{result['boxes_per_image']:,.0f} boxes an image")
+        counts.append(f"{result['boxes_per_image']:,.0f} boxes per image")
         console.print(f"\n{name}: {', '.join(counts)}", style="bold")
         if not result["objects"]:
             console.print("no objects that count: nothing to cover", style="yellow")

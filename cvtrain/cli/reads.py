@@ -168,11 +168,11 @@ def _data_only(verb: str, key: str, group: str, group_choice: bool) -> str:
         if key in _TRAIN_ONLY:
             return f"{key}= is read by train, not by {verb}"
         if verb == "check" and key in _CHECK_SKIPS:
-            return f"{key}= is not read by check, which looks at the files alone"
+            return f"{key}= is not read by check, which looks only at the files"
         if verb == "proposals" and key in _BOXES_SKIP:
             return f"{key}= is not read by proposals, which makes boxes on the original images"
         if verb == "anchors" and key in _ANCHORS_SKIP:
-            return f"{key}= is not read by anchors, which looks at the boxes alone"
+            return f"{key}= is not read by anchors, which looks only at the boxes"
         return ""
     if verb == "proposals" and group in ("proposals", "model"):
         return f"{key}= is not read by proposals: no model is run" if group == "model" else ""

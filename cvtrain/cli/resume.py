@@ -71,7 +71,7 @@ def _check(t: Typed, config: dict[str, Any], conf: ConfDirs) -> None:
     if t.kind == "delete":
         raise UsageError(f"{t.text} beside resume=: write {t.key}=null")
     if t.key == "run_dir":
-        raise UsageError(f"{t.text} beside resume=: a run goes on in its own folder; leave it out")
+        raise UsageError(f"{t.text} beside resume=: a run continues in its own folder; omit it")
     groups = ("data", "trainer")
     every = {group: _every_key(conf, group) for group in groups}
     base = {**config, **{g: {**every[g], **(config.get(g) or {})} for g in groups}}

@@ -68,7 +68,7 @@ def place_run(config: dict[str, Any]) -> None:
     used = (folder / "config.yaml").exists() or (folder / "checkpoints").exists()
     if used and not rank:
         raise UsageError(
-            f"run_dir={folder} already holds a run; resume={folder} goes on with it, "
+            f"run_dir={folder} already holds a run; resume={folder} continues it, "
             "or choose another folder"
         )
 

@@ -84,7 +84,7 @@ def run_study(command: Command, conf: ConfDirs) -> int:
     """
     if command.multirun:
         raise UsageError(
-            "a study is a sweep already: leave out -m and list values in study.backbones, "
+            "a study is a sweep already: omit -m and list values in study.backbones, "
             "study.train_per_class, study.seeds"
         )
     if process_rank() is not None:
@@ -117,7 +117,7 @@ def _read_command(command: Command) -> tuple[list[str], Path, list[str], list[st
         check_reads("train", typed)
         if others := [t.text for t in typed if t.key not in ("resume", "trust")]:
             raise UsageError(
-                f"resume= goes on with the study as it was planned; leave out {others[0]}, or "
+                f"resume= continues the study as it was planned; omit {others[0]}, or "
                 "start another one"
             )
         folder = Path(absolute(given["resume"].value))
@@ -197,7 +197,7 @@ class _Study:
                 )
 
     def check_data(self) -> None:
-        """Pass the data set through the gate once, with the most images a class asked for.
+        """Pass the data set through the gate once, with the most images per class asked for.
 
         Raises:
             DataError, UsageError: what every run would stop for.
@@ -269,7 +269,7 @@ class _Study:
                 say(self._progress(job, number))
         except child.STOPS:
             self._report()
-            say(f"stopped; to go on: cvtrain resume={child.near(self.folder)}")
+            say(f"stopped; to resume: cvtrain resume={child.near(self.folder)}")
             raise
         return self._report()
 
@@ -414,7 +414,7 @@ class _Study:
 
         grid = self._grid()
         self._write_csv()
-        x_title, panel_title = "images a class", "backbone"
+        x_title, panel_title = "images per class", "backbone"
         table = markdown(grid, self.monitor, x_title, panel_title)
         command = " ".join(shlex.quote(word) for word in ["cvtrain", *self.plan.words])
         text = f"# {self._title()}\n\n{table}\n\n"

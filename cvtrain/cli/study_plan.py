@@ -53,7 +53,7 @@ class StudyJob:
 
     @property
     def images(self) -> str:
-        """Training images a class, as a label."""
+        """Training images per class, as a label."""
         return "all" if self.train_per_class is None else str(self.train_per_class)
 
     @property
@@ -237,5 +237,5 @@ def _check_job(job: StudyJob, command: Command, trust: Sequence[str], conf: Conf
         hint = ""
         if "not be read" in text or "not read" in text:
             other = "fine_tune" if job.regime != "fine_tune" else SCRATCH
-            hint = f"; what one regime alone reads: study.overrides.{other}=['KEY=VALUE']"
+            hint = f"; what only one regime reads: study.overrides.{other}=['KEY=VALUE']"
         raise UsageError(f"in the run {job.name}: {text}{hint}") from error

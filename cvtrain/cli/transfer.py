@@ -98,7 +98,7 @@ def _from_scratch(settler: Settler) -> None:
     for key, off in (("pretrained", False), ("weights", None)):
         t = settler.given.get(f"backbone.{key}")
         if t is not None and t.value not in (None, False):
-            raise UsageError(f"transfer=scratch starts from random weights: leave out {t.text}")
+            raise UsageError(f"transfer=scratch starts from random weights: omit {t.text}")
         if key in settler.config.backbone:
             settler.config.backbone[key] = off
 
@@ -124,7 +124,7 @@ def _on_features(settler: Settler) -> None:
     if views is not None and augment in (None, "none"):
         raise UsageError(
             f"transfer.views={views}: without augmentation all views of an image are the same; "
-            "choose one (augment=light), or leave views out"
+            "choose one (augment=light), or omit views"
         )
     if views is not None:
         _unmixed(settler)
@@ -134,7 +134,7 @@ def _on_features(settler: Settler) -> None:
         settler.drop(
             "augment",
             "features are computed once, of plain images; transfer.views=8 keeps 8 augmented "
-            "views of each, transfer.cache=false augments anew in every epoch",
+            "views of each, transfer.cache=false augments again in every epoch",
         )
     if settler.get("data.cache") == "ram":
         raise UsageError("data.cache=ram would not be read: images are decoded once, for features")
@@ -165,7 +165,7 @@ def _check_head(settler: Settler, head: Any, heads: list[str]) -> None:
         return
     if task != "classification":
         raise UsageError(
-            f"transfer.head={head} is fitted to one class an image; for task={task} there is "
+            f"transfer.head={head} is fitted to one class per image; for task={task} there is "
             "transfer.head=linear | mlp"
         )
     if not settler.get("transfer.cache"):
@@ -222,7 +222,7 @@ def check_weights(flat: dict[str, Any]) -> None:
             )
     whole, part = _start(flat, "model"), _start(flat, "backbone")
     if whole and part:
-        raise UsageError(f"{whole} brings the backbone's weights too: leave out {part}")
+        raise UsageError(f"{whole} brings the backbone's weights too: omit {part}")
     name = pick(flat, "transfer.name")
     if name in (None, "scratch"):
         return

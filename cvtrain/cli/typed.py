@@ -91,7 +91,7 @@ def _one(text: str, multirun: bool) -> Typed:
     except HydraException as error:
         raise UsageError(_unreadable(text, left, shown, error)) from error
     if parsed.package is not None:
-        raise UsageError(f"{text}: groups keep their place here; leave out @{parsed.package}")
+        raise UsageError(f"{text}: groups keep their place here; omit @{parsed.package}")
     if parsed.is_sweep_override() and not multirun:
         new = habits.replacement(key, shown)
         if new is not None:

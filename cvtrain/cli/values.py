@@ -118,11 +118,11 @@ def _is_list(value: Any, accepts: Callable[[Any], bool]) -> bool:
 
 
 _COLOURS = Rule(
-    f"colour spaces, each once, of {', '.join(COLOURS)}: [HSV, Lab]",
+    f"color spaces, each once, of {', '.join(COLOURS)}: [HSV, Lab]",
     lambda v: _is_list(v, lambda x: x in COLOURS),
 )
 _SUMS = Rule(
-    "sums of C, T, S and F (colour, texture, size, fill), each once: [CTSF, TSF]",
+    "sums of C, T, S and F (color, texture, size, fill), each once: [CTSF, TSF]",
     lambda v: _is_list(v, _is_sum),
 )
 _THRESHOLDS = Rule(
@@ -278,7 +278,7 @@ RULES: dict[str, Rule] = {
     "loss.gamma": _number(0),
     "loss.class_weights": _or_null(
         Rule(
-            "auto, effective, or a list of numbers from 0, one a class, at least one above 0",
+            "auto, effective, or a list of numbers from 0, one per class, at least one above 0",
             _is_class_weights,
             ("auto", "effective"),
         )
@@ -380,7 +380,7 @@ def check_batch(flat: Mapping[str, Any]) -> None:
     least = model.get("least_batch") or 1
     if size is not None and size < least:
         raise UsageError(
-            f"data.batch_size={size}: model={model.get('name')} normalises over the images of a "
+            f"data.batch_size={size}: model={model.get('name')} normalizes over the images of a "
             f"step (of each process): give data.batch_size={least} or more"
         )
 

@@ -224,7 +224,7 @@ class DataModule(pl.LightningDataModule):
     def _labelled(
         self, table: Table, augment: Mapping[str, Any] | None, trust: Sequence[str], epochs: Any
     ) -> VisionDataset:
-        """Augmented samples of images with a class alone, never mixed with others."""
+        """Augmented samples of images with only a class, never mixed with others."""
         alone = None if augment is None else {**augment, "mosaic": 0.0, "copy_paste": 0.0}
         return VisionDataset(
             table,

@@ -41,7 +41,7 @@ from cvtrain.text import printable
 ON_BAD = ("error", "fix", "drop")
 
 OBJECT = ("largest", "only")
-"""What localization makes of an image with several objects: takes the largest, or leaves it out."""
+"""What localization makes of an image with several objects: takes the largest, or drops it."""
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "classification": ("label",),
@@ -152,7 +152,7 @@ class GateReport:
                 lines.append(f"{name}: {_by_code(found)}")
         lines += [printable(p.message) for p in self.notes if p.code == "file-not-read"]
         if self.errors and self.on_bad != "error":
-            actions = Counter(p.action or "taken as said" for p in self.errors)
+            actions = Counter(p.action or "taken as written" for p in self.errors)
             done = ", ".join(f"{what} {n:,}" for what, n in actions.items())
             lines.append(f"data.on_bad={self.on_bad}: {done}")
         return lines + ([] if self.selection is None else self.selection.lines) + self.warnings
@@ -504,9 +504,7 @@ def _draw_val(states: Sequence[SplitState], report: GateReport, fraction: float,
         if not report.errors:
             raise
         left = (
-            f" ({report.rejected:,} of {report.images:,} images left out)"
-            if report.rejected
-            else ""
+            f" ({report.rejected:,} of {report.images:,} images dropped)" if report.rejected else ""
         )
         state.split_problem("val-not-drawn", f"{error}{left}")
         report.problems.append(state.problems[-1])
@@ -551,7 +549,7 @@ def _by_code(problems: Sequence[Problem]) -> str:
 def _refusal(report: GateReport) -> str:
     """One line that says all, then the first few problems."""
     found = report.stopping
-    hint = cure(found, report.on_bad, "data.on_bad=fix|drop goes on without what is wrong")
+    hint = cure(found, report.on_bad, "data.on_bad=fix|drop continues without what is wrong")
     lines = [
         f"{report.root}: {len(found):,} error{'' if len(found) == 1 else 's'} in the data "
         f"({_by_code(found)}); `cvtrain check` with the same data keys lists all; {hint}"

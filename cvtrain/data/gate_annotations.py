@@ -185,7 +185,7 @@ def check_labels(state: SplitState) -> None:
 
 
 def check_one_label(state: SplitState) -> None:
-    """Classification wants one class an image, where the data set could name several."""
+    """Classification wants one class per image, where the data set could name several."""
     table = state.table
     if table.tag_starts is None:
         return
@@ -318,7 +318,7 @@ def _others(counts: dict[str, np.ndarray], k: int) -> str:
 
 
 def note_classes_alike(states: Sequence[SplitState]) -> None:
-    """Class names that differ by case or spaces alone: most likely one class, written twice."""
+    """Class names that differ only by case or spaces: most likely one class, written twice."""
     if not states:
         return
     alike: dict[str, list[str]] = {}
@@ -326,7 +326,7 @@ def note_classes_alike(states: Sequence[SplitState]) -> None:
         alike.setdefault(" ".join(name.split()).casefold(), []).append(name)
     for names in alike.values():
         if len(names) > 1:
-            message = f"classes {', '.join(map(repr, names))} differ by case or spaces alone"
+            message = f"classes {', '.join(map(repr, names))} differ only by case or spaces"
             states[0].split_problem("classes-alike", message)
 
 

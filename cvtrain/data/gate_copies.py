@@ -42,7 +42,7 @@ def check_copies_of_objects(state: SplitState) -> None:
         gone.add(b)
         name = table.classes.names[int(table.labels[b])]
         exact = np.array_equal(table.boxes[a], table.boxes[b])
-        what = "the same box" if exact else "the same box but for rounding"
+        what = "the same box" if exact else "the same box up to rounding"
         message = f"{name!r} twice, {what} as {state.place(a, image)[1]}"
         state.annotation_problem(b, image, "duplicate-object", message)
     for a, b in zip(first[~same_class].tolist(), later[~same_class].tolist()):

@@ -115,7 +115,7 @@ def _note_files(state: SplitState, probes: Probes, channels: int) -> None:
 
         state.each_image(odd | gray16, "color-mode", converted)
     state.each_image(
-        ok & (records["bits"] > 8), "bit-depth", lambda i: f"{records['bits'][i]} bits a channel"
+        ok & (records["bits"] > 8), "bit-depth", lambda i: f"{records['bits'][i]} bits per channel"
     )
     deep = np.flatnonzero(ok & (records["bits"] == 16))
     if len(deep):
@@ -201,7 +201,7 @@ def _check_mask(state: SplitState, probes: Probes, i: int, name: str) -> None:
         mode = bytes(record["mode"])
         said = _MODE_NAMES.get(mode, "floating point" if mode == b"F" else mode.decode())
         if table.mask_colours:
-            message = f"{said}; its colours cannot be read, save it as 8-bit RGB"
+            message = f"{said}; its colors cannot be read, save it as 8-bit RGB"
         else:
             message = f"{said}; a mask has one channel, the class index of each pixel"
         state.image_problem(i, "mask-mode", message, file=name)
@@ -230,8 +230,8 @@ def _check_mask(state: SplitState, probes: Probes, i: int, name: str) -> None:
     )
     more = f" and {wrong.sum() - 4:,} more" if wrong.sum() > 4 else ""
     if colours:
-        message = f"colour {shown}{more}; not among the {len(known)} of the palette"
-        state.image_problem(i, "mask-colour", message, file=name, repaired=state.fixing)
+        message = f"color {shown}{more}; not among the {len(known)} of the palette"
+        state.image_problem(i, "mask-color", message, file=name, repaired=state.fixing)
         return
     indices = table.mask_values is None
     classes = f"0..{len(table.classes) - 1}" if indices else _few(mask_values(state))

@@ -20,8 +20,8 @@ from cvtrain.data.table import Problem, Table
 _NUMBERED = {"txt": "line", "xml": "object"}
 """What ``Table.lines`` counts, by the annotation file's extension; otherwise COCO's ids."""
 
-_OUT = "on_bad=fix|drop leaves the image out"
-_BOX_OUT = "on_bad=fix|drop leaves the object out"
+_OUT = "on_bad=fix|drop drops the image"
+_BOX_OUT = "on_bad=fix|drop drops the object"
 _BOX, _SEGMENT = ("box",), ("segment",)
 
 PARTS: dict[str | None, frozenset[str]] = {
@@ -39,7 +39,7 @@ GATE_CODES: dict[str, Code] = {
     # Image files.
     "image-missing": Code("error", "image", f"restore the file; {_OUT}"),
     "image-empty": Code("error", "image", f"copy the file again; {_OUT}"),
-    "image-unreadable": Code("error", "image", f"save it anew as PNG or JPEG; {_OUT}"),
+    "image-unreadable": Code("error", "image", f"save it again as PNG or JPEG; {_OUT}"),
     "image-truncated": Code("error", "image", f"copy or download the file again; {_OUT}"),
     "image-bomb": Code(
         "error", "image", f"cut it into tiles of at most {MAX_PIXELS:,} pixels; {_OUT}"
@@ -47,18 +47,18 @@ GATE_CODES: dict[str, Code] = {
     "image-channels": Code("error", "image", f"set data.channels to what the files hold; {_OUT}"),
     "image-not-finite": Code("error", "image", f"write finite numbers; {_OUT}"),
     "path-outside-root": Code("error", "image", f"use paths below data.root; {_OUT}"),
-    "duplicate-image-id": Code("error", "image", f"number the images anew; {_OUT}, but the first"),
+    "duplicate-image-id": Code("error", "image", f"renumber the images; {_OUT}, but the first"),
     "duplicate-file": Code("error", "image", f"name each image once; {_OUT}, but the first"),
     "size-mismatch": Code(
         "error",
         "image",
-        "correct size or image; on_bad=fix believes the file, on_bad=drop leaves the image out",
+        "correct size or image; on_bad=fix believes the file, on_bad=drop drops the image",
     ),
     "size-mismatch-exif": Code(
         "error",
         "image",
         "annotate the upright image; on_bad=fix turns the boxes as EXIF turns the image, "
-        "on_bad=drop leaves the image out",
+        "on_bad=drop drops the image",
     ),
     "exif-rotation": Code("note", "nothing", "none needed: it is read upright, as viewers show it"),
     "color-mode": Code("note", "nothing", "none needed: it is converted when it is read"),
@@ -76,20 +76,20 @@ GATE_CODES: dict[str, Code] = {
     "image-without-annotation": Code("note", "nothing", "none needed: it is kept as background"),
     "image-without-object": Code("error", "image", f"annotate it, or use task=detection; {_OUT}"),
     "image-several-objects": Code(
-        "note", "image", "none needed: it is left out, as asked; data.object=largest keeps it"
+        "note", "image", "none needed: it is dropped, as asked; data.object=largest keeps it"
     ),
     # Boxes and classes.
     "box-nan": Code("error", "annotation", f"write numbers; {_BOX_OUT}", parts=_BOX),
     "box-inverted": Code(
         *("error", "annotation"),
-        "write the smaller corner first; on_bad=fix swaps them, on_bad=drop leaves the object out",
+        "write the smaller corner first; on_bad=fix swaps them, on_bad=drop drops the object",
         parts=_BOX,
     ),
     "box-zero-area": Code("error", "annotation", f"draw the box again; {_BOX_OUT}", parts=_BOX),
     "box-outside": Code(
         *("error", "annotation"),
         "draw the box again; on_bad=fix cuts it to the image (out, where nothing is left), "
-        "on_bad=drop leaves the object out",
+        "on_bad=drop drops the object",
         parts=_BOX,
     ),
     "box-rounding": Code("note", "nothing", "none needed: it is cut to the image"),
@@ -106,7 +106,7 @@ GATE_CODES: dict[str, Code] = {
     ),
     "duplicate-object": Code(
         *("error", "annotation"),
-        "delete the copy; on_bad=fix|drop leaves it out, the first one stays",
+        "delete the copy; on_bad=fix|drop drops it, the first one stays",
         parts=_BOX,
     ),
     "box-of-two-classes": Code(
@@ -130,7 +130,7 @@ GATE_CODES: dict[str, Code] = {
     ),
     "segment-short": Code(
         *("error", "annotation"),
-        "give 3 points or more; on_bad=fix leaves out the ring (the object, if it is its last), "
+        "give 3 points or more; on_bad=fix drops the ring (the object, if it is its last), "
         "on_bad=drop the object",
         parts=_SEGMENT,
     ),
@@ -148,48 +148,48 @@ GATE_CODES: dict[str, Code] = {
     # Masks.
     "mask-missing": Code("error", "image", f"add the mask; {_OUT}"),
     "mask-empty": Code("error", "image", f"copy the mask again; {_OUT}"),
-    "mask-unreadable": Code("error", "image", f"save the mask anew as PNG; {_OUT}"),
+    "mask-unreadable": Code("error", "image", f"save the mask again as PNG; {_OUT}"),
     "mask-truncated": Code("error", "image", f"copy the mask again; {_OUT}"),
     "mask-bomb": Code("error", "image", f"cut image and mask into tiles; {_OUT}"),
     "mask-mode": Code(
         "error",
         "image",
-        f"set data.palette=FILE (NAME R G B a line), or save class indices as PNG; {_OUT}",
+        f"set data.palette=FILE (NAME R G B per line), or save class indices as PNG; {_OUT}",
     ),
     "mask-size": Code("error", "image", f"save the mask at the image's size; {_OUT}"),
     "mask-value": Code(
         "error",
         "image",
         f"use class indices and {VOID} for void; on_bad=fix takes these pixels for void, "
-        "on_bad=drop leaves the image out",
+        "on_bad=drop drops the image",
     ),
-    "mask-colour": Code(
+    "mask-color": Code(
         "error",
         "image",
         "add it to the palette (as `void R G B`, if it is no class); on_bad=fix takes these "
-        "pixels for void, on_bad=drop leaves the image out",
+        "pixels for void, on_bad=drop drops the image",
     ),
     "mask-lossy": Code("note", "nothing", "save masks as PNG: JPEG changes values near outlines"),
     "mask-jpeg": Code("error", "image", f"save masks as PNG: JPEG changes values; {_OUT}"),
     "mask-palette": Code(
         "error",
         "image",
-        "set data.palette=FILE (NAME R G B a line) to go by colors, or "
+        "set data.palette=FILE (NAME R G B per line) to go by colors, or "
         f"data.reader.mask_values=[0, 1, ...] to go by indices; {_OUT}",
     ),
     "palette-order": Code(
         "note",
         "nothing",
-        "none needed if indices are classes; if colors are: data.palette=FILE (NAME R G B a line)",
+        "none needed if indices are classes; if colors are: data.palette=FILE (NAME R G B per line)",
     ),
     "mask-void": Code("note", "nothing", "none needed: no pixel of it is learned or scored"),
     # The data set.
     "labels-none": Code(
-        "error", "nothing", "label its images; data.allow_empty=true goes on without", False
+        "error", "nothing", "label its images; data.allow_empty=true continues without", False
     ),
     "labels-lost": Code(
         *("error", "nothing"),
-        "correct them in the data; data.allow_empty=true goes on with what is left",
+        "correct them in the data; data.allow_empty=true continues with what is left",
         False,
     ),
     "split-void": Code(
@@ -231,7 +231,7 @@ def cure(stopping: Sequence[Problem], on_bad: str, said: str) -> str:
     codes = ", ".join(sorted({p.code for p in incurable}))
     if len(incurable) == len(stopping):
         return f"data.on_bad=fix|drop cannot fix that ({codes}): correct the data"
-    return f"{said}, but for {codes}, which only you can fix"
+    return f"{said}, except for {codes}, which only you can fix"
 
 
 @dataclass
@@ -314,7 +314,7 @@ class SplitState:
         where: str = "",
         repaired: bool = False,
     ) -> None:
-        """Something about image i; an error that is not repaired leaves the image out."""
+        """Something about image i; an error that is not repaired drops the image."""
         if not self.reported(code, i):
             name = file or self.table.files[i]
             self._take(self._problem(code, name, where, message, image=i), repaired)
@@ -322,7 +322,7 @@ class SplitState:
     def annotation_problem(
         self, row: int, image: int, code: str, message: str, *, repaired: bool = False
     ) -> None:
-        """Something about annotation ``row``; an error that is not repaired leaves it out."""
+        """Something about annotation ``row``; an error that is not repaired drops it."""
         if not self.reported(code, image, row):
             file, where = self.place(row, image)
             self._take(self._problem(code, file, where, message, image, row), repaired)
@@ -390,7 +390,7 @@ class SplitState:
                 problem = replace(problem, action=_action(problem, repaired))
         elif problem.rejects == "image" and problem.image >= 0:  # a note: the user asked for it
             self.images[problem.image] = False
-            problem = replace(problem, action="image left out")
+            problem = replace(problem, action="image dropped")
         self._reported.add((problem.code, problem.image, problem.annotation))
         self.problems.append(problem)
 
@@ -400,5 +400,5 @@ def _action(problem: Problem, repaired: bool) -> str:
         return "fixed"
     if problem.rejects == "nothing":
         code = READER_CODES.get(problem.code) or GATE_CODES.get(problem.code)
-        return "taken as said" if code is not None and code.curable else ""
-    return {"image": "image left out", "annotation": "annotation left out"}.get(problem.rejects, "")
+        return "taken as written" if code is not None and code.curable else ""
+    return {"image": "image dropped", "annotation": "annotation dropped"}.get(problem.rejects, "")

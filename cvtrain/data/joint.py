@@ -61,9 +61,9 @@ def join_labelled(
     """
     labelled, report = read_labelled(data, seed=seed, progress=progress)
     count, classes = sum(map(len, labelled)), len(labelled[0].classes)
-    said = f"{data['classification_root']}: {count:,} images with a class alone, {classes} classes"
+    said = f"{data['classification_root']}: {count:,} images with only a class, {classes} classes"
     if report.rejected:
-        said += f", {report.rejected:,} images left out"
+        said += f", {report.rejected:,} images dropped"
     return (*unite(boxed, labelled), [said])
 
 

@@ -154,7 +154,7 @@ def decode_mask(path: Path, colours: bool = False, known: np.ndarray | None = No
         raise DataError(f"{path}: the mask cannot be read ({e}); run `cvtrain check`") from e
     if pixels is None:
         fix = "save it as 8-bit RGB" if colours else "write class indices, or set data.palette=FILE"
-        raise DataError(f"{path}: a mask {'without' if colours else 'in'} colours; {fix}")
+        raise DataError(f"{path}: a mask {'without' if colours else 'in'} colors; {fix}")
     if lossy and known is not None and len(known) and apart(known, colours):
         return nearest(pixels, known, colours)
     return pixels

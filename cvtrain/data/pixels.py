@@ -18,7 +18,7 @@ def spread(count: int) -> np.ndarray:
 
 
 def mask_pixels(dataset: VisionDataset) -> tuple[list[int], list[int]]:
-    """Of each class, and of the images that have it, void left out: K numbers twice."""
+    """Of each class, and of the images that have it, void dropped: K numbers twice."""
     rows = spread(len(dataset)).tolist()
     pixels = np.stack([dataset.mask_pixels(row) for row in rows])  # (N, K)
     totals = ((pixels > 0) * pixels.sum(axis=1, keepdims=True)).sum(axis=0)

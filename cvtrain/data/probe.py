@@ -275,7 +275,7 @@ def _decode(
 
 
 _LOW_BITS_LOST = ("RGB", "RGBA", "LA", "P", "PA", "CMYK")
-"""Modes that Pillow makes of 16 bits a channel, too."""
+"""Modes that Pillow makes of 16 bits per channel, too."""
 
 
 def _look_at_values(record: np.void, pixels: np.ndarray) -> None:

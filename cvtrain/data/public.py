@@ -256,7 +256,7 @@ def _fetch(archive: Archive, folder: Path, say: Callable[[str], None]) -> Path:
         reason = getattr(error, "reason", None) or error
         raise DataError(
             f"{archive.url} could not be fetched ({reason}); check the network and run again (it "
-            f"goes on where it stopped), or unpack the file into {folder.parent} yourself"
+            f"continues where it stopped), or unpack the file into {folder.parent} yourself"
         ) from error
     kind, wanted = archive.digest.split(":")
     digest = hashlib.new(kind, usedforsecurity=False)

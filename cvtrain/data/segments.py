@@ -240,7 +240,7 @@ def semantic_mask(table: Table, i: int) -> np.ndarray:
 
 
 def labelled_boxes(table: Table, i: int) -> np.ndarray:
-    """Boxes and classes of the objects of image i, crowd regions left out: float64 ``(N, 5)``."""
+    """Boxes and classes of the objects of image i, crowd regions dropped: float64 ``(N, 5)``."""
     rows = table.rows(i)
     counts = (table.flags[rows] & CROWD) == 0
     boxes, labels = table.boxes[rows][counts], table.labels[rows][counts]

@@ -43,6 +43,6 @@ def make_reader(
     if drawn and "val" in reader.splits():
         raise UsageError(
             f"{drawn[0]} would not be read: the data set has a val split of its own, and nothing "
-            "is drawn from train; leave the key out, or move the images of val to train"
+            "is drawn from train; omit the key, or move the images of val to train"
         )
     return reader

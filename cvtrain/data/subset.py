@@ -54,7 +54,7 @@ def select(
     With ``classes`` the class table is these names in this order. Images of another class are left
     out (where an image has one class), objects and tags of another class are (their images stay,
     but for localization, which needs an object), pixels of another class become void (masks).
-    With ``train_per_class`` training keeps so many images a class, drawn by ``seed``: a smaller
+    With ``train_per_class`` training keeps so many images per class, drawn by ``seed``: a smaller
     number of the same seed is a part of a larger one's, whatever the other classes are.
 
     Args:
@@ -130,7 +130,7 @@ def _keep_classes(chosen: Selection, task: str | None, indices: list[int]) -> No
         names = ", ".join(chosen.classes.names[:5]) + (", ..." if len(indices) > 5 else "")
         if name in ("train", "val"):
             raise DataError(f"data.classes: {name} has no image of {names}; choose others")
-        chosen.lines.append(f"data.classes: {name} has no image of {names}; it is left out")
+        chosen.lines.append(f"data.classes: {name} has no image of {names}; it is dropped")
         del chosen.tables[name]
 
 

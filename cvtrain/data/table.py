@@ -235,8 +235,8 @@ class Problem:
         annotation: row of the annotation in the split's table, -1: none (a line that could not
             become a row belongs to no table).
         rejects: what dropping removes: ``image``, ``annotation`` or ``nothing``.
-        action: what ``on_bad=fix|drop`` did about an error: ``fixed``, ``image left out``,
-            ``annotation left out``; "" where nothing was done.
+        action: what ``on_bad=fix|drop`` did about an error: ``fixed``, ``image dropped``,
+            ``annotation dropped``; "" where nothing was done.
     """
 
     file: str

@@ -12,7 +12,7 @@ from cvtrain.types import IGNORE_INDEX
 
 
 def task_tables(tables: Mapping[str, Table], task: str) -> dict[str, Table]:
-    """Tables with what the task needs: one object an image, a background class of masks, tags.
+    """Tables with what the task needs: one object per image, a background class of masks, tags.
 
     Args:
         tables: split -> table, as the gate left it.

@@ -81,7 +81,7 @@ def parse_tree(text: str, where: str = "tree") -> dict[str, list[Any]]:
         names.append(name)
     if not names:
         raise UsageError(
-            f"{where}: there is no class in it; write one a line, indented under its own"
+            f"{where}: there is no class in it; write one per line, indented under its own"
         )
     return {"names": names, "parents": parents}
 

@@ -52,7 +52,7 @@ def weigh_classes(
             raise UsageError(f"loss.{error}") from error
     said = _said(losses[0], names, seen, "images" if isinstance(whole, int) else "pixels")
     if sampler == "balanced" and isinstance(losses[0].class_weights, str):
-        said += "; with data.sampler=balanced rare classes are favoured twice: choose one of both"
+        said += "; with data.sampler=balanced rare classes are favored twice: choose one of both"
     return said
 
 

@@ -57,7 +57,7 @@ def predict(config: dict[str, Any]) -> int:
             folder), ``trust``, ``overrides`` as for ``evaluate``.
 
     Returns:
-        0; 1 where an image was left out: one that cannot be read, predicted, drawn or named costs
+        0; 1 where an image was dropped: one that cannot be read, predicted, drawn or named costs
         itself alone, and is named.
 
     Raises:
@@ -141,14 +141,14 @@ class _Predicting:
         seconds = time.perf_counter() - started
         left_out = sorted(self.images.unreadable + self.left_out, key=lambda bad: bad.file)
         for bad in left_out:
-            LOG.warning(f"left out: {_named(bad)}")
+            LOG.warning(f"dropped: {_named(bad)}")
         if not self.rows:
             raise DataError(f"none of the {len(self.images)} images could be predicted")
         self._print()
         count = len(self.rows)
         said = f"{count} image{'s' if count != 1 else ''} in {seconds:.1f} s"
         if left_out:
-            said += f", {len(left_out)} left out (named above)"
+            said += f", {len(left_out)} skipped (named above)"
         LOG.info(said)
         LOG.info(f"predictions: {shown(path)}")
         LOG.info(f"images with them drawn: {shown(self.pictures)}")

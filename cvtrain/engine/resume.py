@@ -80,7 +80,7 @@ class Resumed:
         if not accepted:
             raise DataError(
                 f"the data have changed since the last epoch: {'; '.join(found)}; bring them back, "
-                f"or go on with what is there now: {command(run, 'resume_data=changed')}"
+                f"or continue with what is there now: {command(run, 'resume_data=changed')}"
             )
         LOG.info(f"the data have changed since the last epoch: {'; '.join(found)}")
 
@@ -153,7 +153,7 @@ def load_last(run: RunDir) -> Resumed | None:
     if not run.last.exists():
         if not run.best.exists():
             return None
-        LOG.info(f"{shown(run.last)} is missing: going on from {run.best.name}")
+        LOG.info(f"{shown(run.last)} is missing: resuming from {run.best.name}")
         return Resumed(run.best, load_checkpoint(run.best))
     try:
         return Resumed(run.last, load_checkpoint(run.last))
@@ -169,7 +169,7 @@ def _remedy(run: RunDir) -> str:
         return "best.ckpt is of no help either: start a new run"
     names = " ".join(shlex.quote(shown(path)) for path in (run.best, run.last))
     return (
-        f"best.ckpt beside it is whole, of epoch {int(best['epoch']) + 1}; to go on from there: "
+        f"best.ckpt beside it is whole, of epoch {int(best['epoch']) + 1}; to resume from there: "
         f"cp {names} && {command(run)}"
     )
 

@@ -60,7 +60,7 @@ class RunDir:
             raise UsageError(f"run_dir={self} already holds predictions: choose another run_dir")
         if self.last.exists() or self.results.exists():
             raise UsageError(
-                f"run_dir={self} already holds a run: resume={self} goes on with it, "
+                f"run_dir={self} already holds a run: resume={self} continues it, "
                 "or choose another run_dir"
             )
 
@@ -84,7 +84,7 @@ class RunDir:
             RunError: the folder cannot be written to.
         """
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=100)
-        head = f"# The configuration of this run; `cvtrain resume={self.path}` goes on with it.\n"
+        head = f"# The configuration of this run; `cvtrain resume={self.path}` continues it.\n"
         write_atomic(self.config, lambda file: file.write(head + text))
 
     def sweep_partials(self) -> None:

@@ -29,7 +29,7 @@ from cvtrain.tasks.distributed import broadcast, rank
 from cvtrain.transfer.store import Arrays, Key
 from cvtrain.types import Batch
 
-REMEDY = "model.fit_boxes=500, to learn from fewer boxes an image"
+REMEDY = "model.fit_boxes=500, to learn from fewer boxes per image"
 
 
 FEATURES = "features"

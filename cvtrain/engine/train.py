@@ -328,7 +328,7 @@ class _Training:
     def fit(self) -> None:
         """All epochs that are left."""
         if self.resumed is not None:
-            LOG.info(f"going on after epoch {self.epochs_done} of {self.trainer.max_epochs}")
+            LOG.info(f"resuming after epoch {self.epochs_done} of {self.trainer.max_epochs}")
         elif self.config.get("resume"):
             LOG.info("no epoch of this run was finished: it starts again")
         if self._is_done():
@@ -452,11 +452,11 @@ class _Training:
     def say_how_to_go_on(self) -> None:
         """What Ctrl-C and SIGTERM leave."""
         if self.in_stages:
-            LOG.info(f"stopped; to go on with the stages that are left: cvtrain resume={self.run}")
+            LOG.info(f"stopped; to resume with the remaining stages: cvtrain resume={self.run}")
         elif self.run.last.exists():
-            LOG.info(f"stopped; to go on from the last finished epoch: cvtrain resume={self.run}")
+            LOG.info(f"stopped; to resume after the last finished epoch: cvtrain resume={self.run}")
         else:
-            LOG.info("stopped before the first epoch was finished: there is nothing to go on from")
+            LOG.info("stopped before the first epoch was finished: there is nothing to resume")
 
     def close(self) -> None:
         """Close loggers that stay open for the pictures at the end."""

@@ -170,7 +170,7 @@ def _say(loaded: LoadedRun, done: Exported) -> None:
         for values in (normalize.mean, normalize.std)
     )
     channels = f"{backbone.in_channels} channel{'s' if backbone.in_channels > 1 else ''}"
-    LOG.info(f"images: {channels} in 0..1, normalised by mean {mean}, std {std}")
+    LOG.info(f"images: {channels} in 0..1, normalized by mean {mean}, std {std}")
     if done.call:
         LOG.info(f"in Python: {done.call}")
     LOG.info(f"in another run: backbone={name} backbone.weights={shown(done.path)}")

@@ -1,4 +1,4 @@
-"""Linear support vector machines, one a class, fitted to more negatives than memory holds.
+"""Linear support vector machines, one per class, fitted to more negatives than memory holds.
 
 Hard-negative mining (Felzenszwalb et al. 2010, "Object Detection with Discriminatively Trained Part
 Based Models", section 4.4; R-CNN, arXiv 1311.2524, appendix B): a machine is fitted to all

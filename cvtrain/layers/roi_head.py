@@ -302,7 +302,7 @@ class BoxHead(nn.Module):
         size: rows and columns of the features; 0: they are averaged over rows and columns first.
         num_classes: K.
         hidden: units of each connected layer; none: the last two alone.
-        agnostic: one box a region, not one a class.
+        agnostic: one box a region, not one per class.
 
     Attributes:
         in_channels: of the features.

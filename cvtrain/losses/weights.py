@@ -55,7 +55,7 @@ class ClassWeighted(nn.Module):
             given = torch.tensor([float(w) for w in class_weights])
             if not len(given) or not bool(((given >= 0) & given.isfinite()).all()):
                 shown = ", ".join(f"{w:g}" for w in given.tolist())
-                raise ValueError(f"class_weights=[{shown}]: numbers from 0, one a class")
+                raise ValueError(f"class_weights=[{shown}]: numbers from 0, one per class")
             if not bool((given > 0).any()):
                 raise ValueError(f"class_weights={[*class_weights]}: at least one above 0")
         self.register_buffer("weights", given)
@@ -81,7 +81,7 @@ class ClassWeighted(nn.Module):
             else:
                 raise ValueError(
                     f"class_weights={self.class_weights} is of images; for pixels there is auto, or"
-                    " one number a class"
+                    " one number per class"
                 )
             self.weights = torch.tensor(weights, dtype=torch.float32)
         elif self.weights is not None and len(self.weights) != len(counts):

@@ -196,7 +196,7 @@ class DetectionMetrics(Metrics):
             notes.append("no ground truth: every metric is undefined")
         elif absent := [self.classes.names[k] for k in np.flatnonzero(counts == 0)]:
             noun = "class" if len(absent) == 1 else "classes"
-            notes.append(f"{len(absent)} {noun} without ground truth, left out: {listed(absent)}")
+            notes.append(f"{len(absent)} {noun} without ground truth, excluded: {listed(absent)}")
         if ignored := int(data.gt_ignore.sum()):
             noun = "object" if ignored == 1 else "objects"
             notes.append(f"{ignored} difficult or crowd {noun} ignored")

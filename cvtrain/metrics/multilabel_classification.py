@@ -116,7 +116,7 @@ class MultilabelClassificationMetrics(Metrics):
         if not absent:
             return []
         noun = "class" if len(absent) == 1 else "classes"
-        return [f"mAP leaves out {len(absent)} {noun} that no image has: {listed(absent)}"]
+        return [f"mAP excludes {len(absent)} {noun} that no image has: {listed(absent)}"]
 
 
 def average_precision(truths: np.ndarray, scores: np.ndarray) -> tuple[float, np.ndarray]:

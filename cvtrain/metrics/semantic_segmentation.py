@@ -81,7 +81,7 @@ class SemanticSegmentationMetrics(Metrics):
         if said.shape != true.shape:
             shapes = tuple(said.shape), tuple(true.shape)
             raise ValueError(
-                f"{info.file_name}: a mask of {shapes[0]} predicted, the truth is {shapes[1]}"
+                f"{info.file_name}: a mask of {shapes[0]} predicted, the ground truth is {shapes[1]}"
             )
         # Void truths come last, in a row of their own.
         rows = torch.where(true == IGNORE_INDEX, k, true.int())
@@ -221,7 +221,7 @@ class SemanticSegmentationMetrics(Metrics):
         if absent := [self.classes.names[c] for c in np.flatnonzero(actual == 0)]:
             noun = "class" if len(absent) == 1 else "classes"
             notes.append(
-                f"the means leave out {len(absent)} {noun} without ground truth: {listed(absent)}"
+                f"the means exclude {len(absent)} {noun} without ground truth: {listed(absent)}"
             )
         if blank := sum(not len(part.places) for part in parts):
             noun = "image is" if blank == 1 else "images are"

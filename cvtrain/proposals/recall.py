@@ -42,7 +42,7 @@ class Recall:
     """Adds up the objects of one split.
 
     Args:
-        most: boxes an image, at most.
+        most: boxes per image, at most.
         names: of the classes.
     """
 

@@ -51,7 +51,7 @@ MODES = {
         ("HSV", "Lab", "rgI", "H", "I"), ("CTSF", "TSF", "F", "S"), (50, 100, 150, 300)
     ),
 }
-"""1, 8 and 80 groupings (the paper, on VOC 2007: 362, 2,147 and 10,108 boxes an image)."""
+"""1, 8 and 80 groupings (the paper, on VOC 2007: 362, 2,147 and 10,108 boxes per image)."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def settings(
     for name in chosen.similarities:
         if not name or set(name) - set(SIMILARITIES) or len(set(name)) != len(name):
             raise UsageError(
-                f"proposals.similarities={name}: put together letters of {SIMILARITIES} (colour, "
+                f"proposals.similarities={name}: put together letters of {SIMILARITIES} (color, "
                 "texture, size, fill), e.g. CTSF"
             )
     if not chosen.thresholds or min(chosen.thresholds) <= 0:

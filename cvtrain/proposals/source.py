@@ -58,7 +58,7 @@ class Prepared:
     Attributes:
         images: how many there are, of all splits.
         made: for how many of them boxes were made now; the others were there.
-        seconds: processor seconds an image, mean over all of them, as measured when their boxes
+        seconds: processor seconds per image, mean over all of them, as measured when their boxes
             were made; 0 for boxes from a file.
         wall: seconds it took now.
     """
@@ -71,7 +71,7 @@ class Prepared:
     def summary(self) -> str:
         """A line for the terminal."""
         said = f"boxes made for {self.made:,} of {self.images:,} images in {self.wall:.1f} s"
-        return said + (f"; {self.seconds:.2f} processor seconds an image" if self.seconds else "")
+        return said + (f"; {self.seconds:.2f} processor seconds per image" if self.seconds else "")
 
 
 class SelectiveSearch:

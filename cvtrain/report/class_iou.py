@@ -38,7 +38,7 @@ def plot_class_iou(details: Mapping[str, Any], path: str | Path) -> Path:
             ax.set_yticks([])
             ax.text(0.5, 0.5, "no ground truth", ha="center", va="center", color=MUTED)
             return Path(path)
-        between = f"; {hidden} classes between are left out" if hidden > 0 else ""
+        between = f"; {hidden} classes between are not shown" if hidden > 0 else ""
         ax.set_title(f"IoU of each class, mean {mean:.3f}{between}")
         place = np.arange(len(order))
         ax.barh(place, iou[order], color=COLOURS[0], height=0.7)

@@ -17,8 +17,8 @@ from cvtrain.text import csv_cell, markdown_cell, printable
 
 COUNTED = (
     "GFLOPs: of one image; a multiplication and an addition count as two (papers that count "
-    "multiply-adds say half); convolutions, matrix products and attention alone, no RoI pooling, "
-    "NMS, normalisation."
+    "multiply-adds say half); convolutions, matrix products and attention only, no RoI pooling, "
+    "NMS, normalization."
 )
 TIMED = (
     "Latency: one image at batch 1, from uint8 pixels on the device to final predictions, decoding "

@@ -33,7 +33,7 @@ def plot_iou_curve(details: Mapping[str, Any], path: str | Path) -> Path:
             ax.text(0.5, 0.5, "no image", ha="center", va="center", color=MUTED)
             return Path(path)
         # The class's line first: where every class is right, the box's lies on it.
-        for n, (key, name) in enumerate((("both", "class and box"), ("box", "box alone"))):
+        for n, (key, name) in enumerate((("both", "class and box"), ("box", "box only"))):
             share = np.asarray(curve[key])  # (T,)
             ax.plot(threshold, share, color=COLOURS[n], label=name, linestyle=("-", "--")[n])
         at = int(np.searchsorted(threshold, IOU_THRESHOLD))

@@ -92,7 +92,7 @@ def _draw_classes(ax: Axes, labels: np.ndarray, names: tuple[str, ...], noun: st
 
 
 def _relative(table: Table) -> tuple[np.ndarray, np.ndarray]:
-    """Box centres and box sizes ``(M, 2)``, x then y, as fractions of the image."""
+    """Box centers and box sizes ``(M, 2)``, x then y, as fractions of the image."""
     images = np.repeat(np.arange(len(table)), np.diff(table.starts))
     sizes = table.sizes[images][:, ::-1].astype(np.float64)  # (M, 2) width, height
     known = (sizes > 0).all(axis=1) & np.isfinite(table.boxes).all(axis=1)

@@ -245,7 +245,9 @@ def plot_predictions(
     """
     count = len(images)
     if not count == len(predictions) == len(truths) or not count:
-        raise ValueError(f"{count} images, {len(predictions)} predictions, {len(truths)} truths")
+        raise ValueError(
+            f"{count} images, {len(predictions)} predictions, {len(truths)} ground truths"
+        )
     frames = [image.shape[:2] for image in images]
     if infos is not None:
         frames = [(info.height, info.width) for info in infos]
@@ -436,7 +438,7 @@ def _answer(prediction: Prediction, truth: Target, names: Sequence[str]) -> tupl
         said, placed = f"{said}, IoU {iou:.2f}", iou >= IOU_THRESHOLD
     if best == int(truth.label):
         return said, COLOURS[2] if placed else COLOURS[1]
-    return f"{said}, truly {safe(names[int(truth.label)], 20)}", COLOURS[1]
+    return f"{said}, ground truth {safe(names[int(truth.label)], 20)}", COLOURS[1]
 
 
 def _answers(probs: Tensor, truth: Tensor, names: Sequence[str]) -> tuple[str, str]:
@@ -449,4 +451,4 @@ def _answers(probs: Tensor, truth: Tensor, names: Sequence[str]) -> tuple[str, s
     if sorted(said) == true:
         return safe(shown, 34), COLOURS[2]
     truly = ", ".join(safe(names[k], 16) for k in true) or "nothing"
-    return f"{safe(shown, 34)}\ntruly {safe(truly, 28)}", COLOURS[1]
+    return f"{safe(shown, 34)}\nground truth: {safe(truly, 28)}", COLOURS[1]

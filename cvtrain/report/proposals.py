@@ -49,7 +49,7 @@ def plot_recall(splits: Mapping[str, Any], path: str | Path, how: str) -> Path:
             ax.xaxis.set_minor_formatter(NullFormatter())
             ax.set_xlim(counts[0], max(counts[-1], counts[0] + 1))
             ax.set_ylim(0, 1.02)
-            ax.set_xlabel("boxes an image, best first")
+            ax.set_xlabel("boxes per image, best first")
             ax.set_title(safe(f"{name}: {result['objects']:,} objects, {how}", 44))
             ax.legend(loc="lower right", fontsize=8, labelcolor=MUTED)
     return Path(path)

@@ -1,6 +1,6 @@
 """Several runs as one table and one plot: mean and standard deviation over seeds.
 
-A result has a panel (a backbone), a line (a regime), a place on the x axis (images a class) and a
+A result has a panel (a backbone), a line (a regime), a place on the x axis (images per class) and a
 seed; the driver of a study says which is which.
 """
 

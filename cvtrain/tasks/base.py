@@ -166,7 +166,7 @@ class Task(pl.LightningModule, ABC):
             ``predictions`` in network pixels and ``originals`` in those of the image.
         """
         if batch.truths is None:
-            raise ValueError("a validation batch carries no truths")
+            raise ValueError("a validation batch carries no ground truth")
         terms, predictions, originals = self.judged(batch)
         self.val_sums.add(terms, len(batch), batch_idx)
         self.metrics.update(originals, batch.truths, batch.infos)

@@ -1,4 +1,4 @@
-"""Image classification: one class an image, told by probabilities."""
+"""Image classification: one class per image, told by probabilities."""
 
 from __future__ import annotations
 

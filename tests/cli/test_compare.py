@@ -114,9 +114,7 @@ def test_runs_and_sweeps_are_found_and_what_is_not_finished_is_said(make: Make, 
     runs, skipped = find(["a", "s"])
     assert [run.shown for run in runs] == ["a", "s/2", "s/10"]
     (line,) = skipped
-    assert line.startswith(
-        "left out: s/3 was not finished (no results.json), and none of its epochs"
-    )
+    assert line.startswith("dropped: s/3 did not finish (no results.json), and none of its epochs")
     assert runs[0].train_seconds == 12.5
 
 
@@ -128,18 +126,18 @@ def test_runs_and_sweeps_are_found_and_what_is_not_finished_is_said(make: Make, 
         ("empty", "neither a run (it has no config.yaml) nor a sweep"),
         (
             "begun",
-            "begun was not finished (no results.json): cvtrain resume=begun finishes it, or "
+            "begun did not finish (no results.json): cvtrain resume=begun finishes it, or "
             "cvtrain eval ckpt=begun scores it as it is; compare takes the folder",
         ),
         (
             "new",
-            "new was not finished (no results.json), and none of its epochs was: train it anew",
+            "new did not finish (no results.json), and none of its epochs was: train it again",
         ),
         ("predicted", "holds predictions without a score"),
         ("lost", "its checkpoint is gone"),
         ("broken", "results.json cannot be read"),
         ("other", "is not the result of a run: it has no split"),
-        ("sweep", "none of its 1 runs was finished; the last, sweep/0, was not finished (no res"),
+        ("sweep", "none of its 1 runs was finished; the last, sweep/0, did not finish (no res"),
     ],
 )
 def test_what_is_no_finished_run(make: Make, here: Path, word: str, wanted: str) -> None:

@@ -103,7 +103,7 @@ def test_resume_takes_the_runs_own_configuration(cli: Cli, finished_run: Path) -
     [
         ("model=yolo resume=runs/a", "model=yolo beside resume=: the weights are those"),
         ("resume=runs/a scheduler=step", "single keys of it may change"),
-        ("resume=runs/a run_dir=b", "a run goes on in its own folder"),
+        ("resume=runs/a run_dir=b", "a run continues in its own folder"),
         ("resume=runs/a model.grid=5", "the weights are those of this model"),
         ("resume=runs/a optimizer.amsgrad=true", "no optimizer.amsgrad"),
         ("resume=runs/a +optimizer.amsgrad=true", "the optimizer's state was gathered"),

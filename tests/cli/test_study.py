@@ -163,7 +163,7 @@ def test_a_stopped_study_goes_on(cli: Cli, here: Path, jobs: Jobs, again: str) -
     done = cli(*STUDY, "sweep_dir=s")
     assert done.code == 130
     assert len(jobs.commands) == 2
-    assert "stopped; to go on: cvtrain resume=s" in done.out
+    assert "stopped; to resume: cvtrain resume=s" in done.out
     assert [row["exit_code"] for row in rows(here / "s")] == ["0", "130", "", "", "", ""]
     jobs.codes.clear()
     assert cli(*again.split()).code == 0
@@ -276,7 +276,7 @@ def test_detectors_are_studied_too(cli: Cli, here: Path, jobs: Jobs) -> None:
 
 
 WRONG = [
-    ("-m {}", "a sweep already: leave out -m"),
+    ("-m {}", "a sweep already: omit -m"),
     ("{} seed=3", "write study.seeds="),
     ("{} transfer=scratch", "write study.regimes="),
     ("{} backbone=resnet18", "write study.backbones="),
@@ -300,7 +300,7 @@ WRONG = [
     ("{} study.backbones=[darknet_tiny] study.weights=weights/{backbone}.pt task=detection "
      "study.train_per_class=[2]", "task=classification, not for detection"),
     ("{} study.backbones=[darknet_tiny] study.weights=weights/{backbone}.pt augment=strong",
-     "what one regime alone reads: study.overrides.fine_tune=['KEY=VALUE']"),
+     "what only one regime reads: study.overrides.fine_tune=['KEY=VALUE']"),
     ("study.seeds=[1]", "experiment=transfer_study"),
     ("check {} study.seeds=[1]", "read by train, not by check"),
 ]  # fmt: skip

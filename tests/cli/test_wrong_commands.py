@@ -107,7 +107,7 @@ WRONG = [
     ("model=fcos backbone=csp_darknet backbone.size=big", "it takes nano | tiny | s | m | l"),
     ("loss.class_weights=balanced", "auto, effective, or a list of numbers from 0"),
     ("loss.class_weights=autp", "did you mean loss.class_weights=auto?"),
-    ("loss.class_weights=[1,-2]", "a list of numbers from 0, one a class"),
+    ("loss.class_weights=[1,-2]", "a list of numbers from 0, one per class"),
     ("loss=focal loss.gamma=-1", "a number from 0"),
     ("data.sampler=balance", "did you mean data.sampler=balanced?"),
     ("task=multilabel", "write task=multilabel_classification"),
@@ -147,8 +147,7 @@ WRONG = [
     ),
     (
         "model=faster_rcnn backbone=resnet50 backbone.pretrained=true model.pretrained=true",
-        "model.pretrained=true brings the backbone's weights too: leave out "
-        "backbone.pretrained=true",
+        "model.pretrained=true brings the backbone's weights too: omit backbone.pretrained=true",
     ),
     ("run_dir=file.txt", "is a file"),
     # what a verb does not read

@@ -190,7 +190,7 @@ def test_a_truncated_checkpoint_names_the_one_that_is_whole(finished, command) -
 def test_a_missing_last_checkpoint_does_not_start_the_run_again(finished, command, capsys) -> None:
     (finished / "checkpoints" / "last.ckpt").unlink()
     assert train(command(f"resume={finished}", "trainer.max_epochs=3")) == 0
-    assert "last.ckpt is missing: going on from best.ckpt" in capsys.readouterr().out
+    assert "last.ckpt is missing: resuming from best.ckpt" in capsys.readouterr().out
     with (finished / "metrics.csv").open(newline="") as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1", "2"]
 
@@ -272,7 +272,7 @@ def test_data_that_changed_are_an_error_and_moved_ones_are_not(
         train(command(*again))
     assert str(caught.value) == (
         "the data have changed since the last epoch: 1 image is gone (train/cat/1.png); 1 image is "
-        "changed in its pixels (val/dog/0.png); bring them back, or go on with what is there now: "
+        "changed in its pixels (val/dog/0.png); bring them back, or continue with what is there now: "
         f"cvtrain resume={folder} resume_data=changed"
     )
     assert len(last_of(folder)["cvtrain"]["data"]["splits"]["train"]["pixels"]) == 8

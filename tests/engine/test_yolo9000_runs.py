@@ -1,4 +1,4 @@
-"""Runs of YOLO9000: a tree from a file, images with a class alone, all of it in a checkpoint."""
+"""Runs of YOLO9000: a tree from a file, images with only a class, all of it in a checkpoint."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_both_kinds_of_images_and_an_exact_resume(
     assert [float(row["train/num_labelled_images"]) for row in table] == [12, 12, 12]
     assert [float(row["val/num_labelled_images"]) for row in table] == [0, 0, 0]
 
-    assert "labelled: 12 images with a class alone, 2 classes" in (cut / "train.log").read_text()
+    assert "labelled: 12 images with only a class, 2 classes" in (cut / "train.log").read_text()
 
     # The checkpoint alone: neither the tree's file nor the class folders are needed.
     results = json.loads((cut / "results.json").read_text())["metrics"]

@@ -167,7 +167,7 @@ def test_class_without_ground_truth_is_named_and_left_out(one, build):
     assert values["mAP50"] == pytest.approx(1.0)
     assert values["voc_mAP50"] == 1.0
     notes = metrics.details()["notes"]
-    assert notes[0] == "2 classes without ground truth, left out: b, c"
+    assert notes[0] == "2 classes without ground truth, excluded: b, c"
     rows = metrics.details()["per_class"]
     assert [row["name"] for row in rows] == ["a", "b", "c"]
     assert [row["id"] for row in rows] == [5, 2, 9]

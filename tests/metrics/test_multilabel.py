@@ -117,7 +117,7 @@ def test_classes_that_no_image_has_are_named():
     assert values["mAP"] == 1.0
     assert values["f1_macro"] == pytest.approx(0.5)  # the dog is predicted, the emu nowhere
     (note,) = metrics.details()["notes"]
-    assert note == "mAP leaves out 2 classes that no image has: dog, emu"
+    assert note == "mAP excludes 2 classes that no image has: dog, emu"
     assert math.isnan(metrics.details()["per_class"][2]["f1"])
 
 

@@ -138,7 +138,7 @@ def test_absent_classes_are_left_out_and_named(metrics) -> None:
     got = feed(metrics, [(said, true)]).compute()
     assert got["mIoU"] == pytest.approx(0.5)
     details = metrics.details()
-    assert details["notes"] == ["the means leave out 2 classes without ground truth: car, sign"]
+    assert details["notes"] == ["the means exclude 2 classes without ground truth: car, sign"]
     rows = {row["name"]: row for row in details["per_class"]}
     assert math.isnan(rows["sign"]["IoU"])
     assert rows["sky"]["IoU"] == pytest.approx(0.5)
@@ -204,7 +204,7 @@ def test_what_is_written(metrics) -> None:
         ([[4]], [[0]], r"Prediction.mask of shape \(1, 1\) with values 4..4, expected \(H, W\)"),
         ([[255]], [[0]], "Prediction.mask"),
         ([[0]], [[9]], "Target.mask"),
-        ([[0, 0]], [[0]], r"a mask of \(1, 2\) predicted, the truth is \(1, 1\)"),
+        ([[0, 0]], [[0]], r"a mask of \(1, 2\) predicted, the ground truth is \(1, 1\)"),
     ],
 )
 def test_wrong_masks_are_refused(metrics, said, true, message) -> None:

@@ -94,7 +94,7 @@ def make_batch() -> Callable[..., tuple[Tensor, list[Target]]]:
             # One object in each corner at most: none hides another, and no cell holds two centres.
             boxes, labels, masks = [], [], []
             places = range(count)
-            if task == "localization":  # one object an image, each in another corner
+            if task == "localization":  # one object per image, each in another corner
                 places = range(i % 4, i % 4 + min(count, 1))
             semantic = torch.full((size, size), 255 if count == 0 else 0)
             for corner in places:

@@ -104,7 +104,7 @@ LEARNABLE = {
     # The one map has 4 x 4 places here, and of windows everywhere most are far from all objects.
     "fast_rcnn": ["model.neck=fpn", "model.background_iou=0"],
 }
-"""What a model is set to where it is to learn one batch of so small images by heart."""
+"""What a model is set to where it is to overfit one batch of so small images."""
 
 
 def shipped(name: str, task: str) -> list[str]:

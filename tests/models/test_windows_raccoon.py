@@ -1,4 +1,4 @@
-"""Sliding window, OverFeat, R-FCN and Light-Head R-CNN learn 16 photographs by heart."""
+"""Sliding window, OverFeat, R-FCN and Light-Head R-CNN overfit 16 photographs."""
 
 from __future__ import annotations
 

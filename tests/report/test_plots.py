@@ -484,7 +484,7 @@ def test_the_iou_curve_of_a_localizer(figures, tmp_path):
     }
     assert plot_details(details, tmp_path) == [tmp_path / "iou.png"]
     (ax,) = figures[0].axes
-    assert [line.get_label() for line in ax.lines[:2]] == ["class and box", "box alone"]
+    assert [line.get_label() for line in ax.lines[:2]] == ["class and box", "box only"]
     assert [t.get_text() for t in ax.texts] == ["localization accuracy 0.400"]
     empty = {key: np.full(101, np.nan) for key in ("box", "both")}
     plot_details({"iou_curve": {**details["iou_curve"], **empty}}, tmp_path)

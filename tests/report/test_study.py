@@ -78,7 +78,7 @@ def test_smaller_may_be_better() -> None:
     ids=["two panels", "one value", "no value", "dollars", "five panels"],
 )
 def test_the_plot_is_drawn(grid: Grid, tmp_path: Path) -> None:
-    path = plot(grid, tmp_path / "study.png", "val/accuracy", "images a class", "title")
+    path = plot(grid, tmp_path / "study.png", "val/accuracy", "images per class", "title")
     with Image.open(path) as image:
         colours = image.convert("RGB").getcolors(1_000_000)
     assert colours is not None

@@ -59,25 +59,23 @@ CODES: dict[str, Code] = {
     "list-malformed": Code("error", "nothing", "write the file again as UTF-8 text", False),
     "xml-malformed": Code("error", "image", "correct the XML; on_bad=fix|drop drops the image"),
     "xml-entities": Code(
-        "error", "image", "remove DTD and entities; on_bad=fix|drop leaves the image out"
+        "error", "image", "remove DTD and entities; on_bad=fix|drop drops the image"
     ),
     "label-malformed": Code(
-        "error", "image", "write the label file again; on_bad=fix|drop leaves the image out"
+        "error", "image", "write the label file again; on_bad=fix|drop drops the image"
     ),
     # Records inside them.
-    "line-malformed": Code(
-        "error", "annotation", "correct the line; on_bad=fix|drop leaves it out"
-    ),
+    "line-malformed": Code("error", "annotation", "correct the line; on_bad=fix|drop drops it"),
     "record-malformed": Code(
-        "error", "image", "correct the image's record; on_bad=fix|drop leaves the image out"
+        "error", "image", "correct the image's record; on_bad=fix|drop drops the image"
     ),
     "annotation-malformed": Code(
-        "error", "annotation", "correct the annotation; on_bad=fix|drop leaves it out"
+        "error", "annotation", "correct the annotation; on_bad=fix|drop drops it"
     ),
     "box-malformed": Code(
         *("error", "annotation"),
         "correct the box; on_bad=fix takes the outline's, where there is one; else, as with "
-        "on_bad=drop, the object is left out",
+        "on_bad=drop, the object is dropped",
         parts=("box",),
     ),
     "area-invalid": Code("note", "nothing", "none needed: the box's area is used"),
@@ -93,20 +91,20 @@ CODES: dict[str, Code] = {
     ),
     "segment-malformed": Code(
         *("error", "annotation"),
-        "correct the segmentation; on_bad=fix|drop leaves the annotation out",
+        "correct the segmentation; on_bad=fix|drop drops the annotation",
         parts=("segment",),
     ),
     "segment-form": Code(
         *("error", "annotation"),
-        "write [[x, y, ...]] of numbers; on_bad=fix reads it so, on_bad=drop leaves the object out",
+        "write [[x, y, ...]] of numbers; on_bad=fix reads it so, on_bad=drop drops the object",
         parts=("segment",),
         read_fixed=True,
     ),
     "segment-degenerate": Code(
-        "note", "nothing", "a ring of fewer than 3 points covers no pixel and is left out"
+        "note", "nothing", "a ring of fewer than 3 points covers no pixel and is dropped"
     ),
     "size-missing": Code("note", "nothing", "none needed: the file's own size is used"),
-    "keypoints-left-out": Code("note", "nothing", "none needed: the boxes are read"),
+    "keypoints-ignored": Code("note", "nothing", "none needed: the boxes are read"),
     "keypoints-unsaid": Code(
         *("error", "nothing"),
         "say `kpt_shape: [points, 2 or 3]` in data.yaml, and the boxes are read",
@@ -117,7 +115,7 @@ CODES: dict[str, Code] = {
     ),
     # Classes.
     "class-unknown": Code(
-        "error", "annotation", "add the class to the table; on_bad=fix|drop leaves these out"
+        "error", "annotation", "add the class to the table; on_bad=fix|drop drops these"
     ),
     "class-duplicate": Code(
         "error", "nothing", "name each class once; on_bad=fix|drop takes them as one class"
@@ -133,13 +131,13 @@ CODES: dict[str, Code] = {
     ),
     # Things given twice.
     "duplicate-image-id": Code(
-        "error", "image", "number the images anew; on_bad=fix|drop leaves out all that share the id"
+        "error", "image", "renumber the images; on_bad=fix|drop drops all that share the id"
     ),
     "duplicate-annotation-id": Code(
-        "error", "nothing", "number the annotations anew; on_bad=fix|drop keeps them all"
+        "error", "nothing", "renumber the annotations; on_bad=fix|drop keeps them all"
     ),
     "duplicate-annotation": Code(
-        "error", "annotation", "delete the copy; on_bad=fix|drop leaves it out"
+        "error", "annotation", "delete the copy; on_bad=fix|drop drops it"
     ),
     "duplicate-file": Code(
         "error",
@@ -148,29 +146,29 @@ CODES: dict[str, Code] = {
     ),
     # Halves of pairs.
     "image-missing": Code(
-        "error", "image", "restore the image; on_bad=fix|drop leaves it out with its annotations"
+        "error", "image", "restore the image; on_bad=fix|drop drops it with its annotations"
     ),
     "image-ambiguous": Code(
         "error", "image", "keep one image of that name; on_bad=fix|drop leaves this one out"
     ),
     "image-unknown": Code(
-        "error", "annotation", "add the image to the JSON; on_bad=fix|drop leaves this out"
+        "error", "annotation", "add the image to the JSON; on_bad=fix|drop drops this"
     ),
     "annotation-missing": Code(
-        "error", "image", "add the file or unlist the image; on_bad=fix|drop leaves it out"
+        "error", "image", "add the file or unlist the image; on_bad=fix|drop drops it"
     ),
     "label-without-image": Code(
         "error", "annotation", "restore the image or delete the file; on_bad=fix|drop ignores it"
     ),
     "mask-missing": Code(
-        "error", "image", "add the mask or delete the image; on_bad=fix|drop leaves the image out"
+        "error", "image", "add the mask or delete the image; on_bad=fix|drop drops the image"
     ),
     "mask-unreadable": Code(
-        "error", "image", "save the mask anew as PNG; on_bad=fix|drop leaves the image out"
+        "error", "image", "save the mask again as PNG; on_bad=fix|drop drops the image"
     ),
     "mask-levels": Code("error", "nothing", "save masks as PNG: JPEG changes values", False),
     "object-unreadable": Code(
-        "error", "annotation", "save the mask anew as PNG; on_bad=fix|drop leaves the object out"
+        "error", "annotation", "save the mask again as PNG; on_bad=fix|drop drops the object"
     ),
     "mask-without-image": Code(
         "error", "annotation", "restore the image or delete the mask; on_bad=fix|drop ignores it"
@@ -186,7 +184,7 @@ CODES: dict[str, Code] = {
     ),
     "place-missing": Code("error", "nothing", "correct the path or remove the entry", False),
     "test-missing": Code("note", "nothing", "there is no test split"),
-    "path-mended": Code("note", "nothing", "write the path relative to the data set's folder"),
+    "path-fixed": Code("note", "nothing", "write the path relative to the data set's folder"),
     "path-separator": Code("note", "nothing", "none needed; `/` is read on every system"),
     "empty-split": Code("error", "nothing", "add images, or remove the split", False),
 }
@@ -280,7 +278,7 @@ class Reader(ABC):
     @classmethod
     def detect(cls, root: Path) -> str | None:
         """One line on what of this format lies in ``root``, or None where it is something else."""
-        raise DataError(f"{cls.__name__} cannot recognise a folder; name the format instead")
+        raise DataError(f"{cls.__name__} cannot recognize a folder; name the format instead")
 
     def _not_this(self, why: str) -> DataError:
         unread = said_of_unread(self.root, walk(self.root))

@@ -1,4 +1,4 @@
-"""CSV files that name images and their classes: a column of labels, or a 0/1 column a class."""
+"""CSV files that name images and their classes: a column of labels, or a 0/1 column per class."""
 
 from __future__ import annotations
 
@@ -98,7 +98,9 @@ class CSVReader(Reader):
     one, classification.
     """
 
-    layout = "CSV: one of image and labels columns, or one 0/1 column a class (train.csv, val.csv)"
+    layout = (
+        "CSV: one of image and labels columns, or one 0/1 column per class (train.csv, val.csv)"
+    )
 
     def __init__(
         self,

@@ -131,7 +131,7 @@ class MasksReader(Reader):
     def _read_palette(self, palette: str, names: Any) -> None:
         if names is not None or self._values is not None:
             raise DataError(
-                f"data.palette={palette} names the classes and their pixels; leave out "
+                f"data.palette={palette} names the classes and their pixels; omit "
                 "data.reader.names and data.reader.mask_values"
             )
         expanded = Path(os.path.expanduser(palette))  # noqa: PTH111 (Path's own raises for ~nobody)

@@ -63,7 +63,7 @@ class Palette:
     Attributes:
         classes: names in the order of the file, void left out.
         colours: values are colours, ``R << 16 | G << 8 | B``; False: pixel values.
-        values: int64 ``(K,)``, one a class.
+        values: int64 ``(K,)``, one per class.
         void: int64 ``(V,)`` of entries that are void.
         places: int64 ``(K,)``, the number of each class among the entries, from 0.
         void_places: int64 ``(V,)``, the same of those that are void.
@@ -93,7 +93,7 @@ def read_palette(path: Path) -> Palette:
     """
     entries = list(_of_json(path) if path.suffix.lower() == ".json" else _of_lines(path))
     if not entries:
-        raise MalformedError("no class in it; write one a line, NAME R G B")
+        raise MalformedError("no class in it; write one per line, NAME R G B")
     _check(entries)
     ids = range(len(entries))
     void = [_is_void(entry) for entry in entries]
@@ -191,7 +191,7 @@ def _record(name: Any, given: Any, where: str) -> _Entry:
 
 def _packed(colour: list[int], where: str) -> int:
     if not all(0 <= v <= 255 for v in colour):
-        raise MalformedError(f"the colour {shorten(colour)} is not of numbers 0 to 255", where)
+        raise MalformedError(f"the color {shorten(colour)} is not of numbers 0 to 255", where)
     return colour[0] << 16 | colour[1] << 8 | colour[2]
 
 
@@ -206,12 +206,12 @@ def _check(entries: list[_Entry]) -> None:
     kinds = {entry.colour for entry in entries}
     if len(kinds) > 1:
         odd = next(entry for entry in entries if entry.colour != entries[0].colour)
-        raise MalformedError("some entries have colours, others pixel values", odd.where)
+        raise MalformedError("some entries have colors, others pixel values", odd.where)
     names: dict[str, str] = {}
     values: dict[int, str] = {}
     for entry in entries:
         if entry.value in values:
-            said = f"colour {colour_name(entry.value)}" if entry.colour else f"value {entry.value}"
+            said = f"color {colour_name(entry.value)}" if entry.colour else f"value {entry.value}"
             other = values[entry.value]
             raise MalformedError(f"{entry.name!r} has the {said} of {other!r}", entry.where)
         values[entry.value] = entry.name

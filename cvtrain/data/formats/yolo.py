@@ -289,8 +289,8 @@ class _SplitReader:
         """What else the lines have, or seem to have, than boxes and polygons."""
         count = self._reader._config.keypoints
         if count and len(self._packer):
-            message = f"`kpt_shape`: the {count} numbers of keypoints on each line are left out"
-            self._say("keypoints-left-out", self._reader._config.file, message)
+            message = f"`kpt_shape`: the {count} numbers of keypoints on each line are ignored"
+            self._say("keypoints-ignored", self._reader._config.file, message)
         lines = self._polygons
         if not lines.count:
             return

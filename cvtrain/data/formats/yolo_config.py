@@ -231,6 +231,6 @@ def _resolve(root: Path, base: Any, entry: str) -> tuple[str | None, str, str]:
         while inner.startswith("../"):
             inner = inner[3:]
         if is_there(root / inner):
-            return inner, "path-mended", f"leaves data.root; {inner} in it is read"
+            return inner, "path-fixed", f"leaves data.root; {inner} in it is read"
         return None, "place-missing", f"does not exist, nor does {inner} below data.root"
     return None, "path-outside-root", "leaves data.root"

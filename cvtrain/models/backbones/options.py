@@ -26,6 +26,6 @@ def refused_option(options: Mapping[str, object]) -> str | None:
     """What is wrong with ``backbone.options``, in one line; None where nothing is."""
     for key in map(str, options):
         if key in INSTEAD or key in REFUSED_TOO or key.startswith(REFUSED):
-            why = INSTEAD.get(key, "it is set by cvtrain alone")
+            why = INSTEAD.get(key, "only cvtrain sets it")
             return f"backbone.options.{key} is not taken: {why}"
     return None

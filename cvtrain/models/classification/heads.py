@@ -200,7 +200,7 @@ class NearestNeighbours(FittedHead):
     def fit(self, features: np.ndarray, labels: np.ndarray) -> None:
         if len(features) < self.k:
             raise DataError(
-                f"transfer.k={self.k} neighbours of {len(features)} training images: lower it"
+                f"transfer.k={self.k} neighbors of {len(features)} training images: lower it"
             )
         device = self.examples.device
         directions = unit_length(features).astype(np.float32)

@@ -61,7 +61,7 @@ class Outputs(NamedTuple):
     """What the network says of a batch.
 
     Attributes:
-        logits: float32 ``(B, A, K)``, one a class and place.
+        logits: float32 ``(B, A, K)``, one per class and place.
         distances: float32 ``(B, A, 4)``, left, top, right, bottom in strides, at least 0.
         centreness: float32 ``(B, A)``, logits.
         points: float32 ``(A, 2)`` x, y pixels.

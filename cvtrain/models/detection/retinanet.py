@@ -56,7 +56,7 @@ class Outputs(NamedTuple):
     """What the network says of a batch.
 
     Attributes:
-        logits: float32 ``(B, A, K)``, one a class and anchor.
+        logits: float32 ``(B, A, K)``, one per class and anchor.
         codes: float32 ``(B, A, 4)``, boxes relative to the anchors.
         anchors: float32 ``(A, 4)`` xyxy pixels.
         counts: anchors of each level.

@@ -63,7 +63,7 @@ class Outputs(NamedTuple):
     """What the network says of a batch.
 
     Attributes:
-        logits: float32 ``(B, A, K)``, one a class and place.
+        logits: float32 ``(B, A, K)``, one per class and place.
         objectness: float32 ``(B, A)``, logits.
         codes: float32 ``(B, A, 4)``: x, y of the centre from the place, log width and log height,
             in strides.

@@ -1,1 +1,1 @@
-"""Classification and localization: one object an image, its class and its box."""
+"""Classification and localization: one object per image, its class and its box."""

@@ -2,7 +2,7 @@
 
 After the localization networks of Simonyan & Zisserman 2014, "Very Deep Convolutional Networks for
 Large-Scale Image Recognition", arXiv 1409.1556, appendix A: the last layer of a classifier gives
-the centre, width and height of a box instead, one for all classes (SCR) or one a class (PCR).
+the centre, width and height of a box instead, one for all classes (SCR) or one per class (PCR).
 
 Deviations: class and box come from one network trained in one go, not from two; the box head
 sees the last map averaged to a grid of cells and flattened, so that it knows where each feature

@@ -180,7 +180,7 @@ class OverFeat(Model):
         """Whether the classifier has a background class."""
         if num_classes == 1 and background is False:
             raise UsageError(
-                "model.background=false: the data have one class alone, and a classifier that "
+                "model.background=false: the data have only one class, and a classifier that "
                 "knows nothing else says it everywhere; leave it null"
             )
         return num_classes == 1 if background is None else background

@@ -171,7 +171,7 @@ class DeconvNet(SegmentationModel):
         """
         if self.training and x[:, 0].numel() == self.cells[0] * self.cells[1] * MULTIPLE**2:
             raise RunError(
-                "model=deconvnet normalises the code of an image over the batch, and this batch "
+                "model=deconvnet normalizes the code of an image over the batch, and this batch "
                 "has one image: give data.batch_size=2 or more"
             )
         switches, sizes = [], []

@@ -76,7 +76,7 @@ class FCN(SegmentationModel):
         if fc and not has:
             raise ValueError(
                 f"fc=true: {backbone.architecture} has no connected layers to turn into "
-                "convolutions; choose backbone=vgg16, or leave it out"
+                "convolutions; choose backbone=vgg16, or omit it"
             )
         self.fc = has if fc is None else fc
         self.strides = [s for s in get_args(Stride) if s >= stride]

@@ -85,7 +85,7 @@ def test_forms_of_values(make, name, content):
         ("p.txt", "road 1 2 3\ncar 1 2 3", "line 2", "'car' has the colour 1 2 3 of 'road'"),
         ("p.txt", "road 7\ncar 7", "line 2", "'car' has the value 7 of 'road'"),
         ("p.txt", "car 1 2 3\ncar 4 5 6", "line 2", "class 'car' stands on line 1 already"),
-        ("p.txt", "road 1 2 3\ncar 7", "line 2", "some entries have colours, others pixel values"),
+        ("p.txt", "road 1 2 3\ncar 7", "line 2", "some entries have colors, others pixel values"),
         ("p.txt", "road 70000", "line 1", "70000 is not in 0..65535"),
         ("p.json", "{", "line 1", "not JSON"),
         ("p.json", "3", "", "an object or a list of classes is expected"),
@@ -150,7 +150,7 @@ def test_masks_in_colours(coloured, mode, named):
 def test_a_colour_that_the_palette_lacks(coloured, on_bad):
     report = gate(MasksReader(coloured(odd=("train/b",))), on_bad=on_bad)
     (problem,) = report.errors
-    assert (problem.code, problem.file) == ("mask-colour", "masks/train/b.png")
+    assert (problem.code, problem.file) == ("mask-color", "masks/train/b.png")
     assert problem.message == "colour 1 2 3 (3 pixels); not among the 3 of the palette"
     assert report.counts["train"].used == (2 if on_bad == "fix" else 1)
     assert report.images == report.used + report.rejected

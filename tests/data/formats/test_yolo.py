@@ -356,7 +356,7 @@ def test_export_that_points_one_folder_too_high_is_mended(make):
     make.text("data.yaml", "train: ../train/images\nnames: [cat]")
     split = YOLOReader(make.root).read("train")
     (problem,) = split.problems
-    assert (problem.code, problem.severity) == ("path-mended", "note")
+    assert (problem.code, problem.severity) == ("path-fixed", "note")
     assert split.table.num_annotations == 1
 
 
@@ -422,7 +422,7 @@ def test_export_without_the_test_folder_that_it_names(make):
     assert reader.splits() == ["train", "val"]
     found = [p for split in reader.splits() for p in reader.read(split).problems]
     assert {p.severity for p in found} == {"note"}
-    assert sorted(p.code for p in found) == ["path-mended", "path-mended", "test-missing"]
+    assert sorted(p.code for p in found) == ["path-fixed", "path-fixed", "test-missing"]
 
 
 def test_split_without_a_place_says_so(plain):
@@ -464,7 +464,7 @@ def test_windows_paths_that_lead_nowhere_or_out(plain):
     plain.text("data.yaml", "train: ..\\images\\train\nval: images\\gone\nnames: [cat, dog]\n")
     reader = YOLOReader(plain.root)
     found = [(p.code, p.severity) for s in reader.splits() for p in reader.read(s).problems]
-    assert found[0] == ("path-mended", "note")
+    assert found[0] == ("path-fixed", "note")
     assert ("place-missing", "error") in found
 
 
@@ -480,7 +480,7 @@ def test_keypoints_are_left_out_and_said(plain, shape):
     reader = YOLOReader(plain.root)
     split = reader.read("train")
     (note,) = split.problems
-    assert (note.code, note.severity) == ("keypoints-left-out", "note")
+    assert (note.code, note.severity) == ("keypoints-ignored", "note")
     assert note.message == f"`kpt_shape`: the {points * numbers} numbers of keypoints on each " + (
         "line are left out"
     )
@@ -528,7 +528,7 @@ def test_keypoints_that_no_yaml_speaks_of(plain, numbers):
     assert "boxes with 4 keypoints in them?" in problem.message
     plain.text("data.yaml", POSE.format(f"4, {numbers}"))
     split = YOLOReader(plain.root).read("train")
-    assert [p.code for p in split.problems] == ["keypoints-left-out"]
+    assert [p.code for p in split.problems] == ["keypoints-ignored"]
     assert split.table.num_annotations == 6
 
 

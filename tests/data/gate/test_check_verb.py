@@ -55,7 +55,7 @@ def test_what_was_left_out_as_asked_is_counted(dataset, box, run, capsys) -> Non
     code, written = run(**task, data={"object": "only"})
     assert (code, written["images"], written["used"], written["rejected"]) == (0, 3, 2, 1)
     assert written["codes"]["image-several-objects"] == 1
-    assert "1 of 3 images left out, as asked" in capsys.readouterr().out
+    assert "1 of 3 images dropped, as asked" in capsys.readouterr().out
     code, written = run(**task, data={"object": "largest"})
     assert (code, written["rejected"]) == (0, 0)
     assert "left out, as asked" not in capsys.readouterr().out
@@ -102,8 +102,8 @@ def test_drop_goes_on(bad, run, capsys) -> None:
     code, written = run(data={"on_bad": "drop"})
     assert code == 0
     actions = {p["code"]: p["action"] for p in written["problems"] if p["severity"] == "error"}
-    assert actions == {"image-empty": "image left out", "box-nan": "annotation left out"}
-    assert "goes on with data.on_bad=drop: 1 of 5 images left out" in capsys.readouterr().out
+    assert actions == {"image-empty": "image dropped", "box-nan": "annotation dropped"}
+    assert "continues with data.on_bad=drop: 1 of 5 images dropped" in capsys.readouterr().out
 
 
 def test_clean_set(dataset, box, run, capsys) -> None:
@@ -238,7 +238,7 @@ def test_any_name_stays_on_one_line_and_numbers_agree(dataset, run, capsys, box)
     assert (
         "\n3 errors: training stops; data.on_bad=fix repairs what can be, data.on_bad=drop" in page
     )
-    assert "drop leaves it out\n" in page
+    assert "drop drops it\n" in page
     with pytest.raises(DataError) as refused:
         dataset.gate(strict=True)
     lines = str(refused.value).split("\n")
@@ -267,5 +267,5 @@ def test_on_bad_is_not_offered_for_what_it_cannot_mend(dataset, box) -> None:
     (dataset.root / "w.png").write_bytes(b"")
     with pytest.raises(DataError) as refused:
         dataset.gate(strict=True)
-    said = "goes on without what is wrong, but for no-train-split, which only you can fix\n"
+    said = "continues without what is wrong, except for no-train-split, which only you can fix\n"
     assert said in str(refused.value)

@@ -305,7 +305,7 @@ def test_what_fix_takes_as_it_stands_is_said(tmp_path: Path) -> None:
         label.unlink()
     options = {"progress": False, "on_bad": "fix", "strict": False}
     report = run_gate(YOLOReader(tmp_path), None, allow_empty=True, **options)
-    assert [(p.code, p.action) for p in report.errors] == [("labels-missing", "taken as said")]
+    assert [(p.code, p.action) for p in report.errors] == [("labels-missing", "taken as written")]
     assert report.stopping == []
     report = run_gate(YOLOReader(tmp_path), None, **options)
     assert [(p.code, p.message) for p in report.stopping] == [("labels-none", "val has no object")]

@@ -15,7 +15,7 @@ from cvtrain.errors import DataError
 
 NAN, INF = float("nan"), float("inf")
 
-# box, code, what on_bad=fix makes of it (None: leaves it out)
+# box, code, what on_bad=fix makes of it (None: drops it)
 WRONG = [
     ([NAN, 1, 9, 9], "box-nan", None),
     ([1, 1, INF, 9], "box-nan", None),
@@ -52,8 +52,8 @@ def test_wrong_box(dataset, apart, wrong, code: str, mended, on_bad: str) -> Non
     expected = [first, mended, last] if on_bad == "fix" and mended else [first, last]
     assert table.boxes.tolist() == expected
     assert table.starts.tolist() == [0, len(expected)]
-    actions = {"error": "", "drop": "annotation left out"}
-    assert problem.action == actions.get(on_bad, "fixed" if mended else "annotation left out")
+    actions = {"error": "", "drop": "annotation dropped"}
+    assert problem.action == actions.get(on_bad, "fixed" if mended else "annotation dropped")
     assert bool(report.stopping) == (on_bad == "error")
 
 
@@ -244,6 +244,6 @@ def test_classes_that_differ_by_case_alone(dataset, box) -> None:
     dataset.add("a.png", boxes=[box])
     said = [(p.severity, p.message) for p in dataset.gate().problems if p.code == "classes-alike"]
     assert said == [
-        ("note", "classes 'Cat', 'cat', 'CAT' differ by case or spaces alone"),
-        ("note", "classes 'dog house', 'Dog House' differ by case or spaces alone"),
+        ("note", "classes 'Cat', 'cat', 'CAT' differ only by case or spaces"),
+        ("note", "classes 'dog house', 'Dog House' differ only by case or spaces"),
     ]

@@ -64,7 +64,7 @@ def test_bad_file_is_left_out_and_counted(dataset, apart, how: str, on_bad: str)
     assert [table.files[i] for i in range(2)] == ["a.png", "c.png"]
     assert table.sizes.tolist() == [[40, 60], [40, 60]]
     assert len(report.stopping) == (1 if on_bad == "error" else 0)
-    assert problem.action == ("" if on_bad == "error" else "image left out")
+    assert problem.action == ("" if on_bad == "error" else "image dropped")
 
 
 def test_bomb_message_says_the_limit(dataset, box) -> None:
@@ -239,7 +239,7 @@ def test_16_bits_are_a_note(dataset, box) -> None:
     report = dataset.gate()
     assert report.errors == []
     said = [(p.file, p.message) for p in report.notes if p.code == "bit-depth"]
-    assert said == [("rgb.png", "16 bits a channel"), ("gray.png", "16 bits a channel")]
+    assert said == [("rgb.png", "16 bits per channel"), ("gray.png", "16 bits per channel")]
     assert [p.file for p in report.notes if p.code == "color-mode"] == ["gray.png"]
 
 
@@ -362,8 +362,8 @@ def test_images_of_several_objects_are_left_out_if_asked(dataset, box) -> None:
     report = dataset.gate("localization", on_bad="drop", object_choice="only")
     found = [(p.file, p.message, p.action) for p in report.notes if p.code.endswith("objects")]
     assert found == [
-        ("two.png", "2 objects are on it, and data.object=only", "image left out"),
-        ("two_difficult.png", "2 objects are on it, and data.object=only", "image left out"),
+        ("two.png", "2 objects are on it, and data.object=only", "image dropped"),
+        ("two_difficult.png", "2 objects are on it, and data.object=only", "image dropped"),
     ]
     files = report.tables["train"].files
     assert [files[i] for i in range(len(files))] == [

@@ -78,7 +78,7 @@ def test_wrong_mask(masks, how: str, on_bad: str) -> None:
     assert problem.message.startswith(said)
     kept = on_bad == "fix" and code == "mask-value"  # the loader takes those pixels for void
     assert report.counts["train"].used == (3 if kept else 2)
-    assert problem.action == ("" if on_bad == "error" else "fixed" if kept else "image left out")
+    assert problem.action == ("" if on_bad == "error" else "fixed" if kept else "image dropped")
 
 
 def test_values_that_fix_makes_void_are_void_to_the_loader(masks) -> None:

@@ -146,7 +146,7 @@ def test_what_is_wrong_is_said_where_it_leaves_too_few_images(dataset, box, on_b
     assert split_error.code == "val-not-drawn"
     assert split_error.message == (
         "1 different image cannot be split into train and val; add images, or a val split "
-        "(1 of 2 images left out)"
+        "(1 of 2 images dropped)"
     )
     assert split_error in report.stopping
     with pytest.raises(DataError) as caught:

@@ -1,4 +1,4 @@
-"""Images with boxes and images with a class alone, in one training set."""
+"""Images with boxes and images with only a class, in one training set."""
 
 from __future__ import annotations
 

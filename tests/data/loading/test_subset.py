@@ -194,7 +194,7 @@ def test_a_split_without_any_is_an_error_or_left_out() -> None:
         select({"train": folder(), "val": other}, "classification", classes=["b"])
     chosen = selected({"train": folder(), "test": other}, "classification", classes=["b"])
     assert list(chosen.tables) == ["train"]
-    assert chosen.lines[-1] == "data.classes: test has no image of b; it is left out"
+    assert chosen.lines[-1] == "data.classes: test has no image of b; it is dropped"
     assert chosen.counts["test"]["images"] == 0
 
 
