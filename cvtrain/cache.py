@@ -8,7 +8,7 @@ from pathlib import Path
 KINDS = {
     "features": "of images by fixed backbones, and R-CNN's; computed again when they are asked for",
     "gate": "which files were found good; they are opened and looked at again",
-    "proposals": "of selective search, one file per image; computed again, about a second per image",
+    "proposals": "of selective search, one file per image; computed again, about 1 s per image",
 }
 """Folder -> what is in it, and what it costs to be without."""
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """How many 640 x 480 images a second one core augments, for every yaml of conf/augment.
 
-Each runs as training runs it: at its default strength, with seven boxes per image (seven masks where
-objects are pasted in by theirs, a mask of classes where they are cut out of one), from an image of
-640 x 480 to an input of 640 x 480, decoding and batching left out. ``ratio`` is the time over that
-of augment=none. Below them the families' transforms alone, each applied always and at full
+Each runs as training runs it: at its default strength, with seven boxes per image (seven masks
+where objects are pasted in by theirs, a mask of classes where they are cut out of one), from an
+image of 640 x 480 to an input of 640 x 480, decoding and batching left out. ``ratio`` is the time over
+that of augment=none. Below them the families' transforms alone, each applied always and at full
 strength, where one that is too slow would show. Times are CPU seconds, so that a busy machine
 disturbs little; the median over the rounds.
 """

@@ -180,7 +180,7 @@ GATE_CODES: dict[str, Code] = {
     "palette-order": Code(
         "note",
         "nothing",
-        "none needed if indices are classes; if colors are: data.palette=FILE (NAME R G B per line)",
+        "none needed if indices are classes; if colors: data.palette=FILE (NAME R G B per line)",
     ),
     "mask-void": Code("note", "nothing", "none needed: no pixel of it is learned or scored"),
     # The data set.

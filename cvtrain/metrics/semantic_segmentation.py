@@ -81,7 +81,8 @@ class SemanticSegmentationMetrics(Metrics):
         if said.shape != true.shape:
             shapes = tuple(said.shape), tuple(true.shape)
             raise ValueError(
-                f"{info.file_name}: a mask of {shapes[0]} predicted, the ground truth is {shapes[1]}"
+                f"{info.file_name}: a mask of {shapes[0]} predicted, "
+                f"the ground truth is {shapes[1]}"
             )
         # Void truths come last, in a row of their own.
         rows = torch.where(true == IGNORE_INDEX, k, true.int())

@@ -272,7 +272,8 @@ def test_data_that_changed_are_an_error_and_moved_ones_are_not(
         train(command(*again))
     assert str(caught.value) == (
         "the data have changed since the last epoch: 1 image is gone (train/cat/1.png); 1 image is "
-        "changed in its pixels (val/dog/0.png); bring them back, or continue with what is there now: "
+        "changed in its pixels (val/dog/0.png); bring them back, or continue with what is there "
+        "now: "
         f"cvtrain resume={folder} resume_data=changed"
     )
     assert len(last_of(folder)["cvtrain"]["data"]["splits"]["train"]["pixels"]) == 8

@@ -98,9 +98,7 @@ class CSVReader(Reader):
     one, classification.
     """
 
-    layout = (
-        "CSV: one of image and labels columns, or one 0/1 column per class (train.csv, val.csv)"
-    )
+    layout = "CSV: image and labels columns, or one 0/1 column per class (train.csv, val.csv)"
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ as they are proposed, three networks, each the same for all rows:
 
 ===================================== ============= ============= =============
 what SVMs see, weight of the objects  60 scenes,    16 scenes     16 photographs
-                                      200 others    until overfit      until overfit
+                                      200 others    overfit       overfit
                                       trained on
 ===================================== ============= ============= =============
 softmax, no SVMs                      0.40, 0.27    0.96, 0.62    0.89, 0.40

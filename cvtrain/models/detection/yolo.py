@@ -24,7 +24,7 @@ Where the paper is silent or we deviate:
   size the first loss was 17 to 64, by the seed; a tenth of it makes it 4). The paper, which starts
   the convolutions from a week of ImageNet, does not say how these layers start. Nothing in them is
   shared between places, so that from scratch, on small data, a plain random start learns little or
-  until overfit.
+  only overfits.
 - ``connected_scale`` divides the connected layers' weights and multiplies their inputs by as much:
   the same functions, which an adaptive optimizer then changes that much more slowly than the
   convolutions. 1 is the paper's.

@@ -266,7 +266,7 @@ def test_wrong_arguments(make, options, said):
 
 def test_which_file(make):
     make.image("a.jpg")
-    with pytest.raises(DataError, match="no CSV file there; expected CSV: one of image and labels"):
+    with pytest.raises(DataError, match="no CSV file there; expected CSV: image and labels"):
         CSVReader(make.root)
     for name in ("x.csv", "y.csv"):
         make.text(name, "image,label\na.jpg,x\n")
