@@ -4,8 +4,8 @@
 Each runs as training runs it: at its default strength, with seven boxes per image (seven masks
 where objects are pasted in by theirs, a mask of classes where they are cut out of one), from an
 image of 640 x 480 to an input of 640 x 480, without decoding and batching. ``ratio`` is the time
-over that of augment=none. Below them the families' transforms alone, each applied always and at full
-strength, where one that is too slow would show. Times are CPU seconds, so that a busy machine
+over that of augment=none. Below them the families' transforms alone, each applied always and at
+full strength, where one that is too slow would show. Times are CPU seconds, so that a busy machine
 disturbs little; the median over the rounds.
 """
 
