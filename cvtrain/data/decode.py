@@ -48,7 +48,7 @@ def decode(path: str | Path, channels: int = 3) -> np.ndarray:
             f"{path}: {e.strerror or e}; restore the file, or run `cvtrain check`"
         ) from e
     if not raw.size:
-        raise DataError(f"{path}: the file is empty; restore it or set data.on_bad=drop")
+        raise DataError(f"{path}: the file is empty; restore or remove it")
     return decode_bytes(raw, str(path), channels)
 
 
@@ -170,7 +170,7 @@ def _pillow(raw: np.ndarray, name: str, channels: int) -> np.ndarray:
                 image = image.convert("RGB" if channels == 3 else "L")
             array = np.asarray(image)
     except Exception as e:  # Pillow's plugins raise every kind of error on broken files
-        raise DataError(f"{name}: not a readable image ({_short(e)}); set data.on_bad=drop") from e
+        raise DataError(f"{name}: not a readable image ({_short(e)}); restore or remove it") from e
     return np.ascontiguousarray(array.reshape(*array.shape[:2], -1))  # (H, W) -> (H, W, 1)
 
 

@@ -144,8 +144,12 @@ class FollowChanges(pl.Callback):
             )
 
 
-def load_last(run: RunDir) -> Resumed | None:
-    """What the run goes on from; None where no epoch of it was finished.
+def load_last(run: RunDir, typed: Sequence[str] = ()) -> Resumed | None:
+    """What the run resumes from; None where no epoch of it was finished.
+
+    Args:
+        run: its folder.
+        typed: the overrides beside ``resume=``, for the command that a message names.
 
     Raises:
         CheckpointError: the checkpoint is damaged; names another one that is whole.
@@ -158,10 +162,10 @@ def load_last(run: RunDir) -> Resumed | None:
     try:
         return Resumed(run.last, load_checkpoint(run.last))
     except CheckpointError as error:
-        raise CheckpointError(f"{error}; {_remedy(run)}") from error
+        raise CheckpointError(f"{error}; {_remedy(run, typed)}") from error
 
 
-def _remedy(run: RunDir) -> str:
+def _remedy(run: RunDir, typed: Sequence[str]) -> str:
     """What to do about a last.ckpt that cannot be read."""
     try:
         best = load_checkpoint(run.best, mmap=True)
@@ -170,7 +174,7 @@ def _remedy(run: RunDir) -> str:
     names = " ".join(shlex.quote(shown(path)) for path in (run.best, run.last))
     return (
         f"best.ckpt beside it is whole, of epoch {int(best['epoch']) + 1}; to resume from there: "
-        f"cp {names} && {command(run)}"
+        f"cp {names} && {command(run, *map(shlex.quote, typed))}"
     )
 
 

@@ -140,7 +140,7 @@ class _Training:
     def recall(self) -> None:
         """Callbacks, and how far a resumed run had come."""
         if self.config.get("resume"):
-            self.resumed = load_last(self.run)
+            self.resumed = load_last(self.run, self.config.get("overrides") or ())
         if self.resumed is not None:
             self.config = self.resumed.settle(self.config)
         self.callbacks = build_callbacks(self.config, self.trust)
@@ -455,8 +455,10 @@ class _Training:
             LOG.info(f"stopped; to resume with the remaining stages: cvtrain resume={self.run}")
         elif self.run.last.exists():
             LOG.info(f"stopped; to resume after the last finished epoch: cvtrain resume={self.run}")
+        elif self.run.config.exists():
+            LOG.info(f"stopped before the first epoch ended; to start again: {command(self.run)}")
         else:
-            LOG.info("stopped before the first epoch was finished: there is nothing to resume")
+            LOG.info("stopped before the run began: there is nothing to resume")
 
     def close(self) -> None:
         """Close loggers that stay open for the pictures at the end."""

@@ -74,7 +74,7 @@ def test_a_signal_in_the_first_epoch(compose, killer, tmp_path, capsys) -> None:
     config = compose(*killer("SIGTERM"))
     config["callbacks"]["killer"]["epoch"] = 0
     assert train(config) == 143
-    assert "nothing to go on from" in capsys.readouterr().out
+    assert "; to start again: cvtrain resume=" in capsys.readouterr().out
     assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
 
 

@@ -69,7 +69,7 @@ def data_root(root: str | Path | None) -> Path:
         raise DataError("data.root is not set; say data.root=FOLDER")
     path = Path(os.path.abspath(os.path.expanduser(root)))  # noqa: PTH100, PTH111 (keep links)
     if not path.exists():
-        raise DataError(f"data.root={root} does not exist; give the data set's folder")
+        raise DataError(f"data.root={root} does not exist; where the data set is: data.root=FOLDER")
     if not path.is_dir():
         raise DataError(f"data.root={root} is a file; give the data set's folder")
     return path
