@@ -98,7 +98,7 @@ def find(words: Sequence[str]) -> tuple[list[Run], list[str]]:
                 f"{_unfinished(jobs[-1], last)}"
             )
         skipped += [
-            f"dropped: {child.near(p)} {_unfinished(p, child.near(p))}"
+            f"skipped: {child.near(p)} {_unfinished(p, child.near(p))}"
             for p in jobs
             if p not in done
         ]

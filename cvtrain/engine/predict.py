@@ -141,7 +141,7 @@ class _Predicting:
         seconds = time.perf_counter() - started
         left_out = sorted(self.images.unreadable + self.left_out, key=lambda bad: bad.file)
         for bad in left_out:
-            LOG.warning(f"dropped: {_named(bad)}")
+            LOG.warning(f"skipped: {_named(bad)}")
         if not self.rows:
             raise DataError(f"none of the {len(self.images)} images could be predicted")
         self._print()

@@ -114,7 +114,7 @@ def test_runs_and_sweeps_are_found_and_what_is_not_finished_is_said(make: Make, 
     runs, skipped = find(["a", "s"])
     assert [run.shown for run in runs] == ["a", "s/2", "s/10"]
     (line,) = skipped
-    assert line.startswith("dropped: s/3 did not finish (no results.json), and none of its epochs")
+    assert line.startswith("skipped: s/3 did not finish (no results.json), and none of its epochs")
     assert runs[0].train_seconds == 12.5
 
 

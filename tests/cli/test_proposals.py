@@ -38,7 +38,7 @@ def test_defaults_of_the_verb(cli: Cli) -> None:
     [
         ("proposals proposals.mode=slow", "it takes single | fast | quality"),
         ("proposals proposals.max_boxes=0", "it takes an integer from 1"),
-        ("proposals proposals.colours=[XYZ]", "colour spaces, each once, of RGB"),
+        ("proposals proposals.colours=[XYZ]", "color spaces, each once, of RGB"),
         ("proposals proposals.similarities=[CC]", "sums of C, T, S and F"),
         ("proposals proposals.thresholds=[0]", "numbers above 0"),
         ("proposals proposals=file", "proposals.path= is needed"),

@@ -116,7 +116,7 @@ def test_resume_takes_the_runs_own_configuration(cli: Cli, finished_run: Path) -
         ("resume=runs/a task.inference.mode=tiles", "task.inference.mode"),
         ("resume=runs/a split=test", "read by eval"),
         ("resume=runs/a resume_data=yes", "it takes changed"),
-        ("model=yolo resume_data=changed", "beside resume=RUN_DIR alone"),
+        ("model=yolo resume_data=changed", "only beside resume=RUN_DIR"),
         ("resume=runs/b", "runs holds a"),
         ("resume=runs", "no config.yaml"),
         ("resume=runs/a/checkpoints/last.ckpt", "resume="),

@@ -15,8 +15,8 @@ WRONG = [
     ("transfer=partial", "add backbone.pretrained=true or backbone.weights=FILE_OR_RUN"),
     ("transfer=feature_extraction", "add backbone.pretrained=true or backbone.weights=FILE_OR_RUN"),
     ("transfer=fine_tune backbone=darknet_tiny", "add backbone.weights=FILE_OR_RUN"),
-    ("transfer=scratch backbone.pretrained=true", "leave out backbone.pretrained=true"),
-    ("transfer=scratch backbone.weights=w.pt", "leave out backbone.weights=w.pt"),
+    ("transfer=scratch backbone.pretrained=true", "omit backbone.pretrained=true"),
+    ("transfer=scratch backbone.weights=w.pt", "omit backbone.weights=w.pt"),
     ("transfer=finetune", "did you mean transfer=fine_tune?"),
     ("transfer.stages=2", "transfer.stages is a key of transfer=partial"),
     ("transfer=fine_tune transfer.stages=2", "a key of transfer=partial"),
@@ -144,4 +144,4 @@ def test_gradual_unfreezing_instead_of_a_number_of_stages(cli: Cli) -> None:
 def test_several_regimes_in_one_sweep(cli: Cli) -> None:
     done = cli("-m transfer=fine_tune,scratch backbone.pretrained=true")
     assert "in the job" in done.line
-    assert "leave out backbone.pretrained=true" in done.line
+    assert "omit backbone.pretrained=true" in done.line

@@ -123,7 +123,7 @@ WRONG = [
     ("seed=1,2", "-m"),
     ("model=yolo,classifier", "-m"),
     ("+trainer.max_epochs=3", "write trainer.max_epochs=3"),
-    ("model@foo=yolo", "leave out @foo"),
+    ("model@foo=yolo", "omit @foo"),
     ("hydra.run.dir=x", "multirun"),
     # needs and paths
     ("data=coco", "data=coco needs data.root=FOLDER"),
@@ -175,7 +175,7 @@ WRONG = [
     ("photos", "neither a verb"),
     ("predict cat.jpg ckpt=x", "source=cat.jpg"),
     ("yolo train", "model=yolo"),
-    ("yolo train model=yolo", "leave it out"),
+    ("yolo train model=yolo", "omit it"),
     ("detect train", "task=detection"),
     ("fit model=yolo", "train"),
     ("--epochs 3", "trainer.max_epochs=3"),

@@ -60,7 +60,7 @@ def test_a_folder_with_a_broken_file(command, trained, images, tmp_path, capsys)
     said = capsys.readouterr().out
     assert "broken.jpg" in said
     assert "3 images" in said
-    assert "1 left out" in said
+    assert "1 skipped" in said
 
 
 ODD = [b"x" * 251 + b".jpg", b"y" * 237 + b".jpg", b"caf\xe9.jpg", b"[a].jpg", b"\x1b[31mred\n.jpg"]
@@ -133,9 +133,9 @@ def test_one_image_that_fails_costs_itself_alone(
     entries = json.loads((out / "predictions.json").read_text())
     assert {e["file_name"] for e in entries} == {"a.png", "deep er/ü.png"}
     said = capsys.readouterr().out
-    assert "dropped: a.jpg" in said
-    assert "2 left out" in said
-    assert "dropped: a.jpg" in (out / "train.log").read_text()
+    assert "skipped: a.jpg" in said
+    assert "2 skipped" in said
+    assert "skipped: a.jpg" in (out / "train.log").read_text()
 
 
 def test_a_prediction_that_is_not_finite_is_its_images_fault(
@@ -157,7 +157,7 @@ def test_a_prediction_that_is_not_finite_is_its_images_fault(
     code, _ = run(command, trained, tmp_path, f"source={images}", "score_threshold=0")
     assert code == 1
     said = capsys.readouterr().out
-    assert "dropped: a.jpg: its prediction is not finite" in said
+    assert "skipped: a.jpg: its prediction is not finite" in said
     assert "diverged" not in said
 
 

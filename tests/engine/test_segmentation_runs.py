@@ -142,4 +142,4 @@ def test_a_folder_of_all_kinds_of_images(segmented, command, tmp_path, capsys) -
             "thin.png": (5000, 1),
         }
         assert len(list((out / "images").iterdir())) == 5
-        assert "dropped: " in capsys.readouterr().out
+        assert "skipped: " in capsys.readouterr().out

@@ -113,7 +113,7 @@ def test_a_run_cut_in_a_stage_goes_on_with_it(
         assert train(compose(*WORDS)) == 143
     said = capsys.readouterr().out.replace("\n", "")
     assert f"resume={run}" in said
-    assert ("with the stages that are left" in said) == (stage != "scores")
+    assert ("with the remaining stages" in said) == (stage != "scores")
     assert not (run / "results.json").exists()
     assert cache.exists()
     assert len([p for p in cache.iterdir() if "partial" not in p.name]) == (stage != "examples")

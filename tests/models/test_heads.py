@@ -112,7 +112,7 @@ def test_one_class_alone_is_refused(name: str) -> None:
 
 def test_more_neighbours_than_images_are_refused() -> None:
     train, labels = features(3, count=3)
-    with pytest.raises(DataError, match=r"transfer\.k=4 neighbours of 3 training images"):
+    with pytest.raises(DataError, match=r"transfer\.k=4 neighbors of 3 training images"):
         head("knn", 3).fit(train, labels)
 
 

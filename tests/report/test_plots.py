@@ -356,7 +356,7 @@ def test_predictions_of_a_classifier(tmp_path, figures):
     captions = [t for t in figures[0].findobj(Text) if t.get_text().startswith("image")]
     assert {t.get_text(): t.get_color() for t in captions} == {
         "image 0\ndog 0.80": "#009E73",
-        "image 1\ndog 0.80, truly cat": "#D55E00",
+        "image 1\ndog 0.80, ground truth cat": "#D55E00",
         "image 2\nno prediction": "#6b7280",
     }
     assert len(figures[0].axes) == 3
@@ -377,7 +377,7 @@ def test_predictions_of_any_number_of_classes(tmp_path, figures):
     titles = [ax.get_title(loc="left") for ax in figures[0].axes]
     assert titles == [
         "image 0\ncat 0.90, emu 0.70",
-        "image 1\ncat 0.90\ntruly dog",
+        "image 1\ncat 0.90\nground truth: dog",
         "image 2\nnothing",
     ]
 
@@ -416,7 +416,10 @@ def test_predictions_of_a_localizer(tmp_path, figures, fake_draw):
     )
     assert [call.labels.tolist() for call in fake_draw] == [[1], [0]]
     titles = [ax.get_title(loc="left") for ax in figures[0].axes]
-    assert titles == ["image 0\nground truth: dog", "\nprediction: cat 0.90, IoU 0.77, truly dog"]
+    assert titles == [
+        "image 0\nground truth: dog",
+        "\nprediction: cat 0.90, IoU 0.77, ground truth dog",
+    ]
 
 
 def test_predictions_of_masks(tmp_path, fake_draw):
@@ -455,7 +458,7 @@ def test_file_names_above_masks_are_not_cut_off(tmp_path, figures, side):
 
 
 def test_predictions_need_as_many_of_each(tmp_path):
-    with pytest.raises(ValueError, match="1 images, 0 predictions, 0 truths"):
+    with pytest.raises(ValueError, match="1 images, 0 predictions, 0 ground truths"):
         plot_predictions([image_of(0)], [], [], ["a"], tmp_path / "p.png")
     with pytest.raises(ValueError, match="0 images"):
         plot_predictions([], [], [], ["a"], tmp_path / "p.png")

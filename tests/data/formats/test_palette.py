@@ -81,8 +81,8 @@ def test_forms_of_values(make, name, content):
     [
         ("p.txt", "", "", "no class in it"),
         ("p.txt", "road 1 2 3\ncar one two", "line 2", "neither NAME R G B nor NAME VALUE"),
-        ("p.txt", "road 1 2 300", "line 1", r"the colour \[1, 2, 300\] is not of numbers 0 to 255"),
-        ("p.txt", "road 1 2 3\ncar 1 2 3", "line 2", "'car' has the colour 1 2 3 of 'road'"),
+        ("p.txt", "road 1 2 300", "line 1", r"the color \[1, 2, 300\] is not of numbers 0 to 255"),
+        ("p.txt", "road 1 2 3\ncar 1 2 3", "line 2", "'car' has the color 1 2 3 of 'road'"),
         ("p.txt", "road 7\ncar 7", "line 2", "'car' has the value 7 of 'road'"),
         ("p.txt", "car 1 2 3\ncar 4 5 6", "line 2", "class 'car' stands on line 1 already"),
         ("p.txt", "road 1 2 3\ncar 7", "line 2", "some entries have colors, others pixel values"),
@@ -151,7 +151,7 @@ def test_a_colour_that_the_palette_lacks(coloured, on_bad):
     report = gate(MasksReader(coloured(odd=("train/b",))), on_bad=on_bad)
     (problem,) = report.errors
     assert (problem.code, problem.file) == ("mask-color", "masks/train/b.png")
-    assert problem.message == "colour 1 2 3 (3 pixels); not among the 3 of the palette"
+    assert problem.message == "color 1 2 3 (3 pixels); not among the 3 of the palette"
     assert report.counts["train"].used == (2 if on_bad == "fix" else 1)
     assert report.images == report.used + report.rejected
 
@@ -169,7 +169,7 @@ def test_a_broken_or_absent_palette_is_one_line(coloured):
     assert (problem.code, problem.file, problem.where) == ("classes-missing", "bad.txt", "line 2")
     with pytest.raises(DataError, match=r"data\.palette=gone\.txt: no such file"):
         MasksReader(root, palette="gone.txt")
-    with pytest.raises(DataError, match=r"leave out data\.reader\.names"):
+    with pytest.raises(DataError, match=r"omit data\.reader\.names"):
         MasksReader(root, palette="bad.txt", names=["a", "b"])
 
 

@@ -482,7 +482,7 @@ def test_keypoints_are_left_out_and_said(plain, shape):
     (note,) = split.problems
     assert (note.code, note.severity) == ("keypoints-ignored", "note")
     assert note.message == f"`kpt_shape`: the {points * numbers} numbers of keypoints on each " + (
-        "line are left out"
+        "line are ignored"
     )
     np.testing.assert_allclose(split.table.boxes, [[0.4, 0.3, 0.6, 0.7], [0.45, 0.45, 0.55, 0.55]])
     assert reader.kinds == {"boxes"}

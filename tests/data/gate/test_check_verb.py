@@ -58,7 +58,7 @@ def test_what_was_left_out_as_asked_is_counted(dataset, box, run, capsys) -> Non
     assert "1 of 3 images dropped, as asked" in capsys.readouterr().out
     code, written = run(**task, data={"object": "largest"})
     assert (code, written["rejected"]) == (0, 0)
-    assert "left out, as asked" not in capsys.readouterr().out
+    assert "dropped, as asked" not in capsys.readouterr().out
 
 
 def test_report_and_exit_code(bad, run, capsys) -> None:
@@ -91,7 +91,7 @@ def test_report_and_exit_code(bad, run, capsys) -> None:
         "größe 2.png: the file is empty (0 bytes)",
         "v.png annotation id 1: box [nan, nan, nan, nan] is not finite",
         "-> copy the file again",
-        "train       4     3         1",
+        "train       4     3        1",
         "2 errors: training stops; data.on_bad=fix repairs",
         "check.json",
     ):

@@ -243,7 +243,7 @@ def test_mask_files_hold_classes(tmp_path, save):
 
 def test_masks_in_colours_are_refused(tmp_path):
     Image.fromarray(np.eye(3, dtype=np.uint8)[None].repeat(3, 0) * 255).save(tmp_path / "m.png")
-    with pytest.raises(DataError, match="a mask in colours"):
+    with pytest.raises(DataError, match="a mask in colors"):
         decode_mask(tmp_path / "m.png")
     (tmp_path / "m.png").write_bytes(b"")
     with pytest.raises(DataError, match="cannot be read"):
