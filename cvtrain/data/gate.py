@@ -234,6 +234,7 @@ def run_gate(
     _check_states(states, channels, layout, object_choice == "only")
     if task in (None, "semantic_segmentation") and not getattr(_inner(reader), "by_value", False):
         images.check_palettes(states)
+        images.check_void_masks(states)
     _check_emptiness(states, names, splits is None)
     if not allow_empty:
         check_losses([s for s in states if s.table.generator is None], classes, wanted=splits)

@@ -15,6 +15,7 @@ ASIDE = 1.0
 
 _SAME = 0.98  # intersection over union from which two boxes are one, whatever their size
 _NEAR = 0.7  # the same for boxes whose corners are all within ``ASIDE``
+_PART = 0.2  # of the shorter side: a copy lies aside by no more; neighbors in crowds do
 _SAME_MASK = 0.7  # of two masks in the same box: crossing strokes share a box, too
 
 # Copies differ little in any sum of their coordinates; sums with these weights differ for objects
@@ -119,7 +120,8 @@ def _are_one(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     areas = [np.prod(box[:, 2:] - box[:, :2], axis=1) for box in (a, b)]
     with np.errstate(invalid="ignore", divide="ignore"):
         iou = both / (areas[0] + areas[1] - both)
-    near = np.abs(a - b).max(1, initial=0.0) <= ASIDE + 1e-6
+    shorter = np.minimum(a[:, 2:] - a[:, :2], b[:, 2:] - b[:, :2]).min(1)
+    near = np.abs(a - b).max(1, initial=0.0) <= np.minimum(ASIDE, _PART * shorter) + 1e-6
     return (iou >= _SAME) | (near & (iou >= _NEAR))
 
 

@@ -12,7 +12,7 @@ from cvtrain.data.formats.files import MAX_PIXELS
 from cvtrain.data.formats.palette import colour_name
 from cvtrain.data.gate_segments import turn_annotations
 from cvtrain.data.gate_state import SplitState
-from cvtrain.data.mask_file import FAR, apart, distances, nearest
+from cvtrain.data.mask_file import FAR, VOID, apart, distances, nearest
 from cvtrain.data.probe import STATUS, Probes
 
 _STATUS_SAYS = {
@@ -38,6 +38,9 @@ _MODE_NAMES = {
     b"LAB": "Lab",
     b"HSV": "HSV",
 }
+_RESIZED = 0.05  # of a side: annotated sizes further from the file's are another size of the image
+_SAME_FACTOR = 0.02  # of it: height and width were resized alike
+
 _ONE_CHANNEL = (b"1", b"L", b"P", b"I", b"F")  # and those that begin with I;16
 _TURNS = {
     2: "mirrored",
@@ -146,7 +149,10 @@ def _name(held: str) -> str:
 
 
 def _check_sizes(state: SplitState, probes: Probes) -> None:
-    """Annotated sizes against the files'; with ``fix`` the file is right, and EXIF turns boxes."""
+    """Annotated sizes against the files'; with ``fix`` the file is right, and EXIF turns boxes.
+
+    Not where the image was resized as a whole: its boxes may be in either size's pixels.
+    """
     table, records, ok = state.table, probes.records, probes.ok
     upright = probes.upright
     stored = np.stack([records["stored_height"], records["stored_width"]], 1)
@@ -165,13 +171,49 @@ def _check_sizes(state: SplitState, probes: Probes) -> None:
             f"{records['orientation'][i]} makes it {upright[i, 1]} x {upright[i, 0]}"
         )
 
-    state.each_image(wrong & ~sideways, "size-mismatch", message, repaired=state.fixing)
+    resized = wrong & ~sideways & _are_resized(state, upright)
+    state.each_image(resized, "size-mismatch", message)
+    state.each_image(wrong & ~sideways & ~resized, "size-mismatch", message, repaired=state.fixing)
     state.each_image(sideways, "size-mismatch-exif", exif, repaired=state.fixing)
     if state.fixing and sideways.any():
         turn_annotations(state, np.flatnonzero(sideways), records["orientation"], stored)
     sizes = table.sizes.copy()
     sizes[ok] = upright[ok]
     state.set_table(sizes=sizes)
+
+
+def _are_resized(state: SplitState, upright: np.ndarray) -> np.ndarray:
+    """Bool ``(N,)``: images with boxes in pixels, resized as a whole after they were annotated."""
+    table = state.table
+    if table.relative or not (state.reads("box") or state.reads("segment")):
+        return np.zeros(len(table), bool)
+    factors = table.sizes / np.maximum(upright, 1)  # (N, 2) height, width
+    alike = np.abs(factors[:, 0] - factors[:, 1]) <= _SAME_FACTOR * factors.max(1)
+    far = (np.abs(factors - 1) > _RESIZED).all(1)
+    resized: np.ndarray = alike & far & (np.diff(table.starts) > 0)
+    return resized
+
+
+def check_void_masks(states: Sequence[SplitState]) -> None:
+    """A note where 255 may be an object: masks of nothing but background and void beside others.
+
+    0 and 1 in some files, 0 and 255 in others: merged from two tools, the latter lose their object.
+    """
+    binary = [
+        (state, i, set(np.unique(values).tolist()))
+        for state in states
+        if state.masks is not None
+        and not state.table.mask_colours
+        and mask_values(state).tolist() == [0, 1]
+        for i, (values, _) in sorted(state.masks.values.items())
+        if bytes(state.masks.records[i]["mode"]) == b"L"
+    ]
+    void = [(state, i) for state, i, values in binary if values == {0, VOID}]
+    if void and any(1 in values and VOID not in values for _, _, values in binary):
+        state, i = void[0]
+        assert state.table.masks is not None
+        message = f"{len(void):,} of {len(binary):,} masks hold 0 and {VOID} only, others 0 and 1"
+        state.split_problem("mask-void-only", message, file=state.table.masks[i])
 
 
 def check_masks(state: SplitState) -> None:

@@ -52,7 +52,8 @@ GATE_CODES: dict[str, Code] = {
     "size-mismatch": Code(
         "error",
         "image",
-        "correct size or image; on_bad=fix believes the file, on_bad=drop drops the image",
+        "correct size or image; on_bad=fix believes the file, but drops an image that was resized "
+        "(boxes in which pixels?), on_bad=drop drops the image",
     ),
     "size-mismatch-exif": Code(
         "error",
@@ -181,6 +182,11 @@ GATE_CODES: dict[str, Code] = {
         "note",
         "nothing",
         "none needed if indices are classes; if colors: data.palette=FILE (NAME R G B per line)",
+    ),
+    "mask-void-only": Code(
+        "note",
+        "nothing",
+        f"none needed if {VOID} is void there; if it is the object: save it as 1 in all masks",
     ),
     "mask-void": Code("note", "nothing", "none needed: no pixel of it is learned or scored"),
     # The data set.

@@ -32,6 +32,7 @@ _ODD = 0.25  # of the boxes: so many that do not fit are a reason to try other r
 _FEWEST = 3  # boxes; fewer that do not fit are single mistakes
 _FIT = 0.95  # of the boxes fit in the reading that is named
 _LEAVE = 0.5  # of the boxes leave their images: wrong whatever the right reading is
+_GENEROUS = 0.25  # of the box, at least, is its outline's own box: drawn generously, not elsewhere
 _MARGIN = 0.02  # of the image's side, beside one pixel: hand-drawn boxes leave images by that
 _TINY = 4  # pixels: in an image of that size a box may well lie within the first pixel
 
@@ -109,7 +110,8 @@ class _Sample:
                 "images resized after they were annotated?"
             )
             return self._said(leave, message)
-        beside = ~self._agree(self._corners(*self.reading))
+        corners = self._corners(*self.reading)
+        beside = ~self._agree(corners) & ~self._hold(corners)
         if beside.sum() >= few:
             message = f"{beside.sum():,} of {count:,} boxes lie beside their own segmentation"
             return self._said(beside, message)
@@ -162,6 +164,15 @@ class _Sample:
     def _agree(self, corners: np.ndarray) -> np.ndarray:
         """Bool ``(M,)``: boxes that are those of their outlines, or have none."""
         return ~lie_apart(corners, self.outlines)
+
+    def _hold(self, corners: np.ndarray) -> np.ndarray:
+        """Bool ``(M,)``: boxes drawn generously around their outlines, in the right place."""
+        inner = self.outlines
+        with np.errstate(invalid="ignore"):
+            around = (corners[:, :2] <= inner[:, :2] + 1) & (corners[:, 2:] >= inner[:, 2:] - 1)
+            areas = [np.prod(box[:, 2:] - box[:, :2], axis=1) for box in (inner, corners)]
+            hold: np.ndarray = around.all(1) & (areas[0] >= _GENEROUS * areas[1])
+        return hold
 
     def _in_first_pixel(self) -> np.ndarray:
         """Bool ``(M,)``: numbers that are all 0 to 1, in images where that is next to nothing."""

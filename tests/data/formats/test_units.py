@@ -163,6 +163,15 @@ def test_boxes_beside_their_outlines(sets) -> None:
     assert run_gate(reader, "detection", progress=False, workers=1).errors == []
 
 
+def test_boxes_drawn_generously_around_their_outlines(sets) -> None:
+    xyxy = boxes(12)
+    shrink = 0.19 * (xyxy[:, 2:] - xyxy[:, :2])  # a box padded by 30 % on each side
+    inner = np.concatenate([xyxy[:, :2] + shrink, xyxy[:, 2:] - shrink], 1).tolist()
+    rings = [[[x1, y1, x2, y1, x2, y2, x1, y2]] for x1, y1, x2, y2 in inner]
+    both = {"train": written(xyxy, "xywh"), "val": written(xyxy, "xywh")}
+    assert check(sets.coco(both, segmentation=rings)) == []
+
+
 @pytest.mark.parametrize("format", OWN)
 @pytest.mark.parametrize("seed", range(4))
 def test_sets_that_are_in_order(sets, format: str, seed: int) -> None:

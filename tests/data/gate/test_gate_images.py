@@ -138,13 +138,16 @@ def test_annotated_size_differs(dataset, box, on_bad: str) -> None:
     first = report.errors[0]
     assert (first.code, first.file) == ("size-mismatch", "b.png")
     assert first.message == "annotated as 600 x 400, the file has 60 x 40 pixels"
-    if on_bad == "fix":  # the file's size counts, and the box is held against it
-        assert [p.code for p in report.errors] == ["size-mismatch", "box-outside"]
-        assert report.tables["train"].boxes[1].tolist() == [5, 5, 60, 30]
-        assert report.tables["train"].sizes.tolist() == [[40, 60]] * 2
-    else:
-        assert len(report.errors) == 1
-        assert len(report.tables["train"]) == 1
+    assert len(report.errors) == 1  # resized as a whole: fix does not guess in which pixels it is
+    assert len(report.tables["train"]) == 1
+
+
+def test_the_files_size_counts_where_nothing_was_resized(dataset, box) -> None:
+    dataset.add("b.png", boxes=[[5, 5, 70, 30]], size=(40, 61))
+    report = dataset.gate(on_bad="fix")  # the box is held against the file
+    assert [p.code for p in report.errors] == ["size-mismatch", "box-outside"]
+    assert report.tables["train"].boxes[0].tolist() == [5, 5, 60, 30]
+    assert report.tables["train"].sizes.tolist() == [[40, 60]]
 
 
 def test_half_a_size_is_compared(dataset, box) -> None:

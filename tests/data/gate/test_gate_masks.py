@@ -235,3 +235,13 @@ def test_black_that_is_not_index_0_is_a_note(masks) -> None:
 def test_class_of_no_pixel_is_a_note(masks) -> None:
     masks.names = ("cat", "dog", "emu")
     assert masks.codes() == {"class-unused": 1}
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+def test_255_in_masks_without_the_object_is_a_note(masks, mixed: bool) -> None:
+    for name in "abcv":
+        values = masks.draws.integers(0, 2, (40, 60), np.uint8)
+        values *= 255 if mixed and name == "b" else 1
+        masks.save(f"masks/{name}.png", Image.fromarray(values))
+    expected = {"mask-void-only": 1} if mixed else {}
+    assert masks.codes("semantic_segmentation") == expected
