@@ -53,6 +53,9 @@ NEEDS: dict[str, tuple[str, ...]] = {
 }
 """Task -> what a reader must annotate, any of them."""
 
+_DOUBTS = ("keypoints-unsaid",)
+"""What readers say of how boxes are written: nothing, where ``check_boxes`` is False."""
+
 _MOST_WORKERS = 16
 _SHOWN = 5
 
@@ -227,7 +230,7 @@ def run_gate(
     report = GateReport(task=task, on_bad=on_bad, kinds=tuple(sorted(kinds)))
     report.root, report.reader = str(reader.root), type(_inner(reader)).__name__
     names, drawn = _splits_to_read(reader, splits)
-    states = _read(reader, names, report)
+    states = _read(reader, names, report, check_boxes)
     _open_files(states, report, channels, workers or _cores(), progress)
     objects.unite_classes(states)
     layout = getattr(_inner(reader), "box_layout", "") if check_boxes else ""
@@ -298,7 +301,9 @@ def _splits_to_read(reader: Any, wanted: Sequence[str] | None) -> tuple[list[str
     return [name for name in there if name in wanted or (drawn and name == "train")], drawn
 
 
-def _read(reader: Any, names: Sequence[str], report: GateReport) -> list[SplitState]:
+def _read(
+    reader: Any, names: Sequence[str], report: GateReport, check_boxes: bool
+) -> list[SplitState]:
     states = []
     one_file = getattr(_inner(reader), "json_file", None)
     for name in names:
@@ -311,7 +316,7 @@ def _read(reader: Any, names: Sequence[str], report: GateReport) -> list[SplitSt
                 report.task,
                 split.lost,
                 annotation_file=one_file(name) if one_file is not None else "",
-                problems=list(split.problems),
+                problems=[p for p in split.problems if check_boxes or p.code not in _DOUBTS],
             )
         )
         report.unlisted += split.unlisted

@@ -107,7 +107,8 @@ CODES: dict[str, Code] = {
     "keypoints-ignored": Code("note", "nothing", "none needed: the boxes are read"),
     "keypoints-unsaid": Code(
         *("error", "nothing"),
-        "say `kpt_shape: [points, 2 or 3]` in data.yaml, and the boxes are read",
+        "add that `kpt_shape` to data.yaml, and the boxes are read; if they are polygons: "
+        "data.check_boxes=false",
         False,
     ),
     "boxes-oriented": Code(

@@ -32,10 +32,10 @@ from cvtrain.data.formats.files import (
 )
 from cvtrain.data.formats.packing import Packer, empty_table
 from cvtrain.data.formats.yolo_config import YOLOConfig, find_yaml, read_config, usual_places
+from cvtrain.data.formats.yolo_pose import LongLines
 from cvtrain.data.table import Classes, Problem, Split, Strings
 from cvtrain.errors import DataError
 
-_FEWEST_LINES = 4  # of one length, before polygons are doubted
 _NOT_LABELS = ("classes.txt", "readme", "license", "requirements")
 
 
@@ -170,7 +170,7 @@ class _SplitReader:
         self._classes = len(reader._config.names)
         self._without: list[str] = []
         self._label_paths: list[str] = []
-        self._polygons = _Polygons()
+        self._long = LongLines()
         self.lost: list[int] = []
         """Class of each line that is none, -1 where it names none."""
 
@@ -255,9 +255,11 @@ class _SplitReader:
                 where = f"line {number}"
                 self._say("line-malformed", label, str(error), where=where, image=row)
                 self.lost.append(error.label if error.label < self._classes else -1)
+                if not self._reader._config.keypoints:
+                    self._long.add(line, label, number, polygon=False)
                 continue
             if segment:
-                self._polygons.add(line, label, number)
+                self._long.add(line, label, number, polygon=True)
             index = name if 0 <= name < self._classes else -1
             at = self._packer.add(box, index, number, segment=segment)
             if index < 0:
@@ -291,19 +293,14 @@ class _SplitReader:
         if count and len(self._packer):
             message = f"`kpt_shape`: the {count} numbers of keypoints on each line are ignored"
             self._say("keypoints-ignored", self._reader._config.file, message)
-        lines = self._polygons
-        if not lines.count:
-            return
-        first = {"where": f"line {lines.first[1]}"}
-        if points := lines.keypoints():
-            message = (
-                f"{lines.count:,} lines of {lines.words} values each: not polygons, but boxes with "
-                f"{points} keypoints in them?"
-            )
-            self._say("keypoints-unsaid", lines.first[0], message, **first)
-        elif lines.words == 9 and lines.count == len(self._packer):
-            message = f"all {lines.count:,} lines have four corners: oriented boxes"
-            self._say("boxes-oriented", lines.first[0], message, **first)
+        lines = self._long
+        if pose := lines.pose():
+            self._say("keypoints-unsaid", pose.file, pose.message(), where=f"line {pose.number}")
+            self._problems.insert(0, self._problems.pop())  # lines that are none follow from it
+        elif lines.corners and lines.corners == len(self._packer):
+            where = f"line {lines.first[1]}"
+            message = f"all {lines.corners:,} lines have four corners: oriented boxes"
+            self._say("boxes-oriented", lines.first[0], message, where=where)
 
     def _orphans(self) -> list[str]:
         """Label files of this split without an image; of no split: the first one's."""
@@ -311,68 +308,6 @@ class _SplitReader:
         stems = {stem(image) for image in reader._images}
         orphans = [f for f in sorted(reader._labels) if image_of(f) not in stems]
         return [f for f in orphans if _owner(reader, f) == self._split]
-
-
-class _Polygons:
-    """The lines that were read as polygons, looked at together: are they?
-
-    Attributes:
-        count: how many there are.
-        words: the values on each of them, 0 where they differ.
-        first: label file and line number of the first.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.words = 0
-        self.first = ("", 0)
-        self._boxed = {2: 0, 3: 0}  # numbers a point -> lines that look like keypoints of these
-
-    def add(self, line: str, file: str, number: int) -> None:
-        """Takes in a line that parsed as a polygon."""
-        words = len(line.split())
-        if not self.count:
-            self.first, self.words = (file, number), words
-        self.count += 1
-        if words != self.words:
-            self.words = 0
-        if self.words <= 9:
-            return
-        values = [float(word) for word in line.split()[1:]]
-        for each in self._boxed:
-            self._boxed[each] += _look_like_keypoints(values, each)
-
-    def keypoints(self) -> int:
-        """How many keypoints each line seems to have, 0: they are polygons."""
-        if not self.words or self.count < _FEWEST_LINES:
-            return 0
-        for each, lines in self._boxed.items():
-            if lines >= 0.95 * self.count:
-                return (self.words - 5) // each
-        return 0
-
-
-def _look_like_keypoints(values: Sequence[float], each: int) -> bool:
-    """Whether the first four values are a box, center and size, that holds the others as points.
-
-    A point that is not labelled is (0, 0); with three numbers a point the third is 0, 1 or 2. The
-    second vertex of a polygon is near the others; a box's size, taken for a point, is anywhere.
-    """
-    x, y, w, h = values[:4]
-    rest = values[4:]
-    if w <= 0 or h <= 0 or len(rest) % each:
-        return False
-    points = [rest[k : k + each] for k in range(0, len(rest), each)]
-    if each == 3 and not all(p[2] in (0, 1, 2) for p in points):
-        return False
-    there = np.array([p[:2] for p in points if p[0] or p[1]])  # (P, 2)
-    if not len(there):
-        return False
-    inside = (np.abs(there - (x, y)) <= np.array([w, h]) / 2 + 0.02).all()
-    low, high = there.min(0), there.max(0)
-    size = high - low
-    near = ((low - size <= (w, h)) & ((w, h) <= high + size)).all()
-    return bool(inside and not near)
 
 
 def _owner(reader: YOLOReader, label: str) -> str:

@@ -78,7 +78,7 @@ def broken(make, img, ann):
 
     def unsaid():
         make.image("images/train/a.jpg", "images/val/a.jpg")
-        line = "0 0.5 0.5 0.2 0.1 0.5 0.5 0.45 0.45 0.44 0.46\n"
+        line = "0 0.5 0.5 0.2 0.1 0.5 0.5 2 0.45 0.45 1\n"
         make.text("labels/train/a.txt", line * 4)
         make.text("labels/val/a.txt", "0 0.1 0.1 0.2 0.1 0.2 0.2 0.1 0.2")
         make.text("data.yaml", "train: images/train\nval: images/val\nnames: [x]")

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from cvtrain.data.formats.yolo import YOLOReader, image_of, label_of
+from cvtrain.data.formats.yolo_pose import LongLines
+from cvtrain.data.gate import run_gate
 from cvtrain.errors import DataError
 
 YAML = "train: images/train\nval: images/val\nnames: [cat, dog]\n"
@@ -505,47 +507,95 @@ def test_a_kpt_shape_that_is_none(plain, shape):
     assert "not [points, 2 or 3]" in problem.message
 
 
-def pose_lines(numbers: int) -> str:
-    """Six lines of a box and four keypoints in it; some keypoints are not labelled."""
+def pose_lines(points: int, numbers: int, size: tuple[float, float], lines: int = 12) -> list[str]:
+    """Lines of a box and keypoints in it; a tenth of the keypoints is not labeled."""
     draws = np.random.default_rng(3)
-    lines = []
-    for _ in range(6):
-        w, h = draws.uniform(0.1, 0.3, 2)
-        x, y = draws.uniform(0.2, 0.8, 2)
-        points = draws.uniform(-0.45, 0.45, (4, 2)) * (w, h) + (x, y)
-        points[draws.integers(4)] = 0
-        seen = np.where(points[:, :1] > 0, 2, 0)
-        columns = points if numbers == 2 else np.concatenate([points, seen], 1)
-        lines.append(" ".join(f"{v:.4f}" for v in (0, x, y, w, h, *columns.ravel())))
-    return "\n".join(lines).replace("0.0000 ", "0 ")
+    found = []
+    for _ in range(lines):
+        extent = draws.uniform(*size, 2)
+        center = draws.uniform(extent / 2, 1 - extent / 2)
+        keypoints = draws.uniform(-0.5, 0.5, (points, 2)) * extent + center
+        keypoints[draws.random(points) < 0.1] = 0
+        if numbers == 3:
+            seen = np.where(keypoints[:, :1] > 0, draws.integers(1, 3, (points, 1)), 0)
+            keypoints = np.concatenate([keypoints, seen], 1)
+        found.append(" ".join(f"{v:.6g}" for v in (0, *center, *extent, *keypoints.ravel())))
+    return found
 
 
+@pytest.mark.parametrize("size", [(0.05, 0.15), (0.1, 0.4), (0.4, 0.95)])
+@pytest.mark.parametrize("points", [2, 3, 4, 8, 17])
 @pytest.mark.parametrize("numbers", [2, 3])
-def test_keypoints_that_no_yaml_speaks_of(plain, numbers):
-    plain.text("labels/train/a.txt", pose_lines(numbers))
-    (problem,) = YOLOReader(plain.root).read("train").problems
-    assert (problem.code, problem.where) == ("keypoints-unsaid", "line 1")
-    assert "boxes with 4 keypoints in them?" in problem.message
-    plain.text("data.yaml", POSE.format(f"4, {numbers}"))
+def test_keypoints_that_no_yaml_speaks_of(plain, size, points, numbers):
+    lines = [*pose_lines(points, numbers, size), "1 0.5 0.5 0.1 0.1"]
+    plain.text("labels/train/a.txt", "\n".join(lines))
+    problem, *others = YOLOReader(plain.root).read("train").problems
+    assert (problem.code, problem.file, problem.where) == (
+        "keypoints-unsaid",
+        "labels/train/a.txt",
+        "line 1",
+    )
+    assert "in 12 of 12 the box (values 2 to 5) holds all points" in problem.message
+    assert problem.message.endswith(f"add `kpt_shape: [{points}, {numbers}]` to data.yaml")
+    assert {p.code for p in others} <= {"line-malformed"}  # an odd count of numbers
+    plain.text("data.yaml", f"{YAML}kpt_shape: [{points}, {numbers}]\n")
     split = YOLOReader(plain.root).read("train")
     assert [p.code for p in split.problems] == ["keypoints-ignored"]
-    assert split.table.num_annotations == 6
+    assert split.table.num_annotations == 13
 
 
-@pytest.mark.parametrize("points", [5, 6, 9, 40])
-@pytest.mark.parametrize("seed", range(3))
-def test_polygons_of_equal_length_are_polygons(plain, codes, points, seed):
-    draws = np.random.default_rng(seed)
-    lines = []
-    for _ in range(8):
-        angle = np.arange(points) * 2 * np.pi / points + draws.uniform(0, 6)
-        x, y = draws.uniform(0.1, 0.9, 2)
-        ring = np.stack([x + 0.08 * np.cos(angle), y + 0.05 * np.sin(angle)], 1)
-        lines.append(" ".join(f"{v:.4f}" for v in (0, *ring.ravel())))
-    plain.text("labels/train/a.txt", "\n".join(lines))
-    split = YOLOReader(plain.root).read("train")
-    assert codes(split) == []
-    assert split.table.segments is not None
+def test_keypoints_stop_the_run_whatever_on_bad_says(plain):
+    plain.text("labels/train/a.txt", "\n".join(pose_lines(4, 3, (0.1, 0.3))))
+    options = {"progress": False, "workers": 1, "strict": False, "on_bad": "fix"}
+    report = run_gate(YOLOReader(plain.root), "detection", **options)
+    assert "keypoints-unsaid" in [p.code for p in report.stopping]
+    report = run_gate(YOLOReader(plain.root), "detection", check_boxes=False, **options)
+    assert "keypoints-unsaid" not in [p.code for p in report.problems]
+
+
+@pytest.mark.parametrize("one", ["0 0.5 0.5 0.2 0.2 0.45 0.5 2 0.55 0.5 1 0.5 0.6 2 0.5 0.4 2"])
+def test_a_single_line_with_seen_and_hidden_points(plain, one):
+    plain.text("labels/train/a.txt", one)
+    (problem,) = YOLOReader(plain.root).read("train").problems
+    assert "`kpt_shape: [4, 3]`" in problem.message
+
+
+def ring(kind: str, points: int, draws: np.random.Generator) -> np.ndarray:
+    """``(points, 2)`` vertices of a polygon one unit large."""
+    if kind == "rectangle":
+        return np.roll([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]], draws.integers(4), 0)
+    if kind == "oriented":
+        turn = draws.uniform(0, 2 * np.pi)
+        flat = ring("rectangle", 4, draws) * (1, 0.3)
+        return flat @ [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+    angle = (np.arange(points) + draws.uniform()) * 2 * np.pi / points
+    if kind == "convex":
+        angle = np.sort(draws.uniform(0, 2 * np.pi, points))
+    radius = 0.4 + 0.1 * np.sin(3 * angle) if kind == "outline" else 0.5
+    return np.stack([np.cos(angle), np.sin(angle)], 1) * np.reshape(radius, (-1, 1))
+
+
+POLYGONS = [("rectangle", 4), ("oriented", 4), *(("convex", n) for n in (3, 4, 5, 8))]
+POLYGONS += [*(("regular", n) for n in (3, 4, 5, 6, 9)), ("outline", 14), ("outline", 40)]
+
+
+@pytest.mark.parametrize(("kind", "points"), POLYGONS)
+@pytest.mark.parametrize("closed", [False, True])
+def test_polygons_of_equal_length_are_polygons(kind, points, closed):
+    for seed in range(60):
+        draws = np.random.default_rng(seed)
+        size = [(0.02, 0.08), (0.05, 0.3), (0.3, 0.9)][seed % 3]
+        place = [(0.1, 0.6), (0.4, 0.6), (0, 1)][seed // 3 % 3]
+        lines = LongLines()
+        for number in range([1, 3, 8, 30][seed // 9 % 4]):
+            extent = draws.uniform(*size, 2)
+            low, high = np.maximum(extent / 2, place[0]), np.minimum(1 - extent / 2, place[1])
+            center = draws.uniform(low, np.maximum(low, high))
+            vertices = ring(kind, points, draws)[:: 1 - 2 * (seed % 2)] * extent + center
+            vertices = np.concatenate([vertices, vertices[:closed]]).clip(0, 1)
+            values = " ".join(f"{v:.6g}" for v in vertices.ravel())
+            lines.add(f"0 {values}", "a.txt", number + 1, polygon=True)
+        assert lines.pose() is None, seed
 
 
 def test_oriented_boxes_are_said(plain):
