@@ -46,7 +46,8 @@ _TINY = 4  # pixels: in an image of that size a box may well lie within the firs
 _LOST, _FEWEST_LOST = 0.1, 5  # of the boxes, and boxes: half of each is lost by cutting it
 _SLIGHTLY, _FEWEST_SLIGHTLY = 0.02, 5  # do not fit: a reason, where another reading fits them all
 _ALL = 0.99  # of the boxes
-_MIRRORED, _FEWEST_MIRRORED = 0.04, 8  # of the boxes, mirrored, do not fit in that reading
+_FEWEST_MIRRORED = 4  # boxes, mirrored, do not fit in that reading
+_BOTH, _FEWEST_BOTH = 0.06, 10  # of the boxes, and boxes, that do not fit or would not, mirrored
 _HALF = 0.2  # of the boxes lie in each half of their images, where mirroring tells anything
 _FEWEST_ALIKE = 5  # boxes, whose sizes are held against their corners
 _ALIKE = 0.35  # sizes that are corners differ from the first corners by so much of their spread
@@ -230,7 +231,8 @@ class _Sample:
         others = [r for r in others if self._fit(r, margin=0).mean() >= _ALL]
         for other in others:
             misfits = [int((fits & ~m._fit(other, margin=0)).sum()) for m in mirrored]
-            if max(misfits, default=0) >= max(_FEWEST_MIRRORED, _MIRRORED * count):
+            both = int((~fits).sum()) + sum(misfits)
+            if sum(misfits) >= _FEWEST_MIRRORED and both >= max(_FEWEST_BOTH, _BOTH * count):
                 names = " or as ".join(dict.fromkeys((str(others[0]), str(other))))
                 message = (
                     f"{(~fits).sum():,} of {count:,} boxes do not fit their images as "

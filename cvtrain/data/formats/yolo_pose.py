@@ -47,7 +47,8 @@ class Pose:
     def message(self) -> str:
         """One line: the evidence, and the line that data.yaml lacks."""
         return (
-            f"lines of {self.words} values are boxes with {self.points} keypoints, not polygons: "
+            f"lines of {self.words} values are boxes with {self.points} keypoint"
+            f"{'s' if self.points > 1 else ''}, not polygons: "
             f"in {self.fitting:,} of {self.lines:,} the box (values 2 to 5) holds all points behind"
             f" it; add `kpt_shape: [{self.points}, {self.numbers}]` to data.yaml"
         )

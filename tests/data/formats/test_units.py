@@ -254,6 +254,19 @@ def test_boxes_beside_their_outlines(sets) -> None:
     assert run_gate(reader, "detection", progress=False, workers=1).errors == []
 
 
+@pytest.mark.parametrize("how", ["cxcywh", "xyxy", "swapped"])
+def test_outlines_tell_the_layout_of_boxes_that_stay_inside(sets, how: str) -> None:
+    xyxy = boxes(12, largest=0.2, place=(0.2, 0.6))
+    rings = [[[x1, y1, x2, y1, x2, y2, x1, y2]] for x1, y1, x2, y2 in xyxy.tolist()]
+    swapped = how == "swapped"
+    rows = written(xyxy, "xywh")[:, [1, 0, 3, 2]] if swapped else written(xyxy, how)
+    both = {"train": rows, "val": rows}
+    assert len(check(sets.coco(both, segmentation=rings))) == 2
+    (problem, _) = check(sets.coco(both, segmentation=rings))
+    name = "y x height width in pixels" if swapped else NAMES[how]
+    assert name in problem.message
+
+
 def test_boxes_drawn_generously_around_their_outlines(sets) -> None:
     xyxy = boxes(12)
     shrink = 0.19 * (xyxy[:, 2:] - xyxy[:, :2])  # a box padded by 30 % on each side
