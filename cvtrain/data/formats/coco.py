@@ -117,7 +117,8 @@ class COCOReader(Reader):
         objects = ObjectPacker(file, split, classes.index[split], rows.row_of, rows.sizes, problems)
         objects.add_all(annotations)
         table = self._table(classes, rows, objects)
-        return Split(split, table, problems, lost=np.array(objects.lost, np.int64))
+        lost = np.array(objects.lost, np.int64)
+        return Split(split, table, problems, lost=lost, known=classes.known)
 
     def _table(self, classes: MergedClasses, rows: _Images, objects: ObjectPacker) -> Table:
         return Table(

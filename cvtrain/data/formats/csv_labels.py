@@ -241,6 +241,13 @@ class CSVReader(Reader):
         records = (r for split in self._records.values() for r in split)
         return Classes.from_names(sorted({name for r in records for name in r.labels}))
 
+    def _known(self) -> frozenset[str] | None:
+        """The classes that train names in columns of their own; None: all of the table."""
+        if self._given is not None or "train" not in self._records:
+            return None
+        places = {record.file for record in self._records["train"]}
+        return frozenset(name for place in places for name in self._columns_of.get(place, ()))
+
     # What a reader says of itself --------------------------------------------------------------
 
     @property
@@ -373,7 +380,7 @@ class _Packing:
             annotation_files=Strings(self._files),
         )
         self._doubt_separator()
-        return Split(self._split, table, self._problems)
+        return Split(self._split, table, self._problems, known=self._reader._known())
 
     def _doubt_separator(self) -> None:
         """A note where labels look like several, parted by something else."""

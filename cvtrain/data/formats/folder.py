@@ -153,6 +153,9 @@ class FolderReader(Reader):
         if self._given is not None:
             return self._given
         names = {name for table in self._tables.values() for name in table}
+        if "train" in self._tables:  # an empty folder elsewhere names no class that train lacks
+            filled = {name for split in self._tables for name in self._filled(split)}
+            names = filled | set(self._tables["train"])
         return Classes.from_names(sorted(names))
 
     def _read(self, split: str) -> Split:
@@ -162,7 +165,7 @@ class FolderReader(Reader):
         prefix = f"{place}/" if place else ""
         packer = Packer()
         labels: list[int] = []
-        problems = self._differences(split)
+        problems: list[Problem] = []
         for file in images_of(self._files):
             parts = file[len(prefix) :].split("/") if file.startswith(prefix) else []
             if len(parts) < 2:
@@ -178,18 +181,13 @@ class FolderReader(Reader):
         if not labels:
             problems.append(problem("empty-split", place, "no images", split=split))
         table = packer.table(self.root, classes, image_labels=np.array(labels, np.int64))
-        return Split(split, table, problems)
+        return Split(split, table, problems, known=self._known())
 
-    def _differences(self, split: str) -> list[Problem]:
-        """Class folders that the first split lacks or has beyond this one."""
-        first = next(iter(self._splits))
-        here, there = set(self._tables[split]), set(self._tables[first])
-        if self._given is not None or here == there:
-            return []
-        parts = [("lacks", there - here), ("adds", here - there)]
-        said = [f"{verb} {', '.join(map(repr, sorted(names)))}" for verb, names in parts if names]
-        message = f"class folders differ from those of {first}: {'; '.join(said)}"
-        return [problem("classes-differ", self._splits[split], message, split=split)]
+    def _known(self) -> frozenset[str] | None:
+        """The classes that train has a folder of; None: all of the table."""
+        if self._given is not None or "train" not in self._tables:
+            return None
+        return frozenset(self._tables["train"])
 
     def _unlisted(self, used: set[str]) -> list[str]:
         return unlisted_of(self._files, used)

@@ -44,7 +44,7 @@ def broken(make, img, ann):
         ]
         cats = [{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}]
         make.coco("train.json", images, annotations, cats)
-        make.coco("val.json", [], [], [{"id": 1, "name": "cow"}])
+        make.coco("val.json", [], [], [{"id": 3, "name": "cat"}])
         make.text("test.json", "{")
         return COCOReader(make.root)
 
