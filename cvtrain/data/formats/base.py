@@ -151,8 +151,11 @@ CODES: dict[str, Code] = {
     ),
     # Labels of whole images.
     "label-repeated": Code("note", "nothing", "none needed: it counts once"),
-    "separator-doubtful": Code(
-        "note", "nothing", "if it parts labels, say data.reader.label_separator='CHARACTER'"
+    "separator-doubtful": Code("note", "nothing", "none needed, if every cell is one label"),
+    "labels-joined": Code(
+        *("error", "nothing"),
+        "say which it is: data.reader.label_separator='CHARACTER', or null for one label a cell",
+        False,
     ),
     # Things given twice.
     "duplicate-image-id": Code(

@@ -26,6 +26,7 @@ from cvtrain.data.formats.files import (
     unlisted_of,
     walk,
 )
+from cvtrain.data.formats.joined import joined_labels
 from cvtrain.data.formats.packing import Packer
 from cvtrain.data.table import Classes, Problem, Split, Strings
 from cvtrain.errors import DataError
@@ -42,9 +43,6 @@ LABELS_COLUMNS = (
 
 _BOXES = frozenset({"xmin", "ymin", "xmax", "ymax", "x1", "y1", "bbox", "box", "encodedpixels"})
 """Columns of files that ``data=auto`` leaves alone: they annotate objects."""
-
-JOINTS = (" ", "/", "+", "&", ":", "-", "_")
-"""What may part labels and stand within one too: doubted where all parts are labels themselves."""
 
 _YES, _NO = ("1", "1.0", "true"), ("0", "0.0", "false", "")
 
@@ -383,28 +381,37 @@ class _Packing:
         return Split(self._split, table, self._problems, known=self._reader._known())
 
     def _doubt_separator(self) -> None:
-        """A note where labels look like several, parted by something else."""
-        if self._reader._given is not None or self._split != self._reader.splits()[0]:
+        """An error or a note where labels look like several, parted by something else."""
+        reader = self._reader
+        given = reader._separator
+        if reader._given is not None or self._split != reader.splits()[0] or given is None:
             return
-        given = self._reader._separator
-        if given is None or any(len(tags) > 1 for tags in self._tags) or not self._files:
+        every = [record for records in reader._records.values() for record in records]
+        if any(reader._columns_of.values()) or any(len(r.labels) > 1 for r in every) or not every:
+            return
+        names = reader._classes.names
+        found = joined_labels(names, given)
+        key = "data.reader.label_separator"
+        if found is not None:
+            count = len(found.names)
+            more = f" (and {count - 1:,} like it)" if count > 1 else ""
+            message = (
+                f"label {shorten(found.names[0])!r}{more} is a class of its own, and joins others "
+                f"by {found.separator!r}: {named(found.parts, 6)}; no cell holds a {given!r}; say "
+                f"{key}='{found.separator}' if it parts labels, {key}=null if not"
+            )
+            self.say(
+                "labels-joined" if found.sure else "separator-doubtful", every[0].file, message
+            )
             return
         for other in (",", ";", "|"):
-            holding = [n for n in self._reader._classes.names if other in n]
+            holding = [n for n in names if other in n]
             if other != given and holding:
-                message = f"label {shorten(holding[0])!r} holds {other!r}, and no cell a {given!r}"
-                self.say("separator-doubtful", self._files[0], message)
-                return
-        names = set(self._reader._classes.names)
-        for other in JOINTS:
-            joins = [n for n in sorted(names) if other != given and _is_join(n, other, names)]
-            if joins:
-                more = f" (and {len(joins) - 1:,} like it)" if len(joins) > 1 else ""
                 message = (
-                    f"label {shorten(joins[0])!r}{more} is a class of its own, and joins others by "
-                    f"{other!r}; no cell holds a {given!r}"
+                    f"label {shorten(holding[0])!r} holds {other!r}, and no cell a {given!r}; say "
+                    f"{key}='{other}' if it parts labels"
                 )
-                self.say("separator-doubtful", self._files[0], message)
+                self.say("separator-doubtful", every[0].file, message)
                 return
 
 
@@ -430,12 +437,6 @@ def _records(
         else:
             record.labels = _labels(cells[columns.labels], separator)
         yield record, own
-
-
-def _is_join(name: str, separator: str, names: set[str]) -> bool:
-    """Whether a class's name is two or more other classes' names, parted by ``separator``."""
-    parts = [part.strip() for part in name.split(separator)]
-    return len(parts) > 1 and all(part in names for part in parts)
 
 
 def _labels(cell: str, separator: str | None) -> list[str]:

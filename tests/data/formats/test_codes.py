@@ -116,6 +116,12 @@ def broken(make, img, ann):
         make.text("labels.csv", "image,label\na.jpg,a|b")
         return CSVReader(make.root)
 
+    def joined():
+        make.image("a.jpg")
+        rows = [f"a.jpg,{label}" for label in ("a", "b", "c", "a b", "b c", "a c")]
+        make.text("labels.csv", "\n".join(["image,label", *rows]))
+        return CSVReader(make.root, label_separator=";")
+
     def folder():
         make.image("train/a/1.jpg", "val/b/1.jpg")
         return FolderReader(make.root)
@@ -132,6 +138,7 @@ def broken(make, img, ann):
         id_masks,
         csv,
         separated,
+        joined,
         folder,
     )
     return {make.__name__: make for make in makers}
