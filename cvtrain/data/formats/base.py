@@ -144,6 +144,15 @@ CODES: dict[str, Code] = {
     "classes-missing": Code(
         "error", "nothing", "name them, or say data.reader.names=[...]", False, hides="labels"
     ),
+    "folders-nested": Code(
+        *("error", "nothing"),
+        "name the folder above the classes, data.root=FOLDER, or move the class folders up; "
+        "if the folders are classes as they stand: data.reader.names=[...]",
+        False,
+    ),
+    "folders-inside": Code(
+        "note", "nothing", "none needed, if an image's class is the first folder it lies in"
+    ),
     "classes-differ": Code(
         *("error", "nothing"),
         "give train images of it, or correct its name or id; on_bad=fix|drop takes the classes of "

@@ -20,6 +20,7 @@ from cvtrain.data.formats.files import (
     unlisted_of,
     walk,
 )
+from cvtrain.data.formats.nested import describe, images_by_folder, nested
 from cvtrain.data.formats.packing import Packer
 from cvtrain.data.formats.siblings import not_classes
 from cvtrain.data.table import Classes, Problem, Split
@@ -145,6 +146,9 @@ class FolderReader(Reader):
         if not names or any(name.lower() in _NOT_CLASSES for name in names):
             return None
         if not places and len(names) < 2:
+            for found in reader._inside("train"):
+                if found.code == "folders-nested":
+                    raise DataError(f"{root}: {found.message}")
             return None
         where = ", ".join(f"{place}/" for place in places) or "no split folders"
         return f"class folders ({where}; {len(names)} classes)"
@@ -165,7 +169,7 @@ class FolderReader(Reader):
         prefix = f"{place}/" if place else ""
         packer = Packer()
         labels: list[int] = []
-        problems: list[Problem] = []
+        problems = self._inside(split)
         for file in images_of(self._files):
             parts = file[len(prefix) :].split("/") if file.startswith(prefix) else []
             if len(parts) < 2:
@@ -182,6 +186,26 @@ class FolderReader(Reader):
             problems.append(problem("empty-split", place, "no images", split=split))
         table = packer.table(self.root, classes, image_labels=np.array(labels, np.int64))
         return Split(split, table, problems, known=self._known())
+
+    def _inside(self, split: str) -> list[Problem]:
+        """What is to be said of folders inside of class folders, where images lie.
+
+        An error where one class folder alone holds others: these are the classes; or where class
+        folders hold those of splits. Classes that were given by name are as they were meant.
+        """
+        place = self._splits[split]
+        inner = {
+            name: held
+            for name, held in images_by_folder(self._files, place, self._filled(split)).items()
+            if any(held)
+        }
+        if not inner:
+            return []
+        found, advice = nested(self.root, place, inner, len(self._classes()))
+        code = "folders-nested" if found and self._given is None else "folders-inside"
+        file = posixpath.join(place, next(iter(inner)))
+        message = f"{describe(place, inner)}{f': {advice}' if code == 'folders-nested' else ''}"
+        return [problem(code, file, message, split=split)]
 
     def _known(self) -> frozenset[str] | None:
         """The classes that train has a folder of; None: all of the table."""

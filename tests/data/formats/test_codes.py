@@ -123,7 +123,11 @@ def broken(make, img, ann):
         return CSVReader(make.root, label_separator=";")
 
     def folder():
-        make.image("train/a/1.jpg", "val/b/1.jpg")
+        make.image("train/a/1.jpg", "val/b/s/1.jpg")
+        return FolderReader(make.root)
+
+    def nested():
+        make.image("a/b/1.jpg", "a/c/1.jpg")
         return FolderReader(make.root)
 
     makers = (
@@ -140,6 +144,7 @@ def broken(make, img, ann):
         separated,
         joined,
         folder,
+        nested,
     )
     return {make.__name__: make for make in makers}
 
