@@ -14,6 +14,7 @@ import numpy as np
 from cvtrain.data.formats.base import SPLITS, Reader, problem
 from cvtrain.data.formats.classes import given_names
 from cvtrain.data.formats.csv_file import CSVFile, named, read_csv
+from cvtrain.data.formats.elsewhere import Images
 from cvtrain.data.formats.files import (
     MalformedError,
     below,
@@ -138,6 +139,7 @@ class CSVReader(Reader):
         places = self._places(file)
         self._files = walk(self.root)
         self._images = set(images_of(self._files))
+        self._elsewhere = Images(self.root, self._images)
         self._stems: dict[str, list[str]] = {}
         for image in sorted(self._images):
             self._stems.setdefault(stem(image), []).append(image)
@@ -286,11 +288,21 @@ class CSVReader(Reader):
 
     # One split ---------------------------------------------------------------------------------
 
+    def _folders(self, record: _Record) -> list[str]:
+        """The folders that a record's image may lie in."""
+        if self._folder is not None:
+            return [self._folder]
+        own = posixpath.dirname(record.file)
+        return [own, "", "images", record.split, f"images/{record.split}"]
+
+    def _outside(self, record: _Record) -> str:
+        """What to say of an image outside the root."""
+        there = [f for f in dict.fromkeys(self._folders(record)) if (self.root / f).is_dir()]
+        return self._elsewhere.outside(record.image, there)
+
     def _path(self, record: _Record) -> str | None:
         """The image a record names, below the root; None where the name leaves it."""
-        folders = [posixpath.dirname(record.file), "", "images"]
-        folders += [record.split, f"images/{record.split}"]
-        folders = folders if self._folder is None else [self._folder]
+        folders = self._folders(record)
         spellings = dict.fromkeys((record.image, record.image.replace("\\", "/")))
         tried = [below(self.root, f, name) for name in spellings for f in folders]
         inside = [path for path in tried if path]
@@ -333,7 +345,7 @@ class _Packing:
         where = f"line {record.line}"
         path = self._reader._path(record)
         if record.fault or path is None:
-            message = record.fault or f"{shorten(record.image)!r} leaves data.root"
+            message = record.fault or self._reader._outside(record)
             code = "record-malformed" if record.fault else "path-outside-root"
             self.say(code, record.file, message, where=where, rejects="image")
             return
@@ -366,7 +378,9 @@ class _Packing:
         """The table and what was found."""
         if not self._tags:
             files = {r.file for rs in self._reader._records.values() for r in rs}
-            self.say("empty-split", ", ".join(sorted(files)) or ".", "no images")
+            lines = len(self._reader._records[self._split])
+            none = f"none of {lines:,} images is found" if lines else "no images"
+            self.say("empty-split", ", ".join(sorted(files)) or ".", none)
         starts = np.zeros(len(self._tags) + 1, np.int64)
         np.cumsum([len(tags) for tags in self._tags], out=starts[1:])
         table = self._packer.table(

@@ -165,7 +165,12 @@ def test_bad_lines_each_with_its_place(make, said):
         ("record-malformed", "line 7", "1 cell, the header has 2: b.jpg"),
         ("image-missing", "line 3", "there is no image 'gone.jpg'"),
         ("path-outside-root", "line 4", "'../out.jpg' leaves data.root"),
-        ("path-outside-root", "line 5", "'/etc/passwd' leaves data.root"),
+        (
+            "path-outside-root",
+            "line 5",
+            "'/etc/passwd' is an absolute path that does not lead into data.root; no image is "
+            "called 'passwd': write paths relative to data.root",
+        ),
         ("record-malformed", "line 8", "no image is named"),
         ("label-repeated", "line 9", "label 'x' twice"),
         ("duplicate-file", "line 10", "'a.jpg' is named in line 2 already"),
