@@ -56,6 +56,10 @@ NEEDS: dict[str, tuple[str, ...]] = {
 
 _MOST_WORKERS = 16
 _SHOWN = 5
+_SPELLED_OUT = frozenset(
+    {"file-not-read", "classes-absent", "folders-inside", "separator-doubtful"}
+)
+"""Notes, one a split at most, that the summary gives in full: what is read as what."""
 
 
 @dataclass
@@ -151,7 +155,7 @@ class GateReport:
         for name, found in (("errors", self.errors), ("notes", self.notes)):
             if found:
                 lines.append(f"{name}: {_by_code(found)}")
-        lines += [printable(p.message) for p in self.notes if p.code == "file-not-read"]
+        lines += [printable(p.message) for p in self.notes if p.code in _SPELLED_OUT]
         if self.errors and self.on_bad != "error":
             actions = Counter(p.action or "taken as written" for p in self.errors)
             done = ", ".join(f"{what} {n:,}" for what, n in actions.items())

@@ -153,8 +153,8 @@ class VOCReader(Reader):
             )
         index = {name: i for i, name in enumerate(classes.names)}
         lost = np.array([index.get(name, -1) for name in parsed.lost], np.int64)
-        known = frozenset[str]() if self._names is None else None
-        return Split(split, table, problems, lost=lost, known=known)
+        named = frozenset[str]() if self._names is None else None
+        return Split(split, table, problems, lost=lost, known=named)
 
     def _walk(self, folder: str) -> list[str]:
         if folder not in self._files:
