@@ -186,6 +186,9 @@ RULES: dict[str, Rule] = {
     "data.split_seed": _int(0),
     "data.classes": _or_null(_CLASSES),
     "data.train_per_class": _or_null(_int(1)),
+    "data.reader.label_separator": Rule(
+        "text, or null where a cell is one label", lambda v: v is None or isinstance(v, str)
+    ),
     "data.num_train": _int(1),
     "data.num_val": _int(1),
     "data.num_test": _int(1),

@@ -149,11 +149,22 @@ class DataModule(pl.LightningDataModule):
         return next(iter(self.tables.values())).classes
 
     def take_classes(self, classes: Classes) -> None:
-        """The classes of a model that knows these, in this order, and more after them."""
-        own = self.classes.names
-        if classes.names[: len(own)] == own:
-            self.tables = {k: replace(t, classes=classes) for k, t in self.tables.items()}
-            self._datasets.clear()
+        """The classes of a model that knows all of these, and more; labels go by name.
+
+        Nothing changes where it does not, where ids differ, or where masks hold values of their
+        own.
+        """
+        own = self.classes
+        ids = dict(zip(classes.names, classes.ids))
+        numbered = own.ids == tuple(range(len(own)))
+        known = all(n in ids and (numbered or ids[n] == i) for n, i in zip(own.names, own.ids))
+        ordered = classes.names[: len(own)] == own.names
+        masks = [t for t in self.tables.values() if t.masks is not None]
+        if not known or (masks and not (ordered and all(t.mask_values is None for t in masks))):
+            return
+        to = np.array([*map(classes.names.index, own.names), -1])  # the last: no class
+        self.tables = {k: _renumbered(t, classes, to) for k, t in self.tables.items()}
+        self._datasets.clear()
 
     def table(self, split: str) -> Table:
         """The table of a split.
@@ -481,3 +492,13 @@ def build_datamodule(
     )
     module.notes = joined[2]
     return module, report
+
+
+def _renumbered(table: Table, classes: Classes, to: np.ndarray) -> Table:
+    """The table with labels of other numbers: int64 ``to[label]``."""
+    columns = {
+        name: to[labels]
+        for name in ("labels", "image_labels", "tags")
+        if (labels := getattr(table, name)) is not None
+    }
+    return replace(table, classes=classes, **columns)

@@ -23,11 +23,12 @@ from cvtrain.data import gate_annotations as objects
 from cvtrain.data import gate_images as images
 from cvtrain.data.formats.files import walk
 from cvtrain.data.formats.unread import unread_images
+from cvtrain.data.gate_classes import check_classes, unite_classes
 from cvtrain.data.gate_copies import check_copies_of_objects
 from cvtrain.data.gate_losses import check_losses, without_objects
 from cvtrain.data.gate_segments import check_segments
 from cvtrain.data.gate_splits import draw_val
-from cvtrain.data.gate_state import SplitState, cure, stops
+from cvtrain.data.gate_state import SplitState, cure, drop_doubtful_notes, stops
 from cvtrain.data.gate_units import check_units
 from cvtrain.data.probe import Probes
 from cvtrain.data.probe_cache import cached_probe
@@ -58,6 +59,10 @@ _DOUBTS = ("keypoints-unsaid",)
 
 _MOST_WORKERS = 16
 _SHOWN = 5
+_SPELLED_OUT = frozenset(
+    {"file-not-read", "classes-absent", "folders-inside", "separator-doubtful"}
+)
+"""Notes, one a split at most, that the summary gives in full: what is read as what."""
 
 
 @dataclass
@@ -153,7 +158,7 @@ class GateReport:
         for name, found in (("errors", self.errors), ("notes", self.notes)):
             if found:
                 lines.append(f"{name}: {_by_code(found)}")
-        lines += [printable(p.message) for p in self.notes if p.code == "file-not-read"]
+        lines += [printable(p.message) for p in self.notes if p.code in _SPELLED_OUT]
         if self.errors and self.on_bad != "error":
             actions = Counter(p.action or "taken as written" for p in self.errors)
             done = ", ".join(f"{what} {n:,}" for what, n in actions.items())
@@ -232,15 +237,18 @@ def run_gate(
     names, drawn = _splits_to_read(reader, splits)
     states = _read(reader, names, report, check_boxes)
     _open_files(states, report, channels, workers or _cores(), progress)
-    objects.unite_classes(states)
+    unite_classes(states)
     layout = getattr(_inner(reader), "box_layout", "") if check_boxes else ""
     _check_states(states, channels, layout, object_choice == "only")
+    from_files = [s for s in states if s.table.generator is None]
+    check_classes(from_files, task, classes)
     if task in (None, "semantic_segmentation") and not getattr(_inner(reader), "by_value", False):
         images.check_palettes(states)
         images.check_void_masks(states)
     _check_emptiness(states, names, splits is None)
     if not allow_empty:
-        check_losses([s for s in states if s.table.generator is None], classes, wanted=splits)
+        check_losses(from_files, classes, wanted=splits)
+    drop_doubtful_notes(states)
     _collect(states, report)
     if drawn and len(report.tables.get("train", ())):
         _draw_val(states, report, val_fraction, seed)
@@ -316,6 +324,7 @@ def _read(
                 report.task,
                 split.lost,
                 annotation_file=one_file(name) if one_file is not None else "",
+                known=split.known,
                 problems=[p for p in split.problems if check_boxes or p.code not in _DOUBTS],
             )
         )
@@ -420,9 +429,6 @@ def _check_states(states: Sequence[SplitState], channels: int, layout: str, only
         if state.task == "localization":
             objects.check_localization(state, only)
     images.check_copies(states)
-    objects.note_classes_alike(from_files)
-    objects.note_unused_classes(from_files)
-    objects.note_imbalance(from_files, states[0].task if states else None)
 
 
 def _check_images(state: SplitState, channels: int) -> None:

@@ -1,23 +1,17 @@
-"""The gate's checks of boxes and classes, on whole columns at once."""
+"""The gate's checks of boxes and labels, on whole columns at once."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 
 from cvtrain.data.gate_images import mask_values
 from cvtrain.data.gate_state import SplitState
 from cvtrain.data.gate_units import lie_apart, outline_boxes
-from cvtrain.data.table import CROWD, DIFFICULT, Classes
+from cvtrain.data.table import CROWD, DIFFICULT
 from cvtrain.data.tags import tag_images
-from cvtrain.errors import DataError
 
 ROUNDING = 1.0
 """A box may stick out of its image by so many pixels: tools round, and count from 0 or from 1."""
-
-IMBALANCED = 10
-"""So many times more images of one class than of another are worth a note."""
 
 _NOISE = 0.01  # pixels, cut without a word: relative coordinates have about six digits
 
@@ -254,122 +248,3 @@ def check_localization(state: SplitState, only: bool = False) -> None:
         "image-several-objects",
         lambda i: f"{count[i]} objects are on it, and data.object=only",
     )
-
-
-def class_counts(state: SplitState) -> np.ndarray:
-    """int64 ``(K,)`` of each class: objects, images or pixels of masks, whatever has classes."""
-    table, classes = state.table, len(state.table.classes)
-    counts = np.zeros(classes, np.int64)
-    if state.masks is not None:
-        pixel_values = mask_values(state)
-        for i in np.flatnonzero(state.images).tolist():
-            values, pixels = state.masks.values.get(i, (np.zeros(0, int), np.zeros(0, int)))
-            for k, value in enumerate(pixel_values):
-                counts[k] += pixels[values == value].sum()
-        return counts
-    if table.tags is not None:
-        labels = table.tags[state.images[tag_images(table)]]
-    elif table.num_annotations or table.image_labels is None:
-        keep = state.annotations & state.images[state.image_of]
-        labels = table.labels[keep]
-    else:
-        labels = table.image_labels[state.images]
-    labels = labels[(labels >= 0) & (labels < classes)]
-    return np.bincount(labels, minlength=classes)
-
-
-def note_unused_classes(states: Sequence[SplitState]) -> None:
-    """Classes that occur nowhere, or not where they could be learned."""
-    if not states:
-        return
-    counts = {state.name: class_counts(state) for state in states}
-    everywhere = np.sum(list(counts.values()), 0)
-    for k, name in enumerate(states[0].table.classes.names):
-        if not everywhere[k]:
-            where = " or ".join(counts)
-            states[0].split_problem("class-unused", f"class {name!r} never occurs in {where}")
-        elif "train" in counts and not counts["train"][k]:
-            message = f"class {name!r} never occurs in train, but in {_others(counts, k)}"
-            states[0].split_problem("class-unused", message)
-
-
-def note_imbalance(states: Sequence[SplitState], task: str | None) -> None:
-    """Training images of whole-image classes that differ much in number."""
-    train = next((state for state in states if state.name == "train"), None)
-    whole = (None, "classification", "multilabel_classification")
-    if train is None or task not in whole or train.table.num_annotations:
-        return
-    counts = class_counts(train)
-    there = np.flatnonzero(counts)
-    if train.masks is not None or len(there) < 2:
-        return
-    most, least = (int(there[f(counts[there])]) for f in (np.argmax, np.argmin))
-    if counts[most] >= IMBALANCED * counts[least]:
-        names = train.table.classes.names
-        train.split_problem(
-            "class-imbalance",
-            f"{counts[most]:,} training images of {names[most]!r}, {counts[least]:,} of "
-            f"{names[least]!r}",
-        )
-
-
-def _others(counts: dict[str, np.ndarray], k: int) -> str:
-    return " and ".join(name for name, count in counts.items() if count[k])
-
-
-def note_classes_alike(states: Sequence[SplitState]) -> None:
-    """Class names that differ only by case or spaces: most likely one class, written twice."""
-    if not states:
-        return
-    alike: dict[str, list[str]] = {}
-    for name in states[0].table.classes.names:
-        alike.setdefault(" ".join(name.split()).casefold(), []).append(name)
-    for names in alike.values():
-        if len(names) > 1:
-            message = f"classes {', '.join(map(repr, names))} differ only by case or spaces"
-            states[0].split_problem("classes-alike", message)
-
-
-def unite_classes(states: Sequence[SplitState]) -> None:
-    """Class tables that differ are an error; repaired, all splits have the union, by name."""
-    if len({state.table.classes for state in states}) < 2:
-        return
-    names: dict[str, int] = {}
-    for state in states:
-        for name, ident in zip(state.table.classes.names, state.table.classes.ids):
-            names.setdefault(name, ident)
-    ids = tuple(names.values()) if len(set(names.values())) == len(names) else range(len(names))
-    union = Classes(tuple(names), tuple(ids))
-    index = {name: k for k, name in enumerate(names)}
-    first = states[0].table.classes
-    for state in states:
-        own = state.table.classes
-        if own != first:
-            state.split_problem(
-                "classes-differ",
-                f"{state.name} has the classes {_few(own.names)}, "
-                f"{states[0].name} has {_few(first.names)}",
-                repaired=state.on_bad != "error",
-            )
-        to = np.array([*(index[name] for name in own.names), -1])
-        columns = {"labels": to[_known(state.table.labels, len(own))]}
-        if state.table.image_labels is not None:
-            columns["image_labels"] = to[_known(state.table.image_labels, len(own))]
-        if state.table.tags is not None:
-            columns["tags"] = to[_known(state.table.tags, len(own))]
-        if state.table.masks is not None:
-            raise DataError(
-                f"masks of {state.name} are of {_few(own.names)}, those of {states[0].name} of "
-                f"{_few(first.names)}; give all splits the same classes"
-            )
-        state.set_table(classes=union, **columns)
-        state.lost = to[_known(state.lost, len(own))]
-
-
-def _known(labels: np.ndarray, classes: int) -> np.ndarray:
-    return np.where((labels >= 0) & (labels < classes), labels, -1)
-
-
-def _few(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:6])
-    return f"{len(names)}: {shown}{', ...' if len(names) > 6 else ''}"

@@ -46,8 +46,12 @@ GATE_CODES: dict[str, Code] = {
     ),
     "image-channels": Code("error", "image", f"set data.channels to what the files hold; {_OUT}"),
     "image-not-finite": Code("error", "image", f"write finite numbers; {_OUT}"),
-    "path-outside-root": Code("error", "image", f"use paths below data.root; {_OUT}"),
-    "duplicate-image-id": Code("error", "image", f"renumber the images; {_OUT}, but the first"),
+    "path-outside-root": Code(
+        "error", "image", f"use paths below data.root; {_OUT}", hides="images"
+    ),
+    "duplicate-image-id": Code(
+        "error", "image", f"renumber the images; {_OUT}, but the first", hides="labels"
+    ),
     "duplicate-file": Code("error", "image", f"name each image once; {_OUT}, but the first"),
     "size-mismatch": Code(
         "error",
@@ -74,7 +78,9 @@ GATE_CODES: dict[str, Code] = {
     "image-frames": Code("note", "nothing", "none needed; save other frames as files of their own"),
     "duplicate-image": Code("note", "nothing", "delete one of them"),
     "leak": Code("note", "nothing", "keep it in one split: the score counts what was trained on"),
-    "image-without-annotation": Code("note", "nothing", "none needed: it is kept as background"),
+    "image-without-annotation": Code(
+        "note", "nothing", "none needed: it is kept as background", rests_on="labels"
+    ),
     "image-without-object": Code("error", "image", f"annotate it, or use task=detection; {_OUT}"),
     "image-several-objects": Code(
         "note", "image", "none needed: it is dropped, as asked; data.object=largest keeps it"
@@ -121,9 +127,21 @@ GATE_CODES: dict[str, Code] = {
         "error", "image", f"name one class, or use task=multilabel_classification; {_OUT}"
     ),
     "image-class-unknown": Code("error", "image", f"add the class to the table; {_OUT}"),
-    "class-unused": Code("note", "nothing", "none needed; it cannot be learned or scored"),
+    "class-unused": Code(
+        "note", "nothing", "none needed; it cannot be learned or scored", rests_on="classes"
+    ),
+    "classes-absent": Code(
+        *("note", "nothing"),
+        "none needed; metrics per class have no number for these there",
+        rests_on="classes",
+    ),
+    "class-dropped": Code(
+        "note", "nothing", "none needed, if that is meant; else correct what is wrong with it"
+    ),
     "class-imbalance": Code(
-        "note", "nothing", "none needed; data.sampler=balanced or loss.class_weights=auto help"
+        *("note", "nothing"),
+        "none needed; data.sampler=balanced or loss.class_weights=auto help",
+        rests_on="classes",
     ),
     # Segments.
     "segment-malformed": Code(
@@ -147,15 +165,18 @@ GATE_CODES: dict[str, Code] = {
     ),
     "segment-outside": Code("note", "nothing", "none needed: it is cut to the image"),
     # Masks.
-    "mask-missing": Code("error", "image", f"add the mask; {_OUT}"),
-    "mask-empty": Code("error", "image", f"copy the mask again; {_OUT}"),
-    "mask-unreadable": Code("error", "image", f"save the mask again as PNG; {_OUT}"),
-    "mask-truncated": Code("error", "image", f"copy the mask again; {_OUT}"),
-    "mask-bomb": Code("error", "image", f"cut image and mask into tiles; {_OUT}"),
+    "mask-missing": Code("error", "image", f"add the mask; {_OUT}", hides="labels"),
+    "mask-empty": Code("error", "image", f"copy the mask again; {_OUT}", hides="labels"),
+    "mask-unreadable": Code(
+        "error", "image", f"save the mask again as PNG; {_OUT}", hides="labels"
+    ),
+    "mask-truncated": Code("error", "image", f"copy the mask again; {_OUT}", hides="labels"),
+    "mask-bomb": Code("error", "image", f"cut image and mask into tiles; {_OUT}", hides="labels"),
     "mask-mode": Code(
         "error",
         "image",
         f"set data.palette=FILE (NAME R G B per line), or save class indices as PNG; {_OUT}",
+        hides="labels",
     ),
     "mask-size": Code("error", "image", f"save the mask at the image's size; {_OUT}"),
     "mask-value": Code(
@@ -171,12 +192,15 @@ GATE_CODES: dict[str, Code] = {
         "pixels for void, on_bad=drop drops the image",
     ),
     "mask-lossy": Code("note", "nothing", "save masks as PNG: JPEG changes values near outlines"),
-    "mask-jpeg": Code("error", "image", f"save masks as PNG: JPEG changes values; {_OUT}"),
+    "mask-jpeg": Code(
+        "error", "image", f"save masks as PNG: JPEG changes values; {_OUT}", hides="labels"
+    ),
     "mask-palette": Code(
         "error",
         "image",
         "set data.palette=FILE (NAME R G B per line) to go by colors, or "
         f"data.reader.mask_values=[0, 1, ...] to go by indices; {_OUT}",
+        hides="labels",
     ),
     "palette-order": Code(
         "note",
@@ -202,12 +226,16 @@ GATE_CODES: dict[str, Code] = {
         "error", "nothing", f"label pixels with their classes; {VOID} means none of them", False
     ),
     "classes-differ": READER_CODES["classes-differ"],
-    "empty-split": Code("error", "nothing", "add images, or remove the split", False),
+    "empty-split": Code(
+        "error", "nothing", "add images, or remove the split", False, hides="labels"
+    ),
     "no-train-split": Code("error", "nothing", "add images to train on", False),
     "val-not-drawn": Code("error", "nothing", "correct what is wrong, or add images", False),
     "no-val-split": Code("note", "nothing", "none needed; a val split of your own is never mixed"),
     "file-not-read": Code("note", "nothing", CONVERT),
-    "file-unlisted": Code("note", "nothing", "none needed; add it to a split to use it"),
+    "file-unlisted": Code(
+        "note", "nothing", "none needed; add it to a split to use it", rests_on="images"
+    ),
 }
 """What the gate itself finds; the readers' codes are in ``cvtrain.data.formats.base``."""
 
@@ -225,6 +253,49 @@ def is_curable(problem: Problem) -> bool:
     """Whether ``on_bad=fix`` and ``on_bad=drop`` go on without what is wrong."""
     code = READER_CODES.get(problem.code) or GATE_CODES.get(problem.code)
     return code is not None and code.curable  # None: a code of a user's own reader
+
+
+def hides_classes(state: SplitState) -> bool:
+    """Whether an error keeps labels of unknown classes from being read."""
+    return bool((state.lost < 0).any()) or any(
+        _kind(p).hides in ("labels", "images") for p in state.problems if p.severity == "error"
+    )
+
+
+def drop_doubtful_notes(states: Sequence[SplitState]) -> None:
+    """Takes back notes that are true only of what errors left (``Code.rests_on``, ``hides``)."""
+    classes = any(hides_classes(state) for state in states)
+    images, missing = False, set()
+    for state in states:
+        for p in state.problems:
+            images |= p.severity == "error" and _kind(p).hides == "images"
+            if p.code == "image-missing" and p.image >= 0:
+                missing.add(_last_part(state.table.files[p.image]))
+    for state in states:
+        hiding = [p for p in state.problems if p.severity == "error" and _kind(p).hides]
+        every = any(p.image < 0 for p in hiding)
+        rows = {p.image for p in hiding}
+
+        def holds(p: Problem, every: bool = every, rows: set[int] = rows) -> bool:
+            rests_on = _kind(p).rests_on
+            if rests_on == "classes":
+                return not classes
+            if rests_on == "images":
+                return not images and _last_part(p.file) not in missing
+            return rests_on != "labels" or not (every or p.image in rows)
+
+        state.problems = [p for p in state.problems if holds(p)]
+
+
+def _kind(problem: Problem) -> Code:
+    """What its code says; nothing for a code of a user's own reader."""
+    none = Code(problem.severity, problem.rejects, problem.fix)
+    return GATE_CODES.get(problem.code) or READER_CODES.get(problem.code) or none
+
+
+def _last_part(path: str) -> str:
+    """The file's own name, whichever system's separators the path has."""
+    return path.replace("\\", "/").rpartition("/")[2]
 
 
 def cure(stopping: Sequence[Problem], on_bad: str, said: str) -> str:
@@ -255,6 +326,7 @@ class SplitState:
         annotations: bool ``(M,)``, False: left out.
         annotation_file: where one file holds all annotations of the split, its name; or "".
         files, masks: what opening the files gave; None for generated data, or data without masks.
+        known: class names that train has without a label of its too; None: all of the table.
         outlines: float64 ``(M, 4)`` xyxy pixels around the segments that were checked, NaN for
             others; None where none were.
     """
@@ -271,6 +343,7 @@ class SplitState:
     files: Probes | None = None
     masks: Probes | None = None
     outlines: np.ndarray | None = None
+    known: frozenset[str] | None = None
     _reported: set[tuple[str, int, int]] = field(default_factory=set)
 
     def __post_init__(self) -> None:

@@ -259,6 +259,8 @@ class Split:
     ``unlisted``: image files below the root (POSIX paths) that this reader's layout covers but no
     split names; the reader reports them once, with the first split. ``lost``: int64 ``(L,)`` class
     index of each object that could not become a row of the table, -1 where it is not known.
+    ``known``: class names that train has whether or not a label of its names them (its folders, its
+    categories); None: all of the table, which somebody wrote down for all splits.
     """
 
     name: str
@@ -266,3 +268,4 @@ class Split:
     problems: list[Problem] = field(default_factory=list)
     unlisted: list[str] = field(default_factory=list)
     lost: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    known: frozenset[str] | None = None

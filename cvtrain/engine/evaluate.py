@@ -90,8 +90,10 @@ def _evaluate(
     trust = list(config.get("trust") or [])
     split = str(config.get("split") or "val")
     data, report = load_data(run_config, trust=trust, splits=[split])
-    if loaded.config["data"].get("classification_root"):
-        data.take_classes(loaded.classes)  # those of images without boxes, which are not read here
+    there = data.classes.names
+    data.take_classes(loaded.classes)
+    if absent := [name for name in data.classes.names if name not in there]:
+        LOG.info(f"note: the data does not have {', '.join(map(repr, absent[:12]))}")
     _same_classes(loaded, data.classes.names)
     task = build_task(run_config, loaded.model, data.classes, trust=trust)
     callbacks = evaluation_callbacks(run_config)

@@ -174,6 +174,12 @@ def test_a_key_of_another_task_is_null(cli: Cli) -> None:
     assert cli("show task=localization data.object=only").config["data"]["object"] == "only"
 
 
+@pytest.mark.parametrize(("typed", "read"), [("null", None), (" ", " "), ("|", "|")])
+def test_a_separator_of_labels(cli: Cli, tmp_path: Path, typed: str, read: str | None) -> None:
+    config = cli("data=csv", f"data.root={tmp_path}", f"data.reader.label_separator={typed}")
+    assert config.config["data"]["reader"]["label_separator"] == read
+
+
 def own_model(folder: Path, name: str, body: str, *, base: str = "") -> None:
     path = folder / "conf" / "model" / f"{name}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)

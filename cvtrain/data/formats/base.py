@@ -42,6 +42,11 @@ class Code:
         parts: what of an annotation it is about, of ``box`` and ``segment``; a task that does not
             read all of these loses nothing by it. Empty: the annotation as a whole.
         read_fixed: the reader's table holds the one meaning it can have: ``on_bad=fix`` keeps it.
+        hides: what an error keeps from being read: ``rows`` (some annotations of its image, of
+            known classes or counted in ``Split.lost``), ``labels`` (of its image, of any classes)
+            or ``images`` (which there are, and their labels). Without an image: of the split.
+        rests_on: what a note is untrue without: ``images``, ``labels`` of its image, or
+            ``classes`` (the labels of all splits). It is not given where an error hides that.
     """
 
     severity: str
@@ -50,27 +55,43 @@ class Code:
     curable: bool = True
     parts: tuple[str, ...] = ()
     read_fixed: bool = False
+    hides: str = ""
+    rests_on: str = ""
 
 
 CODES: dict[str, Code] = {
     # Files that cannot be read as what they are.
-    "json-malformed": Code("error", "nothing", "write the file again as COCO JSON", False),
-    "yaml-malformed": Code("error", "nothing", "correct the YAML file", False),
-    "list-malformed": Code("error", "nothing", "write the file again as UTF-8 text", False),
-    "xml-malformed": Code("error", "image", "correct the XML; on_bad=fix|drop drops the image"),
+    "json-malformed": Code(
+        "error", "nothing", "write the file again as COCO JSON", False, hides="images"
+    ),
+    "yaml-malformed": Code("error", "nothing", "correct the YAML file", False, hides="images"),
+    "list-malformed": Code(
+        "error", "nothing", "write the file again as UTF-8 text", False, hides="images"
+    ),
+    "xml-malformed": Code(
+        "error", "image", "correct the XML; on_bad=fix|drop drops the image", hides="labels"
+    ),
     "xml-entities": Code(
-        "error", "image", "remove DTD and entities; on_bad=fix|drop drops the image"
+        "error", "image", "remove DTD and entities; on_bad=fix|drop drops the image", hides="labels"
     ),
     "label-malformed": Code(
-        "error", "image", "write the label file again; on_bad=fix|drop drops the image"
+        "error",
+        "image",
+        "write the label file again; on_bad=fix|drop drops the image",
+        hides="labels",
     ),
     # Records inside them.
-    "line-malformed": Code("error", "annotation", "correct the line; on_bad=fix|drop drops it"),
+    "line-malformed": Code(
+        "error", "annotation", "correct the line; on_bad=fix|drop drops it", hides="rows"
+    ),
     "record-malformed": Code(
-        "error", "image", "correct the image's record; on_bad=fix|drop drops the image"
+        "error",
+        "image",
+        "correct the image's record; on_bad=fix|drop drops the image",
+        hides="images",
     ),
     "annotation-malformed": Code(
-        "error", "annotation", "correct the annotation; on_bad=fix|drop drops it"
+        "error", "annotation", "correct the annotation; on_bad=fix|drop drops it", hides="rows"
     ),
     "box-malformed": Code(
         *("error", "annotation"),
@@ -121,18 +142,37 @@ CODES: dict[str, Code] = {
     "class-duplicate": Code(
         "error", "nothing", "name each class once; on_bad=fix|drop takes them as one class"
     ),
-    "classes-missing": Code("error", "nothing", "name them, or say data.reader.names=[...]", False),
+    "classes-missing": Code(
+        "error", "nothing", "name them, or say data.reader.names=[...]", False, hides="labels"
+    ),
+    "folders-nested": Code(
+        *("error", "nothing"),
+        "name the folder above the classes, data.root=FOLDER, or move the class folders up; "
+        "if the folders are classes as they stand: data.reader.names=[...]",
+        False,
+    ),
+    "folders-inside": Code(
+        "note", "nothing", "none needed, if an image's class is the first folder it lies in"
+    ),
     "classes-differ": Code(
-        "error", "nothing", "give all splits the same classes; on_bad=fix|drop takes the union"
+        *("error", "nothing"),
+        "give train images of it, or correct its name or id; on_bad=fix|drop takes the classes of "
+        "all splits together",
     ),
     # Labels of whole images.
     "label-repeated": Code("note", "nothing", "none needed: it counts once"),
-    "separator-doubtful": Code(
-        "note", "nothing", "if it parts labels, say data.reader.label_separator='CHARACTER'"
+    "separator-doubtful": Code("note", "nothing", "none needed, if every cell is one label"),
+    "labels-joined": Code(
+        *("error", "nothing"),
+        "say which it is: data.reader.label_separator='CHARACTER', or null for one label a cell",
+        False,
     ),
     # Things given twice.
     "duplicate-image-id": Code(
-        "error", "image", "renumber the images; on_bad=fix|drop drops all that share the id"
+        "error",
+        "image",
+        "renumber the images; on_bad=fix|drop drops all that share the id",
+        hides="labels",
     ),
     "duplicate-annotation-id": Code(
         "error", "nothing", "renumber the annotations; on_bad=fix|drop keeps them all"
@@ -153,41 +193,74 @@ CODES: dict[str, Code] = {
         "error", "image", "keep one image of that name; on_bad=fix|drop leaves this one out"
     ),
     "image-unknown": Code(
-        "error", "annotation", "add the image to the JSON; on_bad=fix|drop drops this"
+        "error",
+        "annotation",
+        "add the image to the JSON; on_bad=fix|drop drops this",
+        hides="labels",
     ),
     "annotation-missing": Code(
-        "error", "image", "add the file or unlist the image; on_bad=fix|drop drops it"
+        "error",
+        "image",
+        "add the file or unlist the image; on_bad=fix|drop drops it",
+        hides="labels",
     ),
     "label-without-image": Code(
-        "error", "annotation", "restore the image or delete the file; on_bad=fix|drop ignores it"
+        "error",
+        "annotation",
+        "restore the image or delete the file; on_bad=fix|drop ignores it",
+        hides="labels",
     ),
     "mask-missing": Code(
-        "error", "image", "add the mask or delete the image; on_bad=fix|drop drops the image"
+        "error",
+        "image",
+        "add the mask or delete the image; on_bad=fix|drop drops the image",
+        hides="labels",
     ),
     "mask-unreadable": Code(
-        "error", "image", "save the mask again as PNG; on_bad=fix|drop drops the image"
+        "error",
+        "image",
+        "save the mask again as PNG; on_bad=fix|drop drops the image",
+        hides="labels",
     ),
-    "mask-levels": Code("error", "nothing", "save masks as PNG: JPEG changes values", False),
+    "mask-levels": Code(
+        "error", "nothing", "save masks as PNG: JPEG changes values", False, hides="labels"
+    ),
     "object-unreadable": Code(
-        "error", "annotation", "save the mask again as PNG; on_bad=fix|drop drops the object"
+        "error",
+        "annotation",
+        "save the mask again as PNG; on_bad=fix|drop drops the object",
+        hides="labels",
     ),
     "mask-without-image": Code(
-        "error", "annotation", "restore the image or delete the mask; on_bad=fix|drop ignores it"
+        "error",
+        "annotation",
+        "restore the image or delete the mask; on_bad=fix|drop ignores it",
+        hides="labels",
     ),
     "image-without-label": Code("note", "nothing", "read as images without objects"),
     "labels-missing": Code(
-        "error", "nothing", "put the label files there; on_bad=fix|drop: images without objects"
+        "error",
+        "nothing",
+        "put the label files there; on_bad=fix|drop: images without objects",
+        hides="labels",
     ),
     "filename-differs": Code("note", "nothing", "the image of the XML file's own name is read"),
     # Paths and splits.
     "path-outside-root": Code(
-        "error", "image", "use paths below data.root (links are followed); on_bad=fix|drop skips it"
+        "error",
+        "image",
+        "use paths below data.root (links are followed); on_bad=fix|drop skips it",
+        hides="images",
     ),
-    "place-missing": Code("error", "nothing", "correct the path or remove the entry", False),
+    "place-missing": Code(
+        "error", "nothing", "correct the path or remove the entry", False, hides="images"
+    ),
     "test-missing": Code("note", "nothing", "there is no test split"),
     "path-fixed": Code("note", "nothing", "write the path relative to the data set's folder"),
     "path-separator": Code("note", "nothing", "none needed; `/` is read on every system"),
-    "empty-split": Code("error", "nothing", "add images, or remove the split", False),
+    "empty-split": Code(
+        "error", "nothing", "add images, or remove the split", False, hides="labels"
+    ),
 }
 """Every code a reader reports; the gate has its own beside them."""
 

@@ -19,11 +19,13 @@ class MergedClasses:
         classes: names and ids, in the order of the first split, then of the others.
         index: split -> its own category id -> class index.
         problems: split -> what is wrong with its table.
+        known: names in the table of train; None: train has none.
     """
 
     classes: Classes
     index: dict[str, dict[int, int]] = field(default_factory=dict)
     problems: dict[str, list[Problem]] = field(default_factory=dict)
+    known: frozenset[str] | None = None
 
 
 def merge_classes(tables: dict[str, list[tuple[int, str]]], files: dict[str, str]) -> MergedClasses:
@@ -39,11 +41,13 @@ def merge_classes(tables: dict[str, list[tuple[int, str]]], files: dict[str, str
     first: dict[str, int] = {}
     for split, table in tables.items():
         own, found = _own_table(table, files[split], split)
-        differences = _differences(first, own) if first else []
-        if not first:
-            first = own
-        if differences:
-            message = f"classes differ from those of {next(iter(tables))}: {'; '.join(differences)}"
+        if split == "train":
+            merged.known = frozenset(own)
+        first = first or own
+        moved = [name for name in own if first.get(name, own[name]) != own[name]]
+        if moved:
+            name = moved[0]
+            message = f"{name!r} has id {own[name]}, in {next(iter(tables))} it has {first[name]}"
             found.append(problem("classes-differ", files[split], message, split=split))
         for name, ident in own.items():
             if name not in names:
@@ -79,18 +83,6 @@ def _own_table(
         where = f"category id {ident}"
         found.append(problem("class-duplicate", file, message, where=where, split=split))
     return own, found
-
-
-def _differences(first: dict[str, int], other: dict[str, int]) -> list[str]:
-    out = []
-    if lacks := [n for n in first if n not in other]:
-        out.append(f"lacks {shorten(', '.join(map(repr, lacks)))}")
-    if more := [n for n in other if n not in first]:
-        out.append(f"adds {shorten(', '.join(map(repr, more)))}")
-    moved = [n for n in other if n in first and other[n] != first[n]]
-    if moved:
-        out.append(f"{moved[0]!r} has id {other[moved[0]]} instead of {first[moved[0]]}")
-    return out
 
 
 def given_names(names: Sequence[str] | Mapping[Any, str] | None) -> Classes | None:

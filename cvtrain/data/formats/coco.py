@@ -23,6 +23,7 @@ from cvtrain.data.formats.coco_layout import (
     scan_categories,
 )
 from cvtrain.data.formats.coco_objects import ObjectPacker, Quoted, integer, unquoted
+from cvtrain.data.formats.elsewhere import Images
 from cvtrain.data.formats.files import (
     MalformedError,
     below,
@@ -113,11 +114,13 @@ class COCOReader(Reader):
         rows = _Images(self, split, problems)
         rows.add_all(images)
         if not rows.files:
-            problems.append(problem("empty-split", file, "no images", split=split))
+            none = f"none of {len(images):,} images is found" if images else "no images"
+            problems.append(problem("empty-split", file, none, split=split))
         objects = ObjectPacker(file, split, classes.index[split], rows.row_of, rows.sizes, problems)
         objects.add_all(annotations)
         table = self._table(classes, rows, objects)
-        return Split(split, table, problems, lost=np.array(objects.lost, np.int64))
+        lost = np.array(objects.lost, np.int64)
+        return Split(split, table, problems, lost=lost, known=classes.known)
 
     def _table(self, classes: MergedClasses, rows: _Images, objects: ObjectPacker) -> Table:
         return Table(
@@ -197,6 +200,7 @@ class _Images:
         self._split = split
         self._problems = problems
         self._there = set(images_of(reader.files()))
+        self._elsewhere = Images(reader.root, self._there)
         self._file = reader.json_file(split)
         self._quoted = Quoted(self._file, split)
 
@@ -228,7 +232,8 @@ class _Images:
         name = record["file_name"]
         path = self._resolve(folder, name)
         if path is None:
-            self._say("path-outside-root", f"file_name {name!r} leaves data.root", where)
+            message = self._elsewhere.outside(name, list(dict.fromkeys((folder, ""))))
+            self._say("path-outside-root", f"file_name {message}", where)
             self._gone(ident)
             return
         if path in self._row_of_file:

@@ -14,6 +14,7 @@ import numpy as np
 from cvtrain.data.formats.base import SPLITS, Reader, problem
 from cvtrain.data.formats.classes import given_names
 from cvtrain.data.formats.csv_file import CSVFile, named, read_csv
+from cvtrain.data.formats.elsewhere import Images
 from cvtrain.data.formats.files import (
     MalformedError,
     below,
@@ -26,6 +27,7 @@ from cvtrain.data.formats.files import (
     unlisted_of,
     walk,
 )
+from cvtrain.data.formats.joined import joined_labels
 from cvtrain.data.formats.packing import Packer
 from cvtrain.data.table import Classes, Problem, Split, Strings
 from cvtrain.errors import DataError
@@ -42,9 +44,6 @@ LABELS_COLUMNS = (
 
 _BOXES = frozenset({"xmin", "ymin", "xmax", "ymax", "x1", "y1", "bbox", "box", "encodedpixels"})
 """Columns of files that ``data=auto`` leaves alone: they annotate objects."""
-
-JOINTS = (" ", "/", "+", "&", ":", "-", "_")
-"""What may part labels and stand within one too: doubted where all parts are labels themselves."""
 
 _YES, _NO = ("1", "1.0", "true"), ("0", "0.0", "false", "")
 
@@ -140,6 +139,7 @@ class CSVReader(Reader):
         places = self._places(file)
         self._files = walk(self.root)
         self._images = set(images_of(self._files))
+        self._elsewhere = Images(self.root, self._images)
         self._stems: dict[str, list[str]] = {}
         for image in sorted(self._images):
             self._stems.setdefault(stem(image), []).append(image)
@@ -241,6 +241,13 @@ class CSVReader(Reader):
         records = (r for split in self._records.values() for r in split)
         return Classes.from_names(sorted({name for r in records for name in r.labels}))
 
+    def _known(self) -> frozenset[str] | None:
+        """The classes that train names in columns of their own; None: all of the table."""
+        if self._given is not None or "train" not in self._records:
+            return None
+        places = {record.file for record in self._records["train"]}
+        return frozenset(name for place in places for name in self._columns_of.get(place, ()))
+
     # What a reader says of itself --------------------------------------------------------------
 
     @property
@@ -281,11 +288,21 @@ class CSVReader(Reader):
 
     # One split ---------------------------------------------------------------------------------
 
+    def _folders(self, record: _Record) -> list[str]:
+        """The folders that a record's image may lie in."""
+        if self._folder is not None:
+            return [self._folder]
+        own = posixpath.dirname(record.file)
+        return [own, "", "images", record.split, f"images/{record.split}"]
+
+    def _outside(self, record: _Record) -> str:
+        """What to say of an image outside the root."""
+        there = [f for f in dict.fromkeys(self._folders(record)) if (self.root / f).is_dir()]
+        return self._elsewhere.outside(record.image, there)
+
     def _path(self, record: _Record) -> str | None:
         """The image a record names, below the root; None where the name leaves it."""
-        folders = [posixpath.dirname(record.file), "", "images"]
-        folders += [record.split, f"images/{record.split}"]
-        folders = folders if self._folder is None else [self._folder]
+        folders = self._folders(record)
         spellings = dict.fromkeys((record.image, record.image.replace("\\", "/")))
         tried = [below(self.root, f, name) for name in spellings for f in folders]
         inside = [path for path in tried if path]
@@ -328,7 +345,7 @@ class _Packing:
         where = f"line {record.line}"
         path = self._reader._path(record)
         if record.fault or path is None:
-            message = record.fault or f"{shorten(record.image)!r} leaves data.root"
+            message = record.fault or self._reader._outside(record)
             code = "record-malformed" if record.fault else "path-outside-root"
             self.say(code, record.file, message, where=where, rejects="image")
             return
@@ -361,7 +378,9 @@ class _Packing:
         """The table and what was found."""
         if not self._tags:
             files = {r.file for rs in self._reader._records.values() for r in rs}
-            self.say("empty-split", ", ".join(sorted(files)) or ".", "no images")
+            lines = len(self._reader._records[self._split])
+            none = f"none of {lines:,} images is found" if lines else "no images"
+            self.say("empty-split", ", ".join(sorted(files)) or ".", none)
         starts = np.zeros(len(self._tags) + 1, np.int64)
         np.cumsum([len(tags) for tags in self._tags], out=starts[1:])
         table = self._packer.table(
@@ -373,31 +392,40 @@ class _Packing:
             annotation_files=Strings(self._files),
         )
         self._doubt_separator()
-        return Split(self._split, table, self._problems)
+        return Split(self._split, table, self._problems, known=self._reader._known())
 
     def _doubt_separator(self) -> None:
-        """A note where labels look like several, parted by something else."""
-        if self._reader._given is not None or self._split != self._reader.splits()[0]:
+        """An error or a note where labels look like several, parted by something else."""
+        reader = self._reader
+        given = reader._separator
+        if reader._given is not None or self._split != reader.splits()[0] or given is None:
             return
-        given = self._reader._separator
-        if given is None or any(len(tags) > 1 for tags in self._tags) or not self._files:
+        every = [record for records in reader._records.values() for record in records]
+        if any(reader._columns_of.values()) or any(len(r.labels) > 1 for r in every) or not every:
+            return
+        names = reader._classes.names
+        found = joined_labels(names, given)
+        key = "data.reader.label_separator"
+        if found is not None:
+            count = len(found.names)
+            more = f" (and {count - 1:,} like it)" if count > 1 else ""
+            message = (
+                f"label {shorten(found.names[0])!r}{more} is a class of its own, and joins others "
+                f"by {found.separator!r}: {named(found.parts, 6)}; no cell holds a {given!r}; say "
+                f"{key}='{found.separator}' if it parts labels, {key}=null if not"
+            )
+            self.say(
+                "labels-joined" if found.sure else "separator-doubtful", every[0].file, message
+            )
             return
         for other in (",", ";", "|"):
-            holding = [n for n in self._reader._classes.names if other in n]
+            holding = [n for n in names if other in n]
             if other != given and holding:
-                message = f"label {shorten(holding[0])!r} holds {other!r}, and no cell a {given!r}"
-                self.say("separator-doubtful", self._files[0], message)
-                return
-        names = set(self._reader._classes.names)
-        for other in JOINTS:
-            joins = [n for n in sorted(names) if other != given and _is_join(n, other, names)]
-            if joins:
-                more = f" (and {len(joins) - 1:,} like it)" if len(joins) > 1 else ""
                 message = (
-                    f"label {shorten(joins[0])!r}{more} is a class of its own, and joins others by "
-                    f"{other!r}; no cell holds a {given!r}"
+                    f"label {shorten(holding[0])!r} holds {other!r}, and no cell a {given!r}; say "
+                    f"{key}='{other}' if it parts labels"
                 )
-                self.say("separator-doubtful", self._files[0], message)
+                self.say("separator-doubtful", every[0].file, message)
                 return
 
 
@@ -423,12 +451,6 @@ def _records(
         else:
             record.labels = _labels(cells[columns.labels], separator)
         yield record, own
-
-
-def _is_join(name: str, separator: str, names: set[str]) -> bool:
-    """Whether a class's name is two or more other classes' names, parted by ``separator``."""
-    parts = [part.strip() for part in name.split(separator)]
-    return len(parts) > 1 and all(part in names for part in parts)
 
 
 def _labels(cell: str, separator: str | None) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 import reprlib
 import zipfile
 import zlib
@@ -39,6 +40,8 @@ BROKEN_NPZ = (
 )
 """What numpy and zipfile raise of an .npz with wrong bytes in it, depending on where they are."""
 
+
+_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 _BRIEF = reprlib.Repr()
 _BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother = 3, 100, 100
@@ -106,8 +109,8 @@ def below(root: Path, folder: str, name: str) -> str | None:
     Returns:
         The normalised path, ``""`` for the root itself; None where it leaves the root.
     """
-    if posixpath.isabs(name):
-        name = posixpath.normpath(name)
+    if is_absolute(name):
+        name = posixpath.normpath(name.replace("\\", "/") if _WINDOWS.match(name) else name)
         for base in (root.as_posix(), root.resolve().as_posix()):
             if name == base:
                 return ""
@@ -118,6 +121,11 @@ def below(root: Path, folder: str, name: str) -> str | None:
     if path == ".." or path.startswith("../"):
         return None
     return "" if path == "." else path
+
+
+def is_absolute(name: str) -> bool:
+    """Whether a path is absolute, on this system or on Windows (from a drive or a server)."""
+    return posixpath.isabs(name) or _WINDOWS.match(name) is not None
 
 
 def is_there(path: Path) -> bool:

@@ -20,6 +20,7 @@ from cvtrain.data.formats.files import (
     unlisted_of,
     walk,
 )
+from cvtrain.data.formats.nested import describe, images_by_folder, nested
 from cvtrain.data.formats.packing import Packer
 from cvtrain.data.formats.siblings import not_classes
 from cvtrain.data.table import Classes, Problem, Split
@@ -145,6 +146,9 @@ class FolderReader(Reader):
         if not names or any(name.lower() in _NOT_CLASSES for name in names):
             return None
         if not places and len(names) < 2:
+            for found in reader._inside("train"):
+                if found.code == "folders-nested":
+                    raise DataError(f"{root}: {found.message}")
             return None
         where = ", ".join(f"{place}/" for place in places) or "no split folders"
         return f"class folders ({where}; {len(names)} classes)"
@@ -153,6 +157,9 @@ class FolderReader(Reader):
         if self._given is not None:
             return self._given
         names = {name for table in self._tables.values() for name in table}
+        if "train" in self._tables:  # an empty folder elsewhere names no class that train lacks
+            filled = {name for split in self._tables for name in self._filled(split)}
+            names = filled | set(self._tables["train"])
         return Classes.from_names(sorted(names))
 
     def _read(self, split: str) -> Split:
@@ -162,7 +169,7 @@ class FolderReader(Reader):
         prefix = f"{place}/" if place else ""
         packer = Packer()
         labels: list[int] = []
-        problems = self._differences(split)
+        problems = self._inside(split)
         for file in images_of(self._files):
             parts = file[len(prefix) :].split("/") if file.startswith(prefix) else []
             if len(parts) < 2:
@@ -178,18 +185,33 @@ class FolderReader(Reader):
         if not labels:
             problems.append(problem("empty-split", place, "no images", split=split))
         table = packer.table(self.root, classes, image_labels=np.array(labels, np.int64))
-        return Split(split, table, problems)
+        return Split(split, table, problems, known=self._known())
 
-    def _differences(self, split: str) -> list[Problem]:
-        """Class folders that the first split lacks or has beyond this one."""
-        first = next(iter(self._splits))
-        here, there = set(self._tables[split]), set(self._tables[first])
-        if self._given is not None or here == there:
+    def _inside(self, split: str) -> list[Problem]:
+        """What is to be said of folders inside of class folders, where images lie.
+
+        An error where one class folder alone holds others: these are the classes; or where class
+        folders hold those of splits. Classes that were given by name are as they were meant.
+        """
+        place = self._splits[split]
+        inner = {
+            name: held
+            for name, held in images_by_folder(self._files, place, self._filled(split)).items()
+            if any(held)
+        }
+        if not inner:
             return []
-        parts = [("lacks", there - here), ("adds", here - there)]
-        said = [f"{verb} {', '.join(map(repr, sorted(names)))}" for verb, names in parts if names]
-        message = f"class folders differ from those of {first}: {'; '.join(said)}"
-        return [problem("classes-differ", self._splits[split], message, split=split)]
+        found, advice = nested(self.root, place, inner, len(self._classes()))
+        code = "folders-nested" if found and self._given is None else "folders-inside"
+        file = posixpath.join(place, next(iter(inner)))
+        message = f"{describe(place, inner)}{f': {advice}' if code == 'folders-nested' else ''}"
+        return [problem(code, file, message, split=split)]
+
+    def _known(self) -> frozenset[str] | None:
+        """The classes that train has a folder of; None: all of the table."""
+        if self._given is not None or "train" not in self._tables:
+            return None
+        return frozenset(self._tables["train"])
 
     def _unlisted(self, used: set[str]) -> list[str]:
         return unlisted_of(self._files, used)

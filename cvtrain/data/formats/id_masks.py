@@ -136,7 +136,8 @@ class IdMasksReader(Reader):
             names = ["object"]
         ids = tuple(values) if names != ["object"] else (0,)
         table = packer.table(self.root, Classes(tuple(names), ids), object_files=Strings(files))
-        return Split(split, table, problems)
+        known = frozenset[str]() if self._names is None else None
+        return Split(split, table, problems, known=known)
 
     def _class_values(self) -> list[int]:
         """The value of each class, of the names or of all splits together."""

@@ -109,6 +109,7 @@ class MasksReader(Reader):
             )
         self._typed = names is not None
         self._table: _Pixels | None = None
+        self._by_masks = False  # the classes are the values that masks hold
 
     def _given(self, names: Any) -> Classes | None:
         """The names that were typed, else those of classes.txt."""
@@ -181,7 +182,7 @@ class MasksReader(Reader):
             mask_void=pixels.void,
             mask_colours=pixels.colours,
         )
-        return Split(split, table, problems)
+        return Split(split, table, problems, known=frozenset() if self._by_masks else None)
 
     def _classes(self) -> _Pixels:
         """The classes and the values they have: of palette or names, else of all masks."""
@@ -240,6 +241,7 @@ class MasksReader(Reader):
         if self._values is not None:
             names = Classes.from_names(str(v) for v in self._values)
             return _Pixels(names, self._values, self._void)
+        self._by_masks = True
         seen: set[int] = set()
         lossy = np.zeros(256, np.int64)
         for mask in self._pairs.all_masks():

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from cvtrain.data.formats.base import SPLITS
+from cvtrain.data.formats.elsewhere import NAME_ALONE
 from cvtrain.data.formats.files import (
     MalformedError,
     below,
     find_split_folder,
     images_of,
     inside,
+    is_absolute,
     is_image,
     read_lines,
     stem,
@@ -126,7 +128,8 @@ class Pairs:
         for number, line in lines:
             key, where = stem(line) if is_image(line) else line, f"line {number}"
             if None in (below(self._root, folder, key) for folder in (place.images, place.masks)):
-                say("path-outside-root", place.list, f"{line!r} leaves data.root", where=where)
+                message = f"{line!r} leaves data.root{NAME_ALONE if is_absolute(line) else ''}"
+                say("path-outside-root", place.list, message, where=where)
             elif key in keys:
                 message = f"{line!r} stands on {keys[key]} already"
                 say("duplicate-file", place.list, message, where=where)

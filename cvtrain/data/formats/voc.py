@@ -16,6 +16,7 @@ import numpy as np
 
 from cvtrain.data.formats.base import SPLITS, Reader, problem
 from cvtrain.data.formats.classes import given_names
+from cvtrain.data.formats.elsewhere import NAME_ALONE
 from cvtrain.data.formats.files import (
     MalformedError,
     below,
@@ -23,6 +24,7 @@ from cvtrain.data.formats.files import (
     folders,
     images_of,
     inside,
+    is_absolute,
     is_image,
     is_there,
     read_lines,
@@ -151,7 +153,8 @@ class VOCReader(Reader):
             )
         index = {name: i for i, name in enumerate(classes.names)}
         lost = np.array([index.get(name, -1) for name in parsed.lost], np.int64)
-        return Split(split, table, problems, lost=lost)
+        named = frozenset[str]() if self._names is None else None
+        return Split(split, table, problems, lost=lost, known=named)
 
     def _walk(self, folder: str) -> list[str]:
         if folder not in self._files:
@@ -214,7 +217,7 @@ class _SplitParser:
             ident = stem(line) if is_image(line) else line
             where = f"line {number}"
             if None in (below(self._root, folder, ident) for folder in self._folders()):
-                message = f"{line!r} leaves data.root"
+                message = f"{line!r} leaves data.root{NAME_ALONE if is_absolute(line) else ''}"
                 self._say("path-outside-root", listed, message, where=where)
             elif ident in idents:
                 message = f"{line!r} stands on {idents[ident]} already"
@@ -294,7 +297,8 @@ class _SplitParser:
     def _check_names(self, xml: str, parsed: VOCFile, image: str, row: int) -> None:
         """What ``<filename>`` and ``<path>`` say beside the file's own name."""
         filename = parsed.filename.replace("\\", "/")
-        if filename and below(self._root, self._place.images, filename) is None:
+        elsewhere = is_absolute(filename) and not filename.startswith("/")  # on Windows
+        if filename and not elsewhere and below(self._root, self._place.images, filename) is None:
             message = f"<filename> {shorten(parsed.filename)!r} leaves data.root"
             self._say("path-outside-root", xml, message, image=row)
         elif (named := self._named(parsed)) is not None and named != image:

@@ -17,6 +17,7 @@ import numpy as np
 
 from cvtrain.data.formats.base import Reader, problem
 from cvtrain.data.formats.classes import given_names
+from cvtrain.data.formats.elsewhere import Images
 from cvtrain.data.formats.files import (
     MalformedError,
     below,
@@ -99,6 +100,7 @@ class YOLOReader(Reader):
             self._fault = error
             self._config.places = usual_places(self.root)
         self._images = set(images_of(self._files))
+        self._elsewhere = Images(self.root, self._images)
         self._labels = self._label_files(texts)
 
     def _label_files(self, texts: list[str]) -> set[str]:
@@ -229,7 +231,7 @@ class _SplitReader:
             there = [path for path in tried if path in self._reader._images]
             inside = [path for path in tried if path is not None]
             if not inside:
-                message = f"{shorten(line)!r} leaves data.root"
+                message = self._reader._elsewhere.outside(line, list(dict.fromkeys((folder, ""))))
                 self._say("path-outside-root", file, message, where=where)
             elif not there and not is_image(inside[0]):
                 message = f"{shorten(line)!r} is not the path of an image"

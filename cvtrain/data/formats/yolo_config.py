@@ -11,10 +11,12 @@ import yaml
 
 from cvtrain.data.formats.base import SPLITS, problem
 from cvtrain.data.formats.classes import check_names, in_order
+from cvtrain.data.formats.elsewhere import end_of_place
 from cvtrain.data.formats.files import (
     MalformedError,
     below,
     find_split_folder,
+    is_absolute,
     is_there,
     read_lines,
     read_text,
@@ -224,8 +226,9 @@ def _resolve(root: Path, base: Any, entry: str) -> tuple[str | None, str, str]:
             if path is not None and is_there(root / path):
                 return path, "path-separator", f"is written as on Windows; {path} is read"
     if tried[0] is not None or tried[-1] is not None:
-        return None, "place-missing", "does not exist below data.root"
-    if not posixpath.isabs(entry) and not is_there(root / entry):
+        hint = end_of_place(root, entry)
+        return None, "place-missing", f"does not exist below data.root{hint}"
+    if not is_absolute(entry) and not is_there(root / entry):
         # Exports say `../train/images` for a folder beside data.yaml.
         inner = posixpath.normpath(entry)
         while inner.startswith("../"):
@@ -233,4 +236,4 @@ def _resolve(root: Path, base: Any, entry: str) -> tuple[str | None, str, str]:
         if is_there(root / inner):
             return inner, "path-fixed", f"leaves data.root; {inner} in it is read"
         return None, "place-missing", f"does not exist, nor does {inner} below data.root"
-    return None, "path-outside-root", "leaves data.root"
+    return None, "path-outside-root", f"leaves data.root{end_of_place(root, entry)}"

@@ -492,10 +492,8 @@ def test_class_tables_that_differ_become_one(make, img, ann):
     reader = COCOReader(make.root)
     train, val = reader.read("train"), reader.read("val")
     assert train.problems == []
-    (problem,) = val.problems
-    assert problem.code == "classes-differ"
-    assert "lacks 'dog'" in problem.message
-    assert "adds 'cow'" in problem.message
+    assert val.problems == []  # whether 'cow' occurs is the gate's to say
+    assert val.known == {"cat", "dog"}
     assert train.table.classes == val.table.classes
     assert val.table.classes.names == ("cat", "dog", "cow")
     assert len(set(val.table.classes.ids)) == 3
@@ -520,7 +518,7 @@ def test_a_name_with_another_id_differs(make, img, ann):
     split = COCOReader(make.root).read("val")
     (problem,) = split.problems
     assert problem.code == "classes-differ"
-    assert "'cat' has id 6 instead of 5" in problem.message
+    assert "'cat' has id 6, in train it has 5" in problem.message
     assert split.table.labels.tolist() == [0]
 
 

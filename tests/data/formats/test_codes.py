@@ -44,7 +44,7 @@ def broken(make, img, ann):
         ]
         cats = [{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}]
         make.coco("train.json", images, annotations, cats)
-        make.coco("val.json", [], [], [{"id": 1, "name": "cow"}])
+        make.coco("val.json", [], [], [{"id": 3, "name": "cat"}])
         make.text("test.json", "{")
         return COCOReader(make.root)
 
@@ -116,8 +116,18 @@ def broken(make, img, ann):
         make.text("labels.csv", "image,label\na.jpg,a|b")
         return CSVReader(make.root)
 
+    def joined():
+        make.image("a.jpg")
+        rows = [f"a.jpg,{label}" for label in ("a", "b", "c", "a b", "b c", "a c")]
+        make.text("labels.csv", "\n".join(["image,label", *rows]))
+        return CSVReader(make.root, label_separator=";")
+
     def folder():
-        make.image("train/a/1.jpg", "val/b/1.jpg")
+        make.image("train/a/1.jpg", "val/b/s/1.jpg")
+        return FolderReader(make.root)
+
+    def nested():
+        make.image("a/b/1.jpg", "a/c/1.jpg")
         return FolderReader(make.root)
 
     makers = (
@@ -132,7 +142,9 @@ def broken(make, img, ann):
         id_masks,
         csv,
         separated,
+        joined,
         folder,
+        nested,
     )
     return {make.__name__: make for make in makers}
 

@@ -165,7 +165,12 @@ def test_bad_lines_each_with_its_place(make, said):
         ("record-malformed", "line 7", "1 cell, the header has 2: b.jpg"),
         ("image-missing", "line 3", "there is no image 'gone.jpg'"),
         ("path-outside-root", "line 4", "'../out.jpg' leaves data.root"),
-        ("path-outside-root", "line 5", "'/etc/passwd' leaves data.root"),
+        (
+            "path-outside-root",
+            "line 5",
+            "'/etc/passwd' is an absolute path that does not lead into data.root; no image is "
+            "called 'passwd': write paths relative to data.root",
+        ),
         ("record-malformed", "line 8", "no image is named"),
         ("label-repeated", "line 9", "label 'x' twice"),
         ("duplicate-file", "line 10", "'a.jpg' is named in line 2 already"),
@@ -186,7 +191,10 @@ def test_absolute_paths_inside_and_windows_ones(make, codes):
 def test_labels_that_look_like_several(make, said):
     make.image("a.jpg", "b.jpg")
     make.text("l.csv", 'image,label\na.jpg,"cat,dog"\nb.jpg,dog\n')
-    message = "label 'cat,dog' holds ',', and no cell a ';'"
+    message = (
+        "label 'cat,dog' holds ',', and no cell a ';'; say data.reader.label_separator=',' if it "
+        "parts labels"
+    )
     assert said(CSVReader(make.root)) == [("separator-doubtful", "", message)]
     assert said(CSVReader(make.root, label_separator=",")) == []
     assert said(CSVReader(make.root, label_separator=None)) == []
@@ -203,15 +211,50 @@ def test_classes_that_join_others(make, said, joint):
         "d.jpg,traffic light",
     ]
     make.text("l.csv", "\n".join(rows))
+    key = "data.reader.label_separator"
     message = (
-        f"label 'red{joint}blue' is a class of its own, and joins others by {joint!r}; no cell "
-        "holds a ';'"
+        f"label 'red{joint}blue' is a class of its own, and joins others by {joint!r}: blue, red; "
+        f"no cell holds a ';'; say {key}='{joint}' if it parts labels, {key}=null if not"
     )
     assert said(CSVReader(make.root)) == [("separator-doubtful", "", message)]
     assert said(CSVReader(make.root, label_separator=joint)) == []
     assert said(CSVReader(make.root, label_separator=None)) == []
     make.text("l.csv", "\n".join([*rows, "a.jpg,red;blue"]))
     assert "separator-doubtful" not in [code for code, *_ in said(CSVReader(make.root))]
+
+
+@pytest.mark.parametrize("separator", [" ", ",", "|", "/", "_"])
+@pytest.mark.parametrize(
+    ("labels", "code"),
+    [
+        (["cat", "dog", "owl", "cat dog", "dog owl", "cat owl"], "labels-joined"),
+        (["cat", "dog", "owl", "cat dog", "dog owl cat", "owl dog", "polar fox"], "labels-joined"),
+        (["cat dog", "dog owl", "cat owl"], "separator-doubtful"),
+        (["polar bear", "grizzly bear", "bear"], ""),
+        (["polar bear", "polar fox", "grizzly bear", "sloth bear"], ""),
+        (["red car", "blue car", "red truck", "blue truck"], ""),
+        (["traffic light", "stop sign", "light rail", "rail traffic"], ""),
+        (["black throated blue warbler", "black throated gray warbler", "blue jay"], ""),
+    ],
+)
+def test_labels_joined(make, said, separator, labels, code):
+    rows = [f'{i}.jpg,"{name.replace(" ", separator)}"' for i, name in enumerate(labels)]
+    make.image(*(f"{i}.jpg" for i in range(len(labels))))
+    make.text("train.csv", "\n".join(["image,label", *rows[:-1]]))
+    make.text("val.csv", "\n".join(["image,label", *rows[-1:]]))
+    found = [(kind, message) for kind, _, message in said(CSVReader(make.root))]
+    held = separator in (",", "|") and not code
+    assert [kind for kind, _ in found] == [code or "separator-doubtful"] * bool(code or held)
+    if code:
+        assert f"say data.reader.label_separator='{separator}'" in found[0][1]
+    for typed in (separator, None):
+        assert said(CSVReader(make.root, label_separator=typed)) == []
+
+
+def test_columns_of_classes_are_not_joined(make, said):
+    make.image("a.jpg", "b.jpg")
+    make.text("l.csv", "image,a,b,a b,b a\na.jpg,1,0,0,0\nb.jpg,0,1,0,0\n")
+    assert said(CSVReader(make.root)) == []
 
 
 @pytest.mark.parametrize(

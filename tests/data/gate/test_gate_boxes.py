@@ -170,7 +170,7 @@ def test_class_tables_that_differ(dataset, box, on_bad: str) -> None:
     report = dataset.gate("detection", on_bad=on_bad)
     (problem,) = report.errors
     assert (problem.code, problem.split) == ("classes-differ", "val")
-    assert problem.message == "val has the classes 2: dog, emu, train has 2: cat, dog"
+    assert problem.message == "val has 'emu', a class that train does not have"
     assert bool(report.stopping) == (on_bad == "error")
     for name, labels in (("train", [0, 1]), ("val", [1, 2])):
         table = report.tables[name]

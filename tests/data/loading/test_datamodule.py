@@ -16,6 +16,8 @@ from PIL import Image
 
 from cvtrain.data.collate import LoaderBatch, Sample, collate
 from cvtrain.data.datamodule import DataModule, build_datamodule, default_workers
+from cvtrain.data.formats.packing import Packer
+from cvtrain.data.table import Classes, Strings
 from cvtrain.errors import DataError, UsageError
 from cvtrain.types import Batch, ImageInfo, Target
 
@@ -303,3 +305,30 @@ def test_how_to_draw_is_not_typed_beside_a_val_split(folders, tmp_path, word):
     folders(0, typed=["data.root=x"])
     with pytest.raises(UsageError, match=f"{re.escape(word)} would not be read: .* a val split"):
         folders(0, typed=[word, "data.root=x"])
+
+
+def test_data_without_some_of_a_models_classes_is_numbered_as_the_model(tmp_path) -> None:
+    own = Classes.from_names(["cat", "emu"])
+    table = Packer()
+    for name, label in (("a.png", 1), ("b.png", 0), ("c.png", -1)):
+        table.image(name)
+        table.add((1, 1, 5, 5), label, 1)
+    labels = np.array([1, 0, 1])
+    data = module({"val": table.table(tmp_path, own, image_labels=labels)})
+    for other in (["cat", "dog"], ["cow", "emu"]):
+        data.take_classes(Classes.from_names(other))
+        assert data.classes == own, "what the model does not know stays for the caller to refuse"
+    wanted = Classes.from_names(["dog", "emu", "cat"])
+    data.take_classes(wanted)
+    table = data.table("val")
+    assert table.classes == wanted
+    assert table.labels.tolist() == [1, 2, -1]
+    assert table.image_labels.tolist() == [1, 2, 1]
+    mine = replace(table, classes=Classes(("emu",), (7,)))
+    data = module({"val": mine})
+    data.take_classes(wanted)
+    assert data.classes == mine.classes, "ids of the data's own are not those of the model"
+    masks = replace(table, classes=own, masks=Strings(["m"] * 3))
+    data = module({"val": masks})
+    data.take_classes(wanted)
+    assert data.classes == own, "masks are not written again"
