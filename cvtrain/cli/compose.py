@@ -18,6 +18,8 @@ from cvtrain.cli.typed import RECIPES, Typed, by_key, make, parse
 from cvtrain.errors import UsageError
 from cvtrain.instantiate import judge
 from cvtrain.models.backbones.weights_path import find_weights
+from cvtrain.optim.names import refused_optimizer
+from cvtrain.optim.schedules import Schedule
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -412,6 +414,8 @@ def finish(composed: Composed) -> dict[str, Any]:
         judge(flat, trust=flat.get("trust") or ())
     settled(flat.get("augment"))
     check_backbone(flat)
+    if flat["command"] == "train":
+        values.check_words(flat)
     check_subset(flat)
     if flat.get("command") == "train" and pick(flat, "data.sampler") == "balanced":
         from cvtrain.data.tags import check_sampler
@@ -419,6 +423,7 @@ def finish(composed: Composed) -> dict[str, Any]:
         check_sampler("balanced", str(pick(flat, "task.name")))
     check_paths(flat, composed.typed)
     if flat["command"] == "train":
+        check_training(flat)
         check_tree(flat)
         check_weights(flat)
         values.check_batch(flat)
@@ -449,6 +454,18 @@ def check_backbone(flat: dict[str, Any]) -> None:
     said = refused_option(pick(flat, "backbone.options") or {})
     if said:
         raise UsageError(said)
+
+
+def check_training(flat: dict[str, Any]) -> None:
+    """Refuse an optimizer that is none of its library's or cannot train here, and a schedule that
+    does not exist or takes other values.
+    """
+    optimizer = flat.get("optimizer") or {}
+    if optimizer.get("name") and not optimizer.get("_target_"):
+        said = refused_optimizer(str(optimizer["name"]), str(optimizer.get("library") or "torch"))
+        if said:
+            raise UsageError(said)
+    Schedule(flat.get("scheduler"), total_steps=1, epochs=1)
 
 
 def check_subset(flat: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from cvtrain.augment.config import FAMILIES, MIXING, is_close_epoch
 from cvtrain.errors import UsageError
+from cvtrain.shipped import targets
 
 HEADS = ("linear", "mlp", "svm", "logistic_regression", "knn")
 """What ``transfer=feature_extraction`` can put on a classifier's features."""
@@ -157,6 +158,28 @@ def _is_sum(value: Any) -> bool:
 SIZES = ("nano", "tiny", "s", "m", "l")
 """Of YOLOX and CSPDarknet."""
 
+WORDS: dict[str, tuple[str | int, ...]] = {
+    "aggregate": ("max", "mean"),
+    "arch": (
+        *("fpn", "unet", "unetplusplus", "linknet", "manet", "pspnet", "pan"),
+        *("deeplabv3", "deeplabv3plus", "upernet", "segformer"),
+    ),
+    "attention": ("scse",),
+    "distances": ("exp", "relu"),
+    "inference": ("windows", "whole"),
+    "kind": ("iou", "giou", "diou", "ciou"),
+    "neck": ("c4", "fpn"),
+    "nms": ("hard", "agnostic", "linear", "gaussian", "weighted"),
+    "norm": ("lrn", "batch", "none"),
+    "roi": ("align", "pool"),
+    "size": SIZES,
+    "stride": (8, 16, 32),
+    "svm_features": ("pooled", "map"),
+    "top": ("fc", "backbone"),
+    "version": ("fast", "accurate"),
+}
+"""Arguments of cvtrain's own models, backbones and losses that take one of a few words."""
+
 RULES: dict[str, Rule] = {
     "seed": _int(0),
     "resume_data": _or_null(_choice("changed")),
@@ -254,10 +277,8 @@ RULES: dict[str, Rule] = {
         lambda v: _is_list(v, _or_null(_int(1)).accepts),
     ),
     "study.weights": _or_null(Rule("a path", lambda v: isinstance(v, str))),
-    "model.size": _choice(*SIZES),
     "model.eval_layers": _or_null(_int(1)),
     "model.merge": _choice("greedy", "nms"),
-    "backbone.size": _choice(*SIZES),
     "transfer.head": _or_null(_choice(*HEADS)),
     "transfer.views": _or_null(_int(1)),
     "transfer.hidden": _or_null(_int(1)),
@@ -370,6 +391,23 @@ def _nearest(key: str, value: Any, rule: Rule) -> str:
         return ""
     close = difflib.get_close_matches(str(value).lower(), rule.choices, n=1, cutoff=0.4)
     return f"; did you mean {key}={close[0]}?" if close else ""
+
+
+def check_words(flat: Mapping[str, Any]) -> None:
+    """Raise UsageError where an argument of a class of cvtrain's is none of its WORDS."""
+    nodes = [n for group in ("model", "backbone", "loss") for n in targets(flat.get(group), group)]
+    for path, target in sorted(nodes, key=lambda node: node[0].count(".")):  # typed keys first
+        node: Any = flat
+        for part in path.split("."):
+            node = node.get(part) if isinstance(node, Mapping) else None
+        if not isinstance(node, Mapping) or not str(target).startswith("cvtrain."):
+            continue
+        for name, words in WORDS.items():
+            value = node.get(name)
+            if isinstance(value, (str, int)) and value not in words:
+                rule = _choice(*map(str, words))
+                near = _nearest(f"{path}.{name}", value, rule)
+                raise UsageError(f"{path}.{name}={spell(value)}: it takes {rule.wants}{near}")
 
 
 def check_batch(flat: Mapping[str, Any]) -> None:

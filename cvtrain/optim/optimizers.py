@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -13,6 +12,10 @@ from torch import nn
 
 from cvtrain.errors import UsageError
 from cvtrain.optim.groups import parameter_groups
+from cvtrain.optim.names import refused_optimizer
+
+TIMM_MOMENTUM = 0.9
+"""Of timm's optimizers that have one, where ``optimizer.momentum`` is not given: timm's own."""
 
 Factory = Callable[..., torch.optim.Optimizer]
 
@@ -70,15 +73,15 @@ def find_optimizer(name: str, library: str = "torch") -> Factory:
     """The class of that name, upper and lower case aside.
 
     Raises:
-        UsageError: no such library or class, with the nearest names.
+        UsageError: no such library or class, with the nearest names, or one that cannot train here.
     """
-    if library not in ("torch", "timm"):
-        raise UsageError(f"optimizer.library={library}: expected torch or timm")
+    if said := refused_optimizer(name, library):
+        raise UsageError(said)
     known = _torch_optimizers() if library == "torch" else _timm_optimizers()
-    if name.lower() not in known:
-        near = difflib.get_close_matches(name.lower(), known, 3) or sorted(known)
+    if name.lower() not in known:  # a library whose source says less than it holds
         raise UsageError(
-            f"optimizer.name={name}: {library}.optim has no such optimizer; try {', '.join(near)}"
+            f"optimizer.name={name}: {library}.optim has no such optimizer; it has "
+            f"{', '.join(sorted(known))}"
         )
     try:
         return known[name.lower()]()
@@ -97,12 +100,19 @@ def _torch_optimizers() -> dict[str, Callable[[], Factory]]:
 
 
 def _timm_optimizers() -> dict[str, Callable[[], Factory]]:
-    from timm.optim import get_optimizer_class, list_optimizers
+    from timm.optim import list_optimizers
 
-    return {
-        str(name): partial(get_optimizer_class, str(name), bind_defaults=True)
-        for name in list_optimizers()
-    }
+    return {str(name): partial(_timm_optimizer, str(name)) for name in list_optimizers()}
+
+
+def _timm_optimizer(name: str) -> Factory:
+    """With timm's own defaults, those of its ``create_optimizer_v2`` among them."""
+    from timm.optim import get_optimizer_class, get_optimizer_info
+
+    found: Factory = get_optimizer_class(name, bind_defaults=True)
+    return (
+        partial(found, momentum=TIMM_MOMENTUM) if get_optimizer_info(name).has_momentum else found
+    )
 
 
 def _number(key: str, value: Any) -> Any:
