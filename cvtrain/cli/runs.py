@@ -35,7 +35,7 @@ from cvtrain.outside import (
     refuse_outside,
     with_seals,
 )
-from cvtrain.storage import refuse_data_folder
+from cvtrain.storage import holds_run, refuse_data_folder
 
 MODEL_INPUT = ("image_size", "resize", "channels", "classes", "val_fraction", "split_seed")
 """Keys of ``data`` that training fixes, as ``cvtrain.engine.evaluate`` has them."""
@@ -65,8 +65,7 @@ def place_run(config: dict[str, Any]) -> None:
     if folder.is_file():
         raise UsageError(f"run_dir={folder} is a file; give a folder")
     refuse_data_folder("run_dir", folder, config["data"].get("root"))
-    used = (folder / "config.yaml").exists() or (folder / "checkpoints").exists()
-    if used and not rank:
+    if holds_run(folder) and not rank:
         raise UsageError(
             f"run_dir={folder} already holds a run; resume={folder} continues it, "
             "or choose another folder"

@@ -229,6 +229,7 @@ RULES: dict[str, Rule] = {
     "proposals.max_side": _or_null(_int(16)),
     "proposals.max_boxes": _int(1),
     "proposals.seed": _int(0),
+    "task.mode": _choice("max", "min"),
     "task.inference.mode": _or_null(_choice("fit", "tiles", "whole")),
     "task.inference.tile_size": _SIZE,
     "task.inference.overlap": _or_null(_between(0, 0.9)),

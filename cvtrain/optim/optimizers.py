@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -38,13 +39,8 @@ def build_optimizer(
     Raises:
         UsageError: an unknown name or argument, or a value the optimizer refuses.
     """
-    arguments = {k: v for k, v in config.items() if k not in ("name", "library", "_target_")}
-    name = str(config.get("name") or getattr(factory, "__name__", "optimizer"))
-    found = factory or find_optimizer(name, str(config.get("library") or "torch"))
-    for key, value in arguments.items():
-        arguments[key] = _number(key, value)
+    found, name, arguments = _read(config, factory)
     decay = arguments.pop("weight_decay", None)
-    _check_arguments(found, name, arguments)
     if rates and arguments.get("lr") is None:
         raise UsageError("transfer=fine_tune gives parts of optimizer.lr: give optimizer.lr")
     groups = parameter_groups(module, 0.0 if decay is None else decay, arguments.get("lr"), rates)
@@ -57,7 +53,29 @@ def build_optimizer(
     try:
         return found(groups, **arguments)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"optimizer {name}: {error}") from error
+        raise UsageError(f"optimizer.name={name} takes other values: {error}") from error
+
+
+def check_optimizer(config: Mapping[str, Any], factory: Factory | None = None) -> None:
+    """Judge what ``build_optimizer`` is to be called with, before there is a model.
+
+    Raises:
+        UsageError: an unknown name or argument.
+    """
+    _read(config, factory)
+
+
+def _read(
+    config: Mapping[str, Any], factory: Factory | None
+) -> tuple[Factory, str, dict[str, Any]]:
+    """What is called, its name, and its arguments."""
+    arguments = {k: v for k, v in config.items() if k not in ("name", "library", "_target_")}
+    name = str(config.get("name") or getattr(factory, "__name__", "optimizer"))
+    found = factory or find_optimizer(name, str(config.get("library") or "torch"))
+    for key, value in arguments.items():
+        arguments[key] = _number(key, value)
+    _check_arguments(found, name, {k: v for k, v in arguments.items() if k != "weight_decay"})
+    return found, name, arguments
 
 
 def _one_a_rate(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -139,5 +157,7 @@ def _accepts(factory: Factory, name: str) -> bool:
 def _check_arguments(factory: Factory, name: str, arguments: Mapping[str, Any]) -> None:
     for key in arguments:
         if not _accepts(factory, key):
-            takes = ", ".join(p for p in list(_parameters(factory))[1:])
-            raise UsageError(f"optimizer.{key}: {name} takes no such argument; it takes {takes}")
+            takes = list(_parameters(factory))[1:]
+            near = difflib.get_close_matches(key, takes, n=1)
+            hint = f"did you mean optimizer.{near[0]}?" if near else f"it takes {', '.join(takes)}"
+            raise UsageError(f"optimizer.{key}: {name} takes no such argument; {hint}")

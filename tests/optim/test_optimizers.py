@@ -119,7 +119,7 @@ def test_an_optimizer_without_weight_decay() -> None:
 
     config = {"name": "plain", "lr": 1.0}
     assert len(build_optimizer(net(), config, factory=Plain).param_groups) == 1
-    with pytest.raises(UsageError, match="weight_decay=0.1: plain takes none; set it to 0"):
+    with pytest.raises(UsageError, match=r"weight_decay=0\.1: plain takes none; set it to 0"):
         build_optimizer(net(), {**config, "weight_decay": 0.1}, factory=Plain)
 
 
