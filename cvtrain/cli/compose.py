@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 from cvtrain.augment.config import refuse_views, settled, shown_as
 from cvtrain.cli import augments, boxes, habits, reads, suggest, values
 from cvtrain.cli.args import Command
-from cvtrain.cli.conf import GROUPS, ConfDirs, is_hidden, is_timm, joined, pick, timm_has
+from cvtrain.cli.conf import (
+    GROUPS,
+    ConfDirs,
+    is_hidden,
+    is_timm,
+    joined,
+    load,
+    pick,
+    timm_has,
+    unreadable,
+)
 from cvtrain.cli.transfer import check_weights, settle
 from cvtrain.cli.typed import RECIPES, Typed, by_key, make, parse
 from cvtrain.errors import UsageError
@@ -53,12 +63,16 @@ def hydra_compose(overrides: Sequence[str]) -> DictConfig:
     Raises:
         UsageError: whatever Hydra objects to, in one line.
     """
+    import yaml
     from hydra import compose
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     try:
         return compose("config", [o for o in overrides if o])
+    except yaml.MarkedYAMLError as error:  # of a file that another one's defaults name
+        mark = error.problem_mark or error.context_mark
+        raise UsageError(unreadable(mark.name if mark else "a yaml", error)) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(one_line(error)) from error
 
@@ -201,6 +215,7 @@ def check_options(typed: Sequence[Typed], conf: ConfDirs) -> list[Typed]:
             if option is None:
                 continue
             if isinstance(option, str) and conf.path(t.key, option) and not is_hidden(option):
+                _check_file(conf, t.key, option)
                 continue
             if t.key == "backbone" and is_timm(str(option)):
                 _refuse_second_name(t, typed)
@@ -215,6 +230,15 @@ def check_options(typed: Sequence[Typed], conf: ConfDirs) -> list[Typed]:
                 augments.check_list(t, conf)
             result.append(t)
     return result
+
+
+def _check_file(conf: ConfDirs, group: str, option: str) -> None:
+    """Refuse a yaml of the user's that cannot be read, or is empty where keys are needed."""
+    path = conf.path(group, option)
+    if path is None or conf.is_own(group, option):
+        return
+    if not load(path) and group in ("task", "model", "backbone", "loss", "data", "optimizer"):
+        raise UsageError(f"{path} is empty; write the keys of this {group} there")
 
 
 def _refuse_second_name(t: Typed, typed: Sequence[Typed]) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import importlib.machinery
+import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cvtrain.augment.config import FAMILIES, MIXING, is_close_epoch
@@ -340,10 +343,25 @@ def wrong(key: str, value: Any, default: Any = None, *, typed: str | None = None
     rule = RULES.get(key)
     if rule is not None:
         if rule.accepts(value):
-            return None
+            return _not_installed(value) if key == "trust" else None
         return f"{key}={shown}: it takes {rule.wants}{_nearest(key, value, rule)}"
     wants = _type_wanted(key, value, default)
     return f"{key}={shown}: it takes {wants} (the default is {spell(default)})" if wants else None
+
+
+def _not_installed(trust: Sequence[str]) -> str | None:
+    """What is wrong with ``trust=`` where a package is neither installed nor lies here."""
+    for name in trust:
+        package = name.partition(".")[0]
+        try:
+            found = importlib.util.find_spec(package) or importlib.machinery.PathFinder.find_spec(
+                package, [str(Path.cwd())]
+            )
+        except ValueError:  # no name at all
+            found = None
+        if found is None:
+            return f"trust={name}: no module named {package!r}; install it or set PYTHONPATH"
+    return None
 
 
 def _entries(value: Any) -> list[Any]:

@@ -130,6 +130,9 @@ WRONG = [
     ("model=fcn loss.parts.dice.smooth=2", "is a key of loss=ce_dice, not of loss=cross_entropy"),
     ("seed=one", "an integer from 0"),
     ("trust=mypkg", "[mypkg]"),
+    ("trust=[mypkg.nets]", "no module named 'mypkg'; install it or set PYTHONPATH"),
+    ("show trust=[mypkg]", "trust=mypkg: no module named 'mypkg'"),
+    ("-m trust=[mypkg] seed=1,2", "trust=mypkg: no module named 'mypkg'"),
     ("optimizer.betas=0.9", "a list"),
     ("callbacks.ema=0.9", "group of keys"),
     ("seed=1 seed=2", "given twice"),
@@ -342,6 +345,7 @@ def test_trust_comes_from_the_command_line_alone(cli: Cli, here: Path) -> None:
     done = cli("--config-dir=conf experiment=sly")
     assert done.code == 2
     assert "trust=[os]" in done.line
+    (here / "mine.py").touch()
     assert cli("--config-dir=conf experiment=sly trust=[mine]").config["trust"] == ["mine"]
 
 
