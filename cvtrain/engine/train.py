@@ -453,9 +453,11 @@ class _Training:
         count = f"{done} epoch{'' if done == 1 else 's'}"
         why = self._why_stopped(done)
         assert self.resumed is not None
-        self.resumed.refuse_idle(self.run, f"{count}{f'; {why}' if why else ''}")
+        knob = self._what_would_train_longer()
+        typed = self.config.get("overrides") or ()
+        self.resumed.refuse_idle(self.run, f"{count}{f'; {why}' if why else ''}", knob, typed)
         said = f"this run is finished ({count}{f': {why}' if why else ''})"
-        if knob := self._what_would_train_longer():
+        if knob:
             said += f". To train longer: {command(self.run, knob)}"
         LOG.info(said)
         LOG.info(f"run folder: {self.run}")

@@ -102,6 +102,11 @@ def test_resume_takes_the_runs_own_configuration(cli: Cli, finished_run: Path) -
 @pytest.mark.parametrize(
     ("command", "said"),
     [
+        (
+            "seed=9 resume=runs/a",
+            "or start a new run from these weights with backbone.weights=runs/a",
+        ),
+        ("optimizer.name=sgd resume=runs/a", "start a new run from these weights with"),
         ("model=yolo resume=runs/a", "model=yolo beside resume=: the weights are those"),
         ("resume=runs/a scheduler=step", "single keys of it may change"),
         ("resume=runs/a run_dir=b", "a run continues in its own folder"),
