@@ -47,6 +47,15 @@ def is_run_folder(path: str | Path) -> bool:
     return (folder / RUN_MARKER).is_file() or all((folder / name).is_file() for name in _UNMARKED)
 
 
+def holds_run(path: str | Path) -> bool:
+    """Whether a command has finished anything in the folder ``path``: an epoch, a score,
+    predictions. What ended before that may be written over.
+    """
+    folder = Path(path)
+    made = (folder / "results.json", folder / "predictions.json", *folder.glob("stages/*.pt"))
+    return any(file.is_file() for file in (*made, *folder.glob("checkpoints/*.ckpt")))
+
+
 def lists_run_folder(names: Iterable[str]) -> bool:
     """``is_run_folder`` of a folder whose entries have these names."""
     there = set(names)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from cvtrain.streams import Output
 
 CHECK = "cvtrain check data=shapes data.num_train=4 data.num_val=2 data.num_test=1"
 
@@ -19,6 +23,42 @@ def shell(line: str, *words: str, **env: str) -> subprocess.CompletedProcess[str
     return subprocess.run(
         words, capture_output=True, text=True, timeout=120, env={**os.environ, **env}
     )
+
+
+class _Deaf(io.StringIO):
+    """Fails until its descriptor leads elsewhere, as a file of the system does."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def write(self, text: str) -> int:
+        number, self.number = self.number, 0
+        if number:
+            raise OSError(number, os.strerror(number))
+        return len(text)
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.EPIPE, "standard output: nobody reads it any more; nothing more is printed"),
+        (errno.EBADF, "standard output: it is closed; nothing more is printed"),
+        (errno.EIO, "standard output: the terminal is gone; nothing more is printed"),
+        (errno.ENOSPC, "standard output: the disk is full; nothing more is printed"),
+    ],
+)
+def test_why_nothing_is_heard_is_said_once(number: int, said: str, capsys) -> None:
+    descriptor = os.open(os.devnull, os.O_WRONLY)
+    try:
+        output = Output(_Deaf(number), descriptor, warns=(number,))
+        print("a", file=output)
+        assert capsys.readouterr().err == f"cvtrain: {said}\n"
+        quiet = Output(_Deaf(number), descriptor)
+        print("a", file=quiet)
+        assert (capsys.readouterr().err, quiet.lost) == ("", number)
+    finally:
+        os.close(descriptor)
 
 
 @pytest.mark.parametrize(

@@ -89,8 +89,8 @@ def parse(argv: Sequence[str]) -> Command:
             raise UsageError(_unknown_flag(word, rest[0] if takes else None))
         elif name == "hydra.searchpath":
             command.config_dirs += _search_path(value)
-        elif equals or word.startswith("~"):
-            command.overrides.append(word)
+        elif equals or (word.startswith("~") and not {*verbs} & {*TAKE_WORDS}):
+            command.overrides.append(word)  # ~key deletes; to compare it is somebody's home
         elif word in VERBS and not {*verbs} & {*TAKE_WORDS}:
             verbs.append(word)
         else:

@@ -134,7 +134,7 @@ def _results(folder: Path, shown: str, config: Mapping[str, Any]) -> dict[str, A
     results = _json(path)
     for key, kind in (("task", str), ("split", str), ("metrics", dict), ("per_class", list)):
         if not isinstance(results.get(key), kind):
-            raise UsageError(f"{path} is not the result of a run: it has no {key}")
+            raise UsageError(f"{path} is not the result of a run: it has no {key}; {_again(path)}")
     monitor = pick(config, "task.monitor")
     if monitor not in results["metrics"]:
         raise UsageError(f"{path} has no {monitor}, which decides which epoch is best")
@@ -155,10 +155,19 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
+        why = " ".join(str(error).split())
+        raise UsageError(f"{path} cannot be read ({why}); {_again(path)}") from error
     if not isinstance(content, dict):
-        raise UsageError(f"{path} is not the result of a run")
+        raise UsageError(f"{path} is not the result of a run; {_again(path)}")
     return content
+
+
+def _again(path: Path) -> str:
+    """What to do about a broken file of results."""
+    return (
+        f"score it again: cvtrain eval ckpt={child.near(path.parent)}; compare takes the folder "
+        "that this names"
+    )
 
 
 def _of_ground_truth(folder: Path, shown: str) -> dict[str, Any]:

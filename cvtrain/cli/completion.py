@@ -19,6 +19,7 @@ from cvtrain.cli.caching import ALL, CLEAR
 from cvtrain.cli.conf import GROUPS, LISTS, ConfDirs, pick, timm_names
 from cvtrain.cli.typed import OPTIONAL, RECIPES
 from cvtrain.errors import UsageError
+from cvtrain.optim.names import LIBRARIES, optimizer_names
 
 _FLAGS = ("--help", "--version", "--debug", "--cfg", "--resolve", "--config-dir", "--multirun")
 
@@ -160,6 +161,12 @@ def _values(key: str, value: str, words: Sequence[str], conf: ConfDirs) -> list[
         return [*conf.options(key), *timm]
     if key == "backbone.name":
         return list(timm_names()) if value else []
+    if key == "optimizer.name":
+        library = pick(_composed(words, conf), "optimizer.library")
+        return list(optimizer_names(library)) if library in LIBRARIES else []
+    group, _, last = key.rpartition(".")
+    if group in ("model", "backbone", "loss") and last in values.WORDS:
+        return [str(word) for word in values.WORDS[last]]
     rule = values.RULES.get(key)
     if rule is not None and rule.choices:
         return list(rule.choices)

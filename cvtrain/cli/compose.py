@@ -12,12 +12,24 @@ from typing import TYPE_CHECKING, Any
 from cvtrain.augment.config import refuse_views, settled, shown_as
 from cvtrain.cli import augments, boxes, habits, reads, suggest, values
 from cvtrain.cli.args import Command
-from cvtrain.cli.conf import GROUPS, ConfDirs, is_hidden, is_timm, joined, pick, timm_has
+from cvtrain.cli.conf import (
+    GROUPS,
+    ConfDirs,
+    is_hidden,
+    is_timm,
+    joined,
+    load,
+    pick,
+    timm_has,
+    unreadable,
+)
 from cvtrain.cli.transfer import check_weights, settle
 from cvtrain.cli.typed import RECIPES, Typed, by_key, make, parse
 from cvtrain.errors import UsageError
 from cvtrain.instantiate import judge
 from cvtrain.models.backbones.weights_path import find_weights
+from cvtrain.optim.names import refused_optimizer
+from cvtrain.optim.schedules import Schedule
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -51,12 +63,16 @@ def hydra_compose(overrides: Sequence[str]) -> DictConfig:
     Raises:
         UsageError: whatever Hydra objects to, in one line.
     """
+    import yaml
     from hydra import compose
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     try:
         return compose("config", [o for o in overrides if o])
+    except yaml.MarkedYAMLError as error:  # of a file that another one's defaults name
+        mark = error.problem_mark or error.context_mark
+        raise UsageError(unreadable(mark.name if mark else "a yaml", error)) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(one_line(error)) from error
 
@@ -199,6 +215,7 @@ def check_options(typed: Sequence[Typed], conf: ConfDirs) -> list[Typed]:
             if option is None:
                 continue
             if isinstance(option, str) and conf.path(t.key, option) and not is_hidden(option):
+                _check_file(conf, t.key, option)
                 continue
             if t.key == "backbone" and is_timm(str(option)):
                 _refuse_second_name(t, typed)
@@ -213,6 +230,15 @@ def check_options(typed: Sequence[Typed], conf: ConfDirs) -> list[Typed]:
                 augments.check_list(t, conf)
             result.append(t)
     return result
+
+
+def _check_file(conf: ConfDirs, group: str, option: str) -> None:
+    """Refuse a yaml of the user's that cannot be read, or is empty where keys are needed."""
+    path = conf.path(group, option)
+    if path is None or conf.is_own(group, option):
+        return
+    if not load(path) and group in ("task", "model", "backbone", "loss", "data", "optimizer"):
+        raise UsageError(f"{path} is empty; write the keys of this {group} there")
 
 
 def _refuse_second_name(t: Typed, typed: Sequence[Typed]) -> None:
@@ -412,6 +438,8 @@ def finish(composed: Composed) -> dict[str, Any]:
         judge(flat, trust=flat.get("trust") or ())
     settled(flat.get("augment"))
     check_backbone(flat)
+    if flat["command"] == "train":
+        values.check_words(flat)
     check_subset(flat)
     if flat.get("command") == "train" and pick(flat, "data.sampler") == "balanced":
         from cvtrain.data.tags import check_sampler
@@ -419,6 +447,7 @@ def finish(composed: Composed) -> dict[str, Any]:
         check_sampler("balanced", str(pick(flat, "task.name")))
     check_paths(flat, composed.typed)
     if flat["command"] == "train":
+        check_training(flat)
         check_tree(flat)
         check_weights(flat)
         values.check_batch(flat)
@@ -449,6 +478,18 @@ def check_backbone(flat: dict[str, Any]) -> None:
     said = refused_option(pick(flat, "backbone.options") or {})
     if said:
         raise UsageError(said)
+
+
+def check_training(flat: dict[str, Any]) -> None:
+    """Refuse an optimizer that is none of its library's or cannot train here, and a schedule that
+    does not exist or takes other values.
+    """
+    optimizer = flat.get("optimizer") or {}
+    if optimizer.get("name") and not optimizer.get("_target_"):
+        said = refused_optimizer(str(optimizer["name"]), str(optimizer.get("library") or "torch"))
+        if said:
+            raise UsageError(said)
+    Schedule(flat.get("scheduler"), total_steps=1, epochs=1)
 
 
 def check_subset(flat: dict[str, Any]) -> None:

@@ -168,12 +168,37 @@ def _parse(path: Path, stamp: int) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path}: {' '.join(str(error).split())}") from error
-    return content if isinstance(content, dict) else {}
+        raise UsageError(unreadable(path, error)) from error
+    if content is not None and not isinstance(content, dict):
+        kind = "list" if isinstance(content, list) else "single value"
+        raise UsageError(f"{path} holds a {kind}; write keys and their values: `key: value`")
+    return content or {}
+
+
+def unreadable(path: str | Path, error: Exception) -> str:
+    """One line on a file that is no YAML: where, and what to do."""
+    if isinstance(error, UnicodeDecodeError):
+        line = error.object.count(b"\n", 0, error.start) + 1
+        return f"{path}, line {line}: not UTF-8 text; save the file as UTF-8"
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    if mark is None:  # a character that YAML has no place for, or the operating system's reason
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        return (
+            f"{path} cannot be read: {' '.join(str(reason).split())}; correct or restore the file"
+        )
+    problem = getattr(error, "problem", None) or getattr(error, "context", None) or "unclear"
+    return (
+        f"{path}, line {mark.line + 1}: not YAML ({' '.join(str(problem).split())}); correct this "
+        "line or the one before it"
+    )
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A YAML file's mapping; UsageError with file and line if it is not YAML."""
+    """A YAML file's mapping, {} of an empty file.
+
+    Raises:
+        UsageError: it is no YAML (with the line), or no mapping.
+    """
     return _parse(path, path.stat().st_mtime_ns)
 
 

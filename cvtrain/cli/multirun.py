@@ -51,6 +51,10 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
+NOT_STARTED = "not started"
+"""In the place of an exit code: a signal came before the job."""
+
+
 def multirun(command: Command, conf: ConfDirs) -> int:
     """Run every combination of the values typed; 0 if all succeeded, else 1.
 
@@ -73,15 +77,15 @@ def multirun(command: Command, conf: ConfDirs) -> int:
     if command.debug:
         flags.append("--debug")
     with hydra_session(conf):
-        _check_jobs(jobs, command, conf, folder)
+        planned = _check_jobs(jobs, command, conf, folder)
         with locked(folder, "sweep_dir"):
             mark_run_folder(folder)
             try:
                 _sweep(check_options(_timm_names(jobs, conf), conf), Job(flags), folder)
             except child.STOPS:
-                _summary(folder)
+                _summary(folder, planned)
                 raise
-            return _summary(folder)
+            return _summary(folder, planned)
 
 
 def _timm_names(typed: Sequence[Typed], conf: ConfDirs) -> list[Typed]:
@@ -125,14 +129,22 @@ def _job_folders(folder: Path) -> list[Path]:
     return sorted(found, key=lambda p: (len(p.name), p.name))
 
 
-def _check_jobs(typed: Sequence[Typed], command: Command, conf: ConfDirs, folder: Path) -> None:
-    """Compose every job once; of an unknown sweeper's ranges, what does not vary."""
+def _check_jobs(
+    typed: Sequence[Typed], command: Command, conf: ConfDirs, folder: Path
+) -> list[list[str]]:
+    """Compose every job once; of an unknown sweeper's ranges, what does not vary.
+
+    Returns:
+        The words of every job, as typed, in the order in which they run; empty where a sweeper
+        other than Hydra's basic one chooses them.
+    """
     own = [t for t in typed if not t.key.startswith("hydra")]
     roots = [t for t in own if "." not in t.key and t.kind != "group"]
     said = suggest.unknown_keys(roots, plain(hydra_compose([])), conf, "train")
     if said:
         raise UsageError(said)
-    for texts in _combinations(own):
+    planned = _combinations(own)
+    for texts in planned:
         single = replace(command, overrides=texts, multirun=False)
         try:
             config = finish(compose_command(single, conf))
@@ -141,6 +153,15 @@ def _check_jobs(typed: Sequence[Typed], command: Command, conf: ConfDirs, folder
             varied = any(t.sweep for t in own)
             where = f"in the job {' '.join(texts)}: " if varied else ""
             raise UsageError(f"{where}{error}") from error
+    chosen_later = any(t.sweep and not _is_discrete(t) for t in own)
+    return [] if chosen_later or any(t.key == "hydra/sweeper" for t in typed) else planned
+
+
+def _is_discrete(typed: Typed) -> bool:
+    """Whether a sweep has its values in it, and is no range without an end."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    return OverridesParser.create().parse_override(typed.override).is_discrete_sweep()
 
 
 def _combinations(typed: Sequence[Typed]) -> list[list[str]]:
@@ -211,7 +232,9 @@ class Job:
         try:
             code = child.run([*command, f"run_dir={folder}"])
         except child.STOPS as stop:
-            code = child.stop_code(stop)
+            # One that had come to its end before the signal is not stopped by it.
+            ended = (folder / "results.json").is_file()
+            code = errors.DONE if ended else child.stop_code(stop)
             raise
         finally:
             name, metric, mode = child.monitored(folder)
@@ -225,27 +248,37 @@ class Job:
         return worst if code or metric is None else metric
 
 
-def _summary(folder: Path) -> int:
-    """Print and write what became of each job (sweep.csv); 1 if any failed."""
-    records = [
-        (path.name, json.loads((path / child.JOB_FILE).read_text(encoding="utf-8")))
+def _summary(folder: Path, planned: Sequence[Sequence[str]]) -> int:
+    """Print and write what became of each job (sweep.csv); 1 if any failed.
+
+    Args:
+        folder: of the sweep.
+        planned: the words of every job; empty: not known beforehand.
+    """
+    records = {
+        path.name: json.loads((path / child.JOB_FILE).read_text(encoding="utf-8"))
         for path in _job_folders(folder)
         if (path / child.JOB_FILE).is_file()
-    ]
+    }
+    typed = {name: list(record["overrides"]) for name, record in records.items()}
+    typed |= {str(number): list(words) for number, words in enumerate(planned)}
     lines = [["job", "exit_code", "monitor", "metric", "overrides"]]
     varied = []
-    shared = set.intersection(*(set(r["overrides"]) for _, r in records)) if records else set()
-    for name, record in records:
-        own = [o for o in record["overrides"] if o not in shared or len(records) == 1]
-        varied.append(" ".join(shlex.quote(o) for o in own))
+    shared = set.intersection(*map(set, typed.values())) if typed else set()
+    for name, words in typed.items():
+        record = records.get(name, {"exit_code": NOT_STARTED, "monitor": None, "metric": None})
+        own = [word for word in words if word not in shared or len(typed) == 1]
+        varied.append(shlex.join(own))
         value = "" if record["metric"] is None else repr(record["metric"])
-        overrides = " ".join(shlex.quote(o) for o in record["overrides"])
-        lines.append([name, str(record["exit_code"]), record["monitor"] or "", value, overrides])
+        code = str(record["exit_code"])
+        lines.append([name, code, record["monitor"] or "", value, shlex.join(words)])
     write_atomic(folder / "sweep.csv", lambda file: csv.writer(file).writerows(lines))
-    failed = sum(record["exit_code"] != 0 for _, record in records)
+    failed = sum(record["exit_code"] != 0 for record in records.values())
     _print_table([lines[0], *([*row[:4], own] for row, own in zip(lines[1:], varied, strict=True))])
-    say(f"{len(records)} jobs, {failed} failed: {child.near(folder / 'sweep.csv')}")
-    return errors.FAILED if failed or not records else errors.DONE
+    left = len(typed) - len(records)
+    missing = f", {left} {NOT_STARTED}" if left else ""
+    say(f"{len(typed)} jobs, {failed} failed{missing}: {child.near(folder / 'sweep.csv')}")
+    return errors.FAILED if failed or left or not records else errors.DONE
 
 
 def _print_table(lines: Sequence[Sequence[str]]) -> None:

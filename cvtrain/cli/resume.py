@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cvtrain.cli import reads, suggest, values
+from cvtrain.cli.child import near
 from cvtrain.cli.compose import absolute
 from cvtrain.cli.conf import ConfDirs, pick
 from cvtrain.cli.typed import Typed, by_key
@@ -49,7 +50,7 @@ def with_typed(
     for t in typed:
         if t.key in OWN:
             continue
-        _check(t, config, conf)
+        _check(t, config, folder, conf)
         _set(changed, t)
     mode = pick(changed, "task.inference.mode")
     if unread := reads.of_tiles([t.key for t in typed], mode):
@@ -60,13 +61,13 @@ def with_typed(
     return with_copies(config, changed)
 
 
-def _check(t: Typed, config: dict[str, Any], conf: ConfDirs) -> None:
+def _check(t: Typed, config: dict[str, Any], folder: Path, conf: ConfDirs) -> None:
     """Refuse what a resumed run cannot change, does not have, or that takes other values."""
     if t.kind == "group":
         why = _GROUPS.get(t.key, f"the run has its own {t.key}; single keys of it may change")
         raise UsageError(
             f"{t.text} beside resume=: {why}, or start a new run from these weights with "
-            "backbone.weights=RUN_DIR"
+            f"backbone.weights={near(folder)}"
         )
     if t.kind == "delete":
         raise UsageError(f"{t.text} beside resume=: write {t.key}=null")
@@ -78,6 +79,7 @@ def _check(t: Typed, config: dict[str, Any], conf: ConfDirs) -> None:
     if said := suggest.unknown_keys([t], base, conf, "train"):
         raise UsageError(said)
     if reason := refusal(t.key):
+        reason = reason.replace("RUN_DIR", near(folder))
         raise UsageError(f"{t.text} beside resume=: {reason}")
     if other := reads.other_task(t.key, pick(config, "task.name")):
         raise UsageError(f"{t.text} would not be read: {other}")

@@ -35,10 +35,13 @@ from cvtrain.outside import (
     refuse_outside,
     with_seals,
 )
-from cvtrain.storage import refuse_data_folder
+from cvtrain.storage import holds_run, refuse_data_folder
 
 MODEL_INPUT = ("image_size", "resize", "channels", "classes", "val_fraction", "split_seed")
 """Keys of ``data`` that training fixes, as ``cvtrain.engine.evaluate`` has them."""
+
+_WITHOUT_CONFIG = "without the file, eval and predict take the configuration from the checkpoint"
+"""What else helps where a run's config.yaml is broken."""
 
 
 def process_rank() -> int | None:
@@ -65,8 +68,7 @@ def place_run(config: dict[str, Any]) -> None:
     if folder.is_file():
         raise UsageError(f"run_dir={folder} is a file; give a folder")
     refuse_data_folder("run_dir", folder, config["data"].get("root"))
-    used = (folder / "config.yaml").exists() or (folder / "checkpoints").exists()
-    if used and not rank:
+    if holds_run(folder) and not rank:
         raise UsageError(
             f"run_dir={folder} already holds a run; resume={folder} continues it, "
             "or choose another folder"
@@ -202,10 +204,17 @@ def run_config(folder: Path) -> dict[str, Any] | None:
     path = folder / "config.yaml"
     if not path.is_file():
         return None
-    config = load(path)
+    try:
+        config = load(path)
+    except UsageError as error:
+        raise UsageError(f"{error}; {_WITHOUT_CONFIG}") from error
+    if not config:
+        raise UsageError(f"{path} is empty: restore it; {_WITHOUT_CONFIG}")
     for group in ("task", "model", "data", "trainer"):
         if not isinstance(config.get(group), dict):
-            raise UsageError(f"{path} is not the configuration of a run: it has no {group}")
+            raise UsageError(
+                f"{path} is not the configuration of a run: it has no {group}; {_WITHOUT_CONFIG}"
+            )
     check_stored(config, path)
     return dict(config)
 

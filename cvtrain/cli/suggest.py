@@ -12,14 +12,10 @@ from cvtrain.cli import habits
 from cvtrain.cli.conf import GROUPS, ConfDirs, dotted_keys, is_timm, joined, pick, timm_names
 from cvtrain.cli.reads import ROOT_KEYS
 from cvtrain.cli.typed import Typed, for_shell
+from cvtrain.optim.names import LIBRARIES, optimizer_names, unfit_optimizer
 
 _OPEN = ("model", "backbone", "loss", "augment", "callbacks", "logger", "optimizer", "scheduler")
 """Groups that take arguments of one's own by ``+group.key=``."""
-
-_TORCH_OPTIMIZERS = (
-    *("Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD"),
-    *("LBFGS", "Muon", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"),
-)
 
 
 def unknown_keys(
@@ -73,6 +69,9 @@ def _unknown(t: Typed, base: dict[str, Any], known: set[str], conf: ConfDirs) ->
     group = t.key.split(".")[0]
     if group == "study" and "study" not in base:
         return f"{t.key}= is read by a study: experiment=transfer_study"
+    inner = t.key.removeprefix("model.")
+    if inner.split(".")[0] in ("backbone", "loss") and has(base, inner):
+        return f"unknown key {t.key}; did you mean {inner}={shown}?"
     if parent and group in (*GROUPS, "study"):
         node = pick(base, group)
         if node is None:
@@ -163,9 +162,12 @@ def _special_option(group: str, text: str, options: list[str]) -> str | None:
     if lower in options:
         return f"write {group}={lower}"
     if group == "optimizer":
-        by_lower = {name.lower(): name for name in _TORCH_OPTIMIZERS}
-        if lower in by_lower:
-            return f"write optimizer=torch optimizer.name={by_lower[lower]}"
+        for library in LIBRARIES:
+            by_lower = {name.lower(): name for name in optimizer_names(library)}
+            if lower in by_lower:
+                return f"write optimizer={library} optimizer.name={by_lower[lower]}"
+            if why := unfit_optimizer(text, library):
+                return why
     if group == "data":
         return _special_data(text)
     if group == "model":

@@ -175,6 +175,10 @@ def _unreadable(text: str, left: str, shown: str, error: Exception) -> str:
         opened = sum(shown.count(c) for c in "[{(")
         if opened != sum(shown.count(c) for c in "]})"):
             return f"{text}: a bracket is missing or left over"
+    if left in GROUPS:  # an option's name is a plain word: quotes would not help
+        if left == "data":
+            return f"{text}: there is no such data; for a folder write data=auto data.root={shown}"
+        return f"{text}: there is no such {left}; see cvtrain list {left}"
     return f'{text}: Hydra cannot read this value; quote it: {left}="{quote(shown)}"'
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import importlib.machinery
+import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cvtrain.augment.config import FAMILIES, MIXING, is_close_epoch
 from cvtrain.errors import UsageError
+from cvtrain.shipped import targets
 
 HEADS = ("linear", "mlp", "svm", "logistic_regression", "knn")
 """What ``transfer=feature_extraction`` can put on a classifier's features."""
@@ -157,6 +161,28 @@ def _is_sum(value: Any) -> bool:
 SIZES = ("nano", "tiny", "s", "m", "l")
 """Of YOLOX and CSPDarknet."""
 
+WORDS: dict[str, tuple[str | int, ...]] = {
+    "aggregate": ("max", "mean"),
+    "arch": (
+        *("fpn", "unet", "unetplusplus", "linknet", "manet", "pspnet", "pan"),
+        *("deeplabv3", "deeplabv3plus", "upernet", "segformer"),
+    ),
+    "attention": ("scse",),
+    "distances": ("exp", "relu"),
+    "inference": ("windows", "whole"),
+    "kind": ("iou", "giou", "diou", "ciou"),
+    "neck": ("c4", "fpn"),
+    "nms": ("hard", "agnostic", "linear", "gaussian", "weighted"),
+    "norm": ("lrn", "batch", "none"),
+    "roi": ("align", "pool"),
+    "size": SIZES,
+    "stride": (8, 16, 32),
+    "svm_features": ("pooled", "map"),
+    "top": ("fc", "backbone"),
+    "version": ("fast", "accurate"),
+}
+"""Arguments of cvtrain's own models, backbones and losses that take one of a few words."""
+
 RULES: dict[str, Rule] = {
     "seed": _int(0),
     "resume_data": _or_null(_choice("changed")),
@@ -209,6 +235,7 @@ RULES: dict[str, Rule] = {
     "proposals.max_side": _or_null(_int(16)),
     "proposals.max_boxes": _int(1),
     "proposals.seed": _int(0),
+    "task.mode": _choice("max", "min"),
     "task.inference.mode": _or_null(_choice("fit", "tiles", "whole")),
     "task.inference.tile_size": _SIZE,
     "task.inference.overlap": _or_null(_between(0, 0.9)),
@@ -257,10 +284,8 @@ RULES: dict[str, Rule] = {
         lambda v: _is_list(v, _or_null(_int(1)).accepts),
     ),
     "study.weights": _or_null(Rule("a path", lambda v: isinstance(v, str))),
-    "model.size": _choice(*SIZES),
     "model.eval_layers": _or_null(_int(1)),
     "model.merge": _choice("greedy", "nms"),
-    "backbone.size": _choice(*SIZES),
     "transfer.head": _or_null(_choice(*HEADS)),
     "transfer.views": _or_null(_int(1)),
     "transfer.hidden": _or_null(_int(1)),
@@ -321,10 +346,25 @@ def wrong(key: str, value: Any, default: Any = None, *, typed: str | None = None
     rule = RULES.get(key)
     if rule is not None:
         if rule.accepts(value):
-            return None
+            return _not_installed(value) if key == "trust" else None
         return f"{key}={shown}: it takes {rule.wants}{_nearest(key, value, rule)}"
     wants = _type_wanted(key, value, default)
     return f"{key}={shown}: it takes {wants} (the default is {spell(default)})" if wants else None
+
+
+def _not_installed(trust: Sequence[str]) -> str | None:
+    """What is wrong with ``trust=`` where a package is neither installed nor lies here."""
+    for name in trust:
+        package = name.partition(".")[0]
+        try:
+            found = importlib.util.find_spec(package) or importlib.machinery.PathFinder.find_spec(
+                package, [str(Path.cwd())]
+            )
+        except ValueError:  # no name at all
+            found = None
+        if found is None:
+            return f"trust={name}: no module named {package!r}; install it or set PYTHONPATH"
+    return None
 
 
 def _entries(value: Any) -> list[Any]:
@@ -373,6 +413,23 @@ def _nearest(key: str, value: Any, rule: Rule) -> str:
         return ""
     close = difflib.get_close_matches(str(value).lower(), rule.choices, n=1, cutoff=0.4)
     return f"; did you mean {key}={close[0]}?" if close else ""
+
+
+def check_words(flat: Mapping[str, Any]) -> None:
+    """Raise UsageError where an argument of a class of cvtrain's is none of its WORDS."""
+    nodes = [n for group in ("model", "backbone", "loss") for n in targets(flat.get(group), group)]
+    for path, target in sorted(nodes, key=lambda node: node[0].count(".")):  # typed keys first
+        node: Any = flat
+        for part in path.split("."):
+            node = node.get(part) if isinstance(node, Mapping) else None
+        if not isinstance(node, Mapping) or not str(target).startswith("cvtrain."):
+            continue
+        for name, words in WORDS.items():
+            value = node.get(name)
+            if isinstance(value, (str, int)) and value not in words:
+                rule = _choice(*map(str, words))
+                near = _nearest(f"{path}.{name}", value, rule)
+                raise UsageError(f"{path}.{name}={spell(value)}: it takes {rule.wants}{near}")
 
 
 def check_batch(flat: Mapping[str, Any]) -> None:

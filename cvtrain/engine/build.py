@@ -15,6 +15,7 @@ from cvtrain.errors import UsageError
 from cvtrain.instantiate import instantiate, resolve
 from cvtrain.metrics import metrics_for
 from cvtrain.models.base import Model
+from cvtrain.optim.optimizers import Factory
 from cvtrain.tasks.base import Task
 from cvtrain.transfer.regimes import Transfer
 
@@ -71,7 +72,6 @@ def build_task(
     if "_target_" not in node:
         raise UsageError(f"task={node.get('name')}: no system trains for it yet")
     optimizer = config.get("optimizer") or {}
-    target = optimizer.get("_target_")
     task = instantiate(
         node,
         where="task",
@@ -81,13 +81,23 @@ def build_task(
         metrics=metrics_for(node["name"], classes),
         optimizer=optimizer,
         scheduler=config.get("scheduler"),
-        optimizer_factory=resolve(target, trust=trust, path="optimizer") if target else None,
+        optimizer_factory=optimizer_factory(optimizer, trust),
         channels_last=bool(config["trainer"].get("channels_last", False)),
         transfer=transfer,
     )
     if not isinstance(task, Task):
         raise UsageError(f"task._target_={node['_target_']}: expected a subclass of Task")
     return task
+
+
+def optimizer_factory(node: Mapping[str, Any], trust: Sequence[str] = ()) -> Factory | None:
+    """The optimizer class of the user's own that a config names; None: it is one found by name.
+
+    Raises:
+        UsageError: a class that is not there, or not trusted.
+    """
+    target = node.get("_target_")
+    return resolve(target, trust=trust, path="optimizer") if target else None
 
 
 def build_transfer(config: Mapping[str, Any], model: Model) -> Transfer | None:

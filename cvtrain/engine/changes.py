@@ -22,14 +22,14 @@ ABSENT = object()
 
 _NEW_RUN = "start a new run from these weights with backbone.weights=RUN_DIR"
 _REFUSED = {
-    "optimizer.name": "what the optimizer has gathered so far is of no use to another one",
-    "optimizer.library": "what the optimizer has gathered so far is of no use to another one",
-    "optimizer._target_": "what the optimizer has gathered so far is of no use to another one",
-    "seed": "all draws of the epochs so far follow from it",
+    "optimizer.name": f"what this one has gathered is of no use to another; {_NEW_RUN}",
+    "optimizer.library": f"what this one has gathered is of no use to another; {_NEW_RUN}",
+    "optimizer._target_": f"what this one has gathered is of no use to another; {_NEW_RUN}",
+    "seed": f"all draws of the epochs so far follow from it; omit it, or {_NEW_RUN}",
     "task.name": f"the weights are for this task; {_NEW_RUN}",
     "task._target_": f"the weights are for this task; {_NEW_RUN}",
-    "task.monitor": "best.ckpt was chosen by it",
-    "task.mode": "best.ckpt was chosen by it",
+    "task.monitor": f"best.ckpt was chosen by it; {_NEW_RUN}",
+    "task.mode": f"best.ckpt was chosen by it; {_NEW_RUN}",
     "data.image_size": f"the model was built for it; {_NEW_RUN}",
     "data.resize": f"the model has learned from images of this shape; {_NEW_RUN}",
     "data.channels": f"the model was built for it; {_NEW_RUN}",
@@ -38,13 +38,13 @@ _REFUSED = {
     "data.folder": "the folders below it were settled at the start; data.root may change",
     "data.download": "this run has its data",
     "data.reader._target_": f"this is another data set; {_NEW_RUN}",
-    "callbacks.ema._target_": "the averaged weights are part of the checkpoint",
-    "loss.name": "the loss belongs to the model that is trained; start a new run",
-    "loss._target_": "the loss belongs to the model that is trained; start a new run",
-    "loss.class_weights": "the weights of the classes are part of the checkpoint",
+    "callbacks.ema._target_": f"the averaged weights are part of the checkpoint; {_NEW_RUN}",
+    "loss.name": f"the loss belongs to the model that is trained; {_NEW_RUN}",
+    "loss._target_": f"the loss belongs to the model that is trained; {_NEW_RUN}",
+    "loss.class_weights": f"the weights of the classes are part of the checkpoint; {_NEW_RUN}",
     "backbone": f"the weights are those of this backbone; {_NEW_RUN}",
     "model": f"the weights are those of this model; {_NEW_RUN}",
-    "transfer": "which layers learn, and at which rates, was settled at the start",
+    "transfer": f"which layers learn, and how fast, was settled at the start; {_NEW_RUN}",
     "study": "a resumed run is one run",
 }
 """Key, or the beginning of one -> why it cannot change."""
@@ -91,7 +91,7 @@ def refusal(key: str) -> str:
     """Why a resumed run cannot take another value of ``key``; empty if it can."""
     first, _, last = key.partition(".")
     if first == "optimizer" and key not in _REFUSED and last.split(".")[0] not in _OPTIMIZER:
-        return "the optimizer's state was gathered with it as it was"
+        return f"the optimizer's state was gathered with it as it was; {_NEW_RUN}"
     taken = _longest(key, _TAKEN)
     refused = _longest(key, _REFUSED)
     if refused and len(refused) > len(taken):

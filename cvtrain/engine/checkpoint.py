@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import shlex
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from lightning_fabric.plugins import CheckpointIO
 
 from cvtrain.data.table import Classes
 from cvtrain.engine.build import build_model
+from cvtrain.engine.rundir import shown
 from cvtrain.errors import CheckpointError, UsageError
 from cvtrain.models.base import Model
 from cvtrain.outside import check_stored
@@ -115,6 +117,21 @@ def _check_classes(classes: dict[str, Any], path: Path) -> None:
         raise CheckpointError(f"{path}: not a cvtrain checkpoint (its classes are no names)")
 
 
+def _whole_one(file: Path) -> str:
+    """The remedy for a checkpoint that cannot be read: another one beside it that can."""
+    for name in ("best.ckpt", "last.ckpt"):
+        other = file.with_name(name)
+        if other == file or not other.is_file():
+            continue
+        try:
+            epoch = int(load_checkpoint(other, mmap=True).get("epoch", 0))
+        except CheckpointError:
+            continue
+        said = f"{name} beside it is whole, of epoch {epoch + 1}"
+        return f"; {said}: ckpt={shlex.quote(shown(other))}"
+    return ""
+
+
 def load_model(
     path: str | Path, trust: Sequence[str] = (), changes: Mapping[str, Any] | None = None
 ) -> LoadedRun:
@@ -136,7 +153,10 @@ def load_model(
             not have.
     """
     file = checkpoint_path(path)
-    checkpoint = load_checkpoint(file, mmap=True)
+    try:
+        checkpoint = load_checkpoint(file, mmap=True)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{_whole_one(file)}") from error
     header = checkpoint["cvtrain"]
     config = header["config"]
     if changes:

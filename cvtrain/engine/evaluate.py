@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from cvtrain.engine.checkpoint import LoadedRun, load_model
 from cvtrain.engine.data import load_data, make_boxes
 from cvtrain.engine.device import choose_device
 from cvtrain.engine.launch import launch, started_elsewhere
-from cvtrain.engine.rundir import RunDir, claimed, new_run_dir, stored_config
+from cvtrain.engine.rundir import RunDir, claimed, new_run_dir, shown, stored_config
 from cvtrain.engine.scoring import score, write_scores
 from cvtrain.engine.session import session
 from cvtrain.engine.world import join_world
@@ -56,6 +57,7 @@ def evaluate(config: dict[str, Any]) -> int:
     with session(config) as log:
         loaded = load_model(config["ckpt"], config.get("trust") or (), model_changes(config))
         run_config = run_settings(loaded, config)
+        _check_root(run_config["data"], config["ckpt"])
         device = choose_device(run_config["trainer"])
         if device.world_size > 1 and not started_elsewhere():
             run = _run_dir(config, run_config)
@@ -76,6 +78,16 @@ def evaluate(config: dict[str, Any]) -> int:
             LOG.info("stopped; the evaluation was not finished")
             return code
     return 0
+
+
+def _check_root(data: Mapping[str, Any], ckpt: str) -> None:
+    """Raise UsageError where the data set is not where it was, saying how to name its new place."""
+    root = data.get("root")
+    if isinstance(root, str) and not data.get("download") and not Path(root).is_dir():
+        raise UsageError(
+            f"the data of this run are no longer in {root}; where they are now says "
+            f"cvtrain eval ckpt={shlex.quote(shown(Path(ckpt)))} data.root=FOLDER"
+        )
 
 
 def _evaluate(

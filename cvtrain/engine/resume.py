@@ -89,11 +89,24 @@ class Resumed:
         if self.changes:
             LOG.info(f"changed since the last epoch: {', '.join(map(str, self.changes))}")
 
-    def refuse_idle(self, run: RunDir, why: str) -> None:
-        """Raise UsageError for changes of a run that has nothing left to train."""
-        if self.changes:
-            listed = ", ".join(map(str, self.changes))
-            raise UsageError(f"{run} is finished ({why}): nothing would come of {listed}")
+    def refuse_idle(self, run: RunDir, why: str, knob: str, typed: Sequence[str]) -> None:
+        """Raise UsageError for changes of a run that has nothing left to train.
+
+        Args:
+            run: its folder.
+            why: it is finished.
+            knob: ``key=value`` that would let it train; empty where nothing would.
+            typed: the words of the command beside ``resume=``.
+        """
+        if not self.changes:
+            return
+        listed = ", ".join(map(str, self.changes))
+        said = f"{run} is finished ({why}): nothing would come of {listed}"
+        if knob:
+            key = knob.partition("=")[0]
+            words = [shlex.quote(w) for w in typed if w.partition("=")[0].lstrip("+") != key]
+            said += f"; to train longer: {command(run, *words, knob)}"
+        raise UsageError(said)
 
 
 class FollowChanges(pl.Callback):

@@ -19,7 +19,13 @@ import yaml
 import cvtrain
 from cvtrain.errors import HeldError, UsageError
 from cvtrain.lock import locked
-from cvtrain.storage import mark_run_folder, refuse_data_folder, write_atomic, write_json_atomic
+from cvtrain.storage import (
+    holds_run,
+    mark_run_folder,
+    refuse_data_folder,
+    write_atomic,
+    write_json_atomic,
+)
 from cvtrain.tasks.distributed import broadcast, rank
 
 _PACKAGES = (
@@ -58,7 +64,7 @@ class RunDir:
         refuse_data_folder("run_dir", self.path, data)
         if (self.path / "predictions.json").exists() and not self.last.exists():
             raise UsageError(f"run_dir={self} already holds predictions: choose another run_dir")
-        if self.last.exists() or self.results.exists():
+        if holds_run(self.path):
             raise UsageError(
                 f"run_dir={self} already holds a run: resume={self} continues it, "
                 "or choose another run_dir"

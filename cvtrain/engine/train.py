@@ -25,6 +25,7 @@ from cvtrain.engine.build import (
     build_model,
     build_task,
     build_transfer,
+    optimizer_factory,
 )
 from cvtrain.engine.checkpoint import (
     MODEL_PREFIX,
@@ -46,11 +47,12 @@ from cvtrain.engine.session import session
 from cvtrain.engine.settle import settle_model
 from cvtrain.engine.signals import KeepSignals
 from cvtrain.engine.stages import Stages, has_stages, with_stages
-from cvtrain.engine.trainer import Reseed, build_trainer, seed_all
+from cvtrain.engine.trainer import Reseed, build_trainer, check_strategy, seed_all
 from cvtrain.engine.world import join_world
 from cvtrain.errors import CheckpointError
 from cvtrain.interrupt import exit_code
 from cvtrain.models.base import Model
+from cvtrain.optim.optimizers import check_optimizer
 from cvtrain.outside import with_seals
 from cvtrain.storage import write_json_atomic
 from cvtrain.tasks.coverage import Coverage
@@ -150,6 +152,7 @@ class _Training:
 
     def prepare(self, log: Any) -> None:
         """Data, model, loaders; then the run folder, once nothing can be wrong any more."""
+        self._check_names()
         self.data, report = load_data(self.config, trust=self.trust)
         classes = {"names": list(self.data.classes.names), "ids": list(self.data.classes.ids)}
         data = Fingerprint.of(self.data)
@@ -176,10 +179,12 @@ class _Training:
             "data": data.to_state(),
         }
         self.checkpoints = BestAndLast(self.run.checkpoints, header)
+        if self.transfer is None or any(p.requires_grad for p in model.parameters()):
+            self.task.make_optimizer()  # values that it refuses
         self.trainer = self._trainer()
         self.train_loader, self.val_loader = loaders(self.data, config, self.trainer)
         if self.main:
-            if not self.run.config.exists():
+            if not config.get("resume"):  # what an aborted start left there is written over
                 self.run.create(stored, config.get("overrides") or [])
                 self.run.checkpoints.mkdir(exist_ok=True)
             elif config.get("overrides") or (self.resumed and self.resumed.changes):
@@ -189,6 +194,12 @@ class _Training:
             write_json_atomic(self.run.check, report.to_json())
         broadcast(None)  # the folder is there for all
         self._say_what_is_trained()
+
+    def _check_names(self) -> None:
+        """What the installed libraries have to know, asked before the data are read."""
+        check_strategy(str(self.config["trainer"].get("strategy") or "auto"))
+        if optimizer := self.config.get("optimizer"):  # none where a head is fitted
+            check_optimizer(optimizer, optimizer_factory(optimizer, self.trust))
 
     def _weigh_classes(self, model: Model) -> None:
         data = self.data
@@ -442,9 +453,11 @@ class _Training:
         count = f"{done} epoch{'' if done == 1 else 's'}"
         why = self._why_stopped(done)
         assert self.resumed is not None
-        self.resumed.refuse_idle(self.run, f"{count}{f'; {why}' if why else ''}")
+        knob = self._what_would_train_longer()
+        typed = self.config.get("overrides") or ()
+        self.resumed.refuse_idle(self.run, f"{count}{f'; {why}' if why else ''}", knob, typed)
         said = f"this run is finished ({count}{f': {why}' if why else ''})"
-        if knob := self._what_would_train_longer():
+        if knob:
             said += f". To train longer: {command(self.run, knob)}"
         LOG.info(said)
         LOG.info(f"run folder: {self.run}")

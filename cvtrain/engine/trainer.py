@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments import ClusterEnvironment
 from pytorch_lightning.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
+from pytorch_lightning.strategies import StrategyRegistry
 
 from cvtrain.engine.checkpoint import AtomicCheckpointIO
 from cvtrain.engine.device import Device
@@ -104,6 +106,17 @@ def build_trainer(
         )
     except (ValueError, TypeError) as error:
         raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+def check_strategy(name: str) -> None:
+    """Raise UsageError where Lightning knows no strategy of this name."""
+    known = ["auto", *StrategyRegistry.available_strategies()]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = (
+            f"did you mean trainer.strategy={near[0]}?" if near else f"it takes {' | '.join(known)}"
+        )
+        raise UsageError(f"trainer.strategy={name}: Lightning has no such strategy; {hint}")
 
 
 def _at_least(values: Mapping[str, Any], key: str, least: int) -> int:

@@ -13,6 +13,10 @@ from torch import nn
 
 from cvtrain.errors import UsageError
 from cvtrain.optim.groups import parameter_groups
+from cvtrain.optim.names import refused_optimizer
+
+TIMM_MOMENTUM = 0.9
+"""Of timm's optimizers that have one, where ``optimizer.momentum`` is not given: timm's own."""
 
 Factory = Callable[..., torch.optim.Optimizer]
 
@@ -35,13 +39,8 @@ def build_optimizer(
     Raises:
         UsageError: an unknown name or argument, or a value the optimizer refuses.
     """
-    arguments = {k: v for k, v in config.items() if k not in ("name", "library", "_target_")}
-    name = str(config.get("name") or getattr(factory, "__name__", "optimizer"))
-    found = factory or find_optimizer(name, str(config.get("library") or "torch"))
-    for key, value in arguments.items():
-        arguments[key] = _number(key, value)
+    found, name, arguments = _read(config, factory)
     decay = arguments.pop("weight_decay", None)
-    _check_arguments(found, name, arguments)
     if rates and arguments.get("lr") is None:
         raise UsageError("transfer=fine_tune gives parts of optimizer.lr: give optimizer.lr")
     groups = parameter_groups(module, 0.0 if decay is None else decay, arguments.get("lr"), rates)
@@ -54,7 +53,29 @@ def build_optimizer(
     try:
         return found(groups, **arguments)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"optimizer {name}: {error}") from error
+        raise UsageError(f"optimizer.name={name} takes other values: {error}") from error
+
+
+def check_optimizer(config: Mapping[str, Any], factory: Factory | None = None) -> None:
+    """Judge what ``build_optimizer`` is to be called with, before there is a model.
+
+    Raises:
+        UsageError: an unknown name or argument.
+    """
+    _read(config, factory)
+
+
+def _read(
+    config: Mapping[str, Any], factory: Factory | None
+) -> tuple[Factory, str, dict[str, Any]]:
+    """What is called, its name, and its arguments."""
+    arguments = {k: v for k, v in config.items() if k not in ("name", "library", "_target_")}
+    name = str(config.get("name") or getattr(factory, "__name__", "optimizer"))
+    found = factory or find_optimizer(name, str(config.get("library") or "torch"))
+    for key, value in arguments.items():
+        arguments[key] = _number(key, value)
+    _check_arguments(found, name, {k: v for k, v in arguments.items() if k != "weight_decay"})
+    return found, name, arguments
 
 
 def _one_a_rate(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -70,15 +91,15 @@ def find_optimizer(name: str, library: str = "torch") -> Factory:
     """The class of that name, upper and lower case aside.
 
     Raises:
-        UsageError: no such library or class, with the nearest names.
+        UsageError: no such library or class, with the nearest names, or one that cannot train here.
     """
-    if library not in ("torch", "timm"):
-        raise UsageError(f"optimizer.library={library}: expected torch or timm")
+    if said := refused_optimizer(name, library):
+        raise UsageError(said)
     known = _torch_optimizers() if library == "torch" else _timm_optimizers()
-    if name.lower() not in known:
-        near = difflib.get_close_matches(name.lower(), known, 3) or sorted(known)
+    if name.lower() not in known:  # a library whose source says less than it holds
         raise UsageError(
-            f"optimizer.name={name}: {library}.optim has no such optimizer; try {', '.join(near)}"
+            f"optimizer.name={name}: {library}.optim has no such optimizer; it has "
+            f"{', '.join(sorted(known))}"
         )
     try:
         return known[name.lower()]()
@@ -97,12 +118,19 @@ def _torch_optimizers() -> dict[str, Callable[[], Factory]]:
 
 
 def _timm_optimizers() -> dict[str, Callable[[], Factory]]:
-    from timm.optim import get_optimizer_class, list_optimizers
+    from timm.optim import list_optimizers
 
-    return {
-        str(name): partial(get_optimizer_class, str(name), bind_defaults=True)
-        for name in list_optimizers()
-    }
+    return {str(name): partial(_timm_optimizer, str(name)) for name in list_optimizers()}
+
+
+def _timm_optimizer(name: str) -> Factory:
+    """With timm's own defaults, those of its ``create_optimizer_v2`` among them."""
+    from timm.optim import get_optimizer_class, get_optimizer_info
+
+    found: Factory = get_optimizer_class(name, bind_defaults=True)
+    return (
+        partial(found, momentum=TIMM_MOMENTUM) if get_optimizer_info(name).has_momentum else found
+    )
 
 
 def _number(key: str, value: Any) -> Any:
@@ -129,5 +157,7 @@ def _accepts(factory: Factory, name: str) -> bool:
 def _check_arguments(factory: Factory, name: str, arguments: Mapping[str, Any]) -> None:
     for key in arguments:
         if not _accepts(factory, key):
-            takes = ", ".join(p for p in list(_parameters(factory))[1:])
-            raise UsageError(f"optimizer.{key}: {name} takes no such argument; it takes {takes}")
+            takes = list(_parameters(factory))[1:]
+            near = difflib.get_close_matches(key, takes, n=1)
+            hint = f"did you mean optimizer.{near[0]}?" if near else f"it takes {', '.join(takes)}"
+            raise UsageError(f"optimizer.{key}: {name} takes no such argument; {hint}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -40,7 +41,9 @@ class Schedule:
         config = {"name": "none", **(config or {})}
         self.name = str(config.pop("name"))
         if self.name not in _KEYS:
-            raise UsageError(f"scheduler.name={self.name}: expected one of {', '.join(_KEYS)}")
+            near = difflib.get_close_matches(self.name, _KEYS, n=1)
+            hint = f"; did you mean scheduler={near[0]}?" if near else ""
+            raise UsageError(f"scheduler.name={self.name}: it takes {' | '.join(_KEYS)}{hint}")
         known = _KEYS[self.name]
         for key in config:
             if key not in known:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -66,7 +67,7 @@ class Task(pl.LightningModule, ABC):
     ) -> None:
         super().__init__()
         if mode not in ("max", "min"):
-            raise UsageError(f"task.mode={mode}: expected max or min")
+            raise UsageError(f"task.mode={mode}: it takes max | min")
         # Kernels in the images' layout; 4-d tensors alone are concerned.
         self.model = model.to(memory_format=torch.channels_last) if channels_last else model
         self.classes = classes
@@ -150,6 +151,13 @@ class Task(pl.LightningModule, ABC):
         terms = self.model.loss(batch.images, batch.targets, batch.proposals)
         return self.train_sums.add(terms, len(batch), self.global_step)
 
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """After the first batch it is known what there is to monitor: do not wait for an epoch."""
+        if batch_idx == 0 and self.current_epoch == 0:
+            self.metrics.reset()
+            self._check_monitor([*self.train_sums.names, *self.metrics.compute()])
+            self.metrics.reset()
+
     def on_train_epoch_end(self) -> None:
         if self.coverage is not None:
             self.coverage.report()
@@ -183,13 +191,16 @@ class Task(pl.LightningModule, ABC):
             computed = {k: float(v) for k, v in self.metrics.compute().items()}
         self.scores = broadcast(computed)
         self.results = {**losses, **self.scores}
-        if self.monitor not in self.results:
-            raise RunError(
-                f"task.monitor={self.monitor} is none of what validation gives: "
-                f"{', '.join(self.results)}"
-            )
+        self._check_monitor(self.results)
         self._check_divergence()
         self.log_dict({f"val/{k}": v for k, v in self.results.items()}, logger=False)
+
+    def _check_monitor(self, names: Collection[str]) -> None:
+        """Raise UsageError where nothing is called what is to decide which epoch is best."""
+        if self.monitor not in names:
+            near = difflib.get_close_matches(self.monitor, names, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(names)}"
+            raise UsageError(f"task.monitor={self.monitor}: validation gives no such value; {hint}")
 
     def _check_divergence(self) -> None:
         """Raise RunError where training has diverged; the loss of an odd image may overflow."""
@@ -216,15 +227,21 @@ class Task(pl.LightningModule, ABC):
         optimizer = optimizers[0] if isinstance(optimizers, list) else optimizers
         return max(float(group["lr"]) for group in optimizer.param_groups)
 
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """A new optimizer over what learns of the model.
+
+        Raises:
+            UsageError: what ``build_optimizer`` refuses.
+        """
+        rates = None if self.transfer is None else self.transfer.rates(self.model)
+        return build_optimizer(self.model, self.optimizer_config, self.optimizer_factory, rates)
+
     def configure_optimizers(self) -> Any:
         """An optimizer, and a schedule that is set at every step; None where nothing learns."""
         self.learns = any(p.requires_grad for p in self.model.parameters())
         if not self.learns and self.transfer is not None:
             return None
-        rates = None if self.transfer is None else self.transfer.rates(self.model)
-        optimizer = build_optimizer(
-            self.model, self.optimizer_config, self.optimizer_factory, rates
-        )
+        optimizer = self.make_optimizer()
         epochs = self.trainer.max_epochs or 1
         schedule = Schedule(
             self.scheduler_config, int(self.trainer.estimated_stepping_batches), epochs

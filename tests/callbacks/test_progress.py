@@ -10,6 +10,7 @@ from cvtrain.callbacks import console as consoles
 from cvtrain.callbacks.history import History
 from cvtrain.callbacks.progress import ProgressBar
 from cvtrain.errors import UsageError
+from cvtrain.terminal import Terminal
 
 
 @pytest.fixture
@@ -37,6 +38,18 @@ def test_times_of_the_epoch_and_of_the_run_are_named(make_task, fit, terminal, t
     assert all(re.match(r"run: [\d.]+ s passed, [\d.]+ s left", line) for line in runs)
     assert len(runs) > 4
     assert max(len(line.rstrip()) for line in shown.splitlines()) <= 80
+
+
+def test_a_terminal_of_ascii(make_task, fit, monkeypatch, tmp_path) -> None:
+    """LANG=C: the bar is drawn with what there is, nothing of it is an escape or an error."""
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding="ascii", errors="strict", write_through=True)
+    console = Terminal(file=file, force_terminal=True, width=80, color_system=None)
+    monkeypatch.setattr(consoles, "_CONSOLE", console)
+    fit(make_task(), ProgressBar(1e9), History(tmp_path / "metrics.csv"), epochs=2)
+    shown = raw.getvalue().decode("ascii")
+    assert re.search(r"epoch 2/2 -{5,}[ -]* 3/3 batches", shown)
+    assert "\\u" not in shown
 
 
 def test_elsewhere_nothing_is_drawn(make_task, fit, monkeypatch) -> None:

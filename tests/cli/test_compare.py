@@ -118,10 +118,15 @@ def test_runs_and_sweeps_are_found_and_what_is_not_finished_is_said(make: Make, 
     assert runs[0].train_seconds == 12.5
 
 
+def test_a_home_is_a_run_like_any(cli: Callable[..., Any]) -> None:
+    assert cli("compare ~a b").config["runs"] == ["~a", "b"]
+
+
 @pytest.mark.parametrize(
     ("word", "wanted"),
     [
         ("b", "b: there is no such file or folder"),
+        ("~a", "~a: there is no such file or folder"),
         ("a/checkpoints/best.ckpt", "is a file; give the run's folder: a"),
         ("empty", "neither a run (it has no config.yaml) nor a sweep"),
         (

@@ -161,6 +161,7 @@ def test_a_name_newer_than_the_list_is_looked_up_in_the_installed_timm(
 
 def test_void_defaults_are_null(cli: Cli, here: Path) -> None:
     own_model(here, "lone", "")
+    (here / "mynets.py").touch()
     config = cli("--config-dir=conf model=lone trust=[mynets]").config
     assert config["loss"] is None
     assert config["backbone"] is None
@@ -193,6 +194,7 @@ def own_model(folder: Path, name: str, body: str, *, base: str = "") -> None:
 def test_a_users_own_folder_comes_first_and_is_listed(cli: Cli, here: Path) -> None:
     own_model(here, "mynet", "  width: 8\n")
     own_model(here, "yolo", "  grid: 3\n", base="defaults: []\n")
+    (here / "mynets.py").touch()
     done = cli("--config-dir", "conf", "model=mynet", "model.width=16", "trust=[mynets]")
     assert done.code == 0, done.err
     assert done.config["model"]["width"] == 16
@@ -349,6 +351,7 @@ def test_a_hidden_yaml_is_extended_not_chosen(cli: Cli, here: Path) -> None:
     assert "_hidden" not in conf.options("data")
     node = conf.node("data", "mine")
     assert (node["name"], node["batch_size"], node["val_fraction"]) == ("mine", 3, 0.2)
+    (here / "my_pkg.py").touch()
     data = cli("--config-dir=my data=mine data.on_bad=fix trust=[my_pkg]").config["data"]
     assert (data["name"], data["batch_size"], data["on_bad"]) == ("mine", 3, "fix")
 

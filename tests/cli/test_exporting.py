@@ -47,6 +47,7 @@ def test_wrong_commands(command: str, wanted: str, cli: Cli, finished_run: Path)
 
 
 def test_what_the_engine_gets(cli: Cli, finished_run: Path) -> None:
+    (finished_run.parents[1] / "mine.py").touch()
     done = cli("export ckpt=runs/a what=backbone trust=[mine]")
     assert (done.code, done.verb) == (0, "export")
     assert done.config == {

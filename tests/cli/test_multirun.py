@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -194,7 +195,8 @@ def test_a_job_that_ctrl_c_ended_stops_all_and_keeps_the_table(
     assert done.code == 130
     assert len(ran) == 1
     rows = list(csv.DictReader((here / "s" / "sweep.csv").open()))
-    assert [r["exit_code"] for r in rows] == ["130"]
+    assert [r["exit_code"] for r in rows] == ["130", "not started"]
+    assert "2 jobs, 1 failed, 1 not started: s/sweep.csv" in done.out
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -209,7 +211,39 @@ def test_a_signal_stops_all_and_keeps_the_table(
     assert done.code == 128 + number
     assert done.line == stopped_by(number)
     rows = list(csv.DictReader((here / "s" / "sweep.csv").open()))
-    assert [r["exit_code"] for r in rows] == [str(128 + number)]
+    assert [r["exit_code"] for r in rows] == [str(128 + number), "not started"]
+    assert [r["overrides"] for r in rows] == ["model=yolo seed=1", "model=yolo seed=2"]
+
+
+def test_a_job_that_had_ended_before_the_signal_has_its_own_code(
+    cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(words: list[str]) -> int:
+        folder = Path(words[-1].partition("=")[2])
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(yaml.safe_dump({"task": {"monitor": "mAP50"}}))
+        (folder / "results.json").write_text(json.dumps({"metrics": {"mAP50": 0.5}}))
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr(child, "run", ended)
+    done = cli("-m model=yolo seed=1,2,3 sweep_dir=s")
+    assert done.code == 143
+    rows = list(csv.DictReader((here / "s" / "sweep.csv").open()))
+    assert [(r["exit_code"], r["metric"]) for r in rows] == [
+        ("0", "0.5"),
+        *[("not started", "")] * 2,
+    ]
+    assert "3 jobs, 0 failed, 2 not started: s/sweep.csv" in done.out
+
+
+def test_the_table_gives_back_what_was_typed(cli: Cli, here: Path, jobs: list[list[str]]) -> None:
+    (here / "my 'data'").mkdir()
+    words = ["data=folder", "data.root=my 'data'", "seed=1,2"]
+    words.append("data.classes=[a b,'c,d']")
+    assert cli("-m", *words, "sweep_dir=s").code == 0
+    rows = list(csv.DictReader((here / "s" / "sweep.csv").open(newline="")))
+    for seed, row in enumerate(rows, 1):
+        assert shlex.split(row["overrides"]) == [*words[:2], words[3], f"seed={seed}"]
 
 
 def test_a_jobs_process(here: Path) -> None:

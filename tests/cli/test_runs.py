@@ -95,12 +95,18 @@ def test_resume_takes_the_runs_own_configuration(cli: Cli, finished_run: Path) -
     assert done.config["resume"] == done.config["run_dir"] == str(moved)
     assert done.config["data"]["batch_size"] == 7
     assert done.config["trust"] == []
+    (finished_run.parents[1] / "mine.py").touch()
     assert cli("train resume=runs/moved trust=[mine]").config["trust"] == ["mine"]
 
 
 @pytest.mark.parametrize(
     ("command", "said"),
     [
+        (
+            "seed=9 resume=runs/a",
+            "or start a new run from these weights with backbone.weights=runs/a",
+        ),
+        ("optimizer.name=sgd resume=runs/a", "start a new run from these weights with"),
         ("model=yolo resume=runs/a", "model=yolo beside resume=: the weights are those"),
         ("resume=runs/a scheduler=step", "single keys of it may change"),
         ("resume=runs/a run_dir=b", "a run continues in its own folder"),
@@ -390,3 +396,61 @@ def test_the_stored_configuration_composes_to_itself(cli: Cli, finished_run: Pat
     stored = yaml.safe_load((finished_run / "config.yaml").read_text())
     resumed = cli("resume=runs/a").config
     assert {k: resumed[k] for k in stored} == stored
+
+
+BROKEN = [
+    ("seed: 0\nx: [1\ny: 2\n", "line 3: not YAML (expected ',' or ']', but got ':'); correct this"),
+    ("seed: 0\n\tx: 1\n", "line 2: not YAML (found character '\\t' that cannot start any token)"),
+    ("seed: 0\nx: \xff\n", "line 2: not UTF-8 text; save the file as UTF-8"),
+    ("x: \0\n", "cannot be read: special characters are not allowed; correct or restore the file"),
+    ("- a\n", "holds a list; write keys and their values"),
+    ("hello\n", "holds a single value; write keys and their values"),
+]
+"""What a YAML file holds, in Latin-1, and what is said of it."""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [*BROKEN, ("", "is empty: restore it"), ("seed: 1\n", "is not the configuration of a run")],
+)
+def test_a_config_that_is_broken(cli: Cli, finished_run: Path, text: str, said: str) -> None:
+    (finished_run / "config.yaml").write_text(text, encoding="latin-1")
+    for command in ("resume=runs/a", "eval ckpt=runs/a", "predict ckpt=runs/a source=."):
+        done = cli(command)
+        assert done.code == 2
+        assert f"runs/a/config.yaml{',' if said.startswith('line') else ''} {said}" in done.line
+        assert "without the file, eval and predict take the configuration from the" in done.line
+    (finished_run / "config.yaml").unlink()
+    assert cli("eval ckpt=runs/a").code == 0
+
+
+@pytest.mark.parametrize(("text", "said"), [*BROKEN, ("", "is empty; write the keys of this")])
+def test_a_yaml_of_the_users_that_is_broken(cli: Cli, here: Path, text: str, said: str) -> None:
+    """Wherever it stands: chosen, or named by another one's defaults."""
+    for group in ("model", "optimizer"):
+        (here / "conf" / group).mkdir(parents=True)
+        (here / "conf" / group / "mine.yaml").write_text(text, encoding="latin-1")
+        done = cli(f"--config-dir=conf {group}=mine")
+        assert done.code == 2
+        assert f"{group}/mine.yaml{',' if said.startswith('line') else ''} {said}" in done.line
+
+
+def test_a_broken_yaml_that_another_one_names(cli: Cli, here: Path) -> None:
+    (here / "conf" / "optimizer").mkdir(parents=True)
+    (here / "conf" / "optimizer" / "mine.yaml").write_text("defaults: [base]\nname: sgd\n")
+    (here / "conf" / "optimizer" / "base.yaml").write_text("lr: [\n")
+    done = cli("--config-dir=conf optimizer=mine")
+    assert done.code == 2
+    assert "optimizer/base.yaml, line 2: not YAML" in done.line
+
+
+@pytest.mark.parametrize(
+    "command", ["resume=runs/a", "eval ckpt=runs/a", "compare runs/a", "check"]
+)
+def test_a_trusted_package_must_be_there(cli: Cli, finished_run: Path, command: str) -> None:
+    name = f"mine_{command[:4]}"  # the folder of a trusted package stays on this process's path
+    done = cli(f"{command} trust=[{name}.nets]")
+    assert done.code == 2
+    assert done.line == f"trust={name}.nets: no module named '{name}'; install it or set PYTHONPATH"
+    (finished_run.parents[1] / name).mkdir()
+    assert cli(f"{command} trust=[{name}.nets]").code == 0

@@ -237,6 +237,7 @@ def test_a_study_that_began_elsewhere_is_typed_again(
 
 def test_a_stored_study_trusts_nobody(cli: Cli, here: Path, jobs: Jobs) -> None:
     assert cli(*STUDY, "study.seeds=[0]", "trust=[]", "sweep_dir=s").code == 2
+    (here / "mine.py").touch()
     assert cli(*STUDY[:-1], "study.seeds=[0]", "trust=[mine]", "sweep_dir=s").code == 0
     assert all("trust=[mine]" in words for words in jobs.commands)
     assert "mine" not in (here / "s/study.json").read_text()

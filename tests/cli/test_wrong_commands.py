@@ -48,9 +48,34 @@ WRONG = [
     ("backbone=resnet26d backbone.name=resnet18", "both name a backbone"),
     ("optimizer=adam", "optimizer=torch optimizer.name=Adam"),
     ("optimizer=adamww", "optimizer=adamw"),
+    ("optimizer=lbfgs", "several times a step"),
+    ("optimizer=lionn", "no such optimizer"),
+    ("optimizer=lamb", "write optimizer=timm optimizer.name=lamb"),
+    ("optimizer=torch optimizer.name=AdmaW", "did you mean AdamW"),
+    ("optimizer=torch optimizer.name=SparseAdam", "write optimizer=torch optimizer.name=Adam"),
+    ("optimizer=timm optimizer.name=AdamV", "timm.optim has no such optimizer"),
+    ("optimizer.library=keras", "it takes torch | timm"),
+    ("scheduler=cosin", "did you mean scheduler=cosine?"),
+    ("scheduler.name=cosin", "did you mean scheduler=cosine?"),
+    ("+scheduler.gama=0.1", "cosine has no such key"),
+    ("model=fcn model.backbone.name=resnt18", "did you mean backbone.name=resnt18?"),
+    ("model=smp model.arch=fpnn", "did you mean model.arch=fpn?"),
+    ("model=unet_encoder model.attention=sce", "did you mean model.attention=scse?"),
+    ("model=fcn model.stride=4", "it takes 8 | 16 | 32"),
+    ("model=overfeat backbone.version=fsat", "did you mean backbone.version=fast?"),
     ("loss=crossentropy", "loss=cross_entropy"),
     ("data=cocoo", "data=coco"),
     ("data=coco128.yaml", "data=yolo data.root="),
+    ("data=~a", "there is no such data; for a folder write data=auto data.root=~a"),
+    ("data=~/photos", "for a folder write data=auto data.root=~/photos"),
+    ("model=~a", "there is no such model; see cvtrain list model"),
+    ("data=folder data.root=~a", "data.root=~a: there is no such file or folder"),
+    ("data=folder data.root=${x}", "data.root=${x}: there is no key x to take it from"),
+    ("run_dir=${x}", "run_dir=${x}: there is no key x to take it from"),
+    ("seed=12345678901234567890123", "it takes no number above 9223372036854775807"),
+    ("data.batch_size=12345678901234567890123", "it takes no number above 2147483647"),
+    ("eval ckpt=~a", "ckpt=~a: there is no such file or folder"),
+    ("resume=~a", "resume=~a: there is no such file or folder"),
     ("data=/somewhere/photos", "data=auto data.root=/somewhere/photos"),
     ("logger=[csv,wandbb]", "logger=wandb"),
     # pairs that do not go together
@@ -115,6 +140,9 @@ WRONG = [
     ("model=fcn loss.parts.dice.smooth=2", "is a key of loss=ce_dice, not of loss=cross_entropy"),
     ("seed=one", "an integer from 0"),
     ("trust=mypkg", "[mypkg]"),
+    ("trust=[mypkg.nets]", "no module named 'mypkg'; install it or set PYTHONPATH"),
+    ("show trust=[mypkg]", "trust=mypkg: no module named 'mypkg'"),
+    ("-m trust=[mypkg] seed=1,2", "trust=mypkg: no module named 'mypkg'"),
     ("optimizer.betas=0.9", "a list"),
     ("callbacks.ema=0.9", "group of keys"),
     ("seed=1 seed=2", "given twice"),
@@ -327,6 +355,7 @@ def test_trust_comes_from_the_command_line_alone(cli: Cli, here: Path) -> None:
     done = cli("--config-dir=conf experiment=sly")
     assert done.code == 2
     assert "trust=[os]" in done.line
+    (here / "mine.py").touch()
     assert cli("--config-dir=conf experiment=sly trust=[mine]").config["trust"] == ["mine"]
 
 

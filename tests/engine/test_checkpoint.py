@@ -78,6 +78,22 @@ def test_a_truncated_file(trained, tmp_path, part) -> None:
     assert ("empty" if part == 0 else "truncated") in said
 
 
+@pytest.mark.parametrize(("broken", "whole"), [("best", "last"), ("last", "best")])
+def test_a_whole_checkpoint_beside_a_broken_one_is_named(
+    trained, tmp_path, monkeypatch, broken, whole
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("best", "last"):
+        shutil.copy(trained / "checkpoints" / f"{name}.ckpt", tmp_path)
+    file = tmp_path / f"{broken}.ckpt"
+    file.write_bytes(file.read_bytes()[:3000])
+    said = refused(file, CheckpointError)
+    epoch = load_model(said.rpartition("ckpt=")[2]).epoch + 1
+    assert said.endswith(f"{whole}.ckpt beside it is whole, of epoch {epoch}: ckpt={whole}.ckpt")
+    (tmp_path / f"{whole}.ckpt").write_bytes(b"PK")
+    assert refused(file, CheckpointError).endswith("truncated: its end is missing")
+
+
 def test_a_pickle_payload_is_refused_and_not_run(content, tmp_path) -> None:
     content["extra"] = Payload(tmp_path / "pwned")
     torch.save(content, tmp_path / "bad.ckpt")

@@ -84,6 +84,35 @@ def test_a_run_that_cannot_start_leaves_no_folder(compose, tmp_path, monkeypatch
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("trainer.strategy=dpd", "did you mean trainer.strategy=ddp?"),
+        ("+optimizer.momentun=0.9", "optimizer.momentun: sgd takes no such argument; did you mean"),
+        ("+optimizer.dampening=0.5", "Nesterov momentum requires a momentum and zero dampening"),
+    ],
+)
+def test_what_the_libraries_refuse_leaves_no_folder(compose, tmp_path, word, said) -> None:
+    with pytest.raises(UsageError, match=said):
+        train(compose("optimizer=sgd", word))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_start_without_an_epoch_does_not_block_the_corrected_command(compose, tmp_path) -> None:
+    run = tmp_path / "run"
+    wrong = "task.monitor=mAP5"
+    with pytest.raises(UsageError, match="mAP5: validation gives no such value; did you mean mAP"):
+        train(compose(wrong))
+    assert not list(run.glob("checkpoints/*"))
+    assert wrong in (run / "overrides.txt").read_text()
+    assert train(compose("trainer.max_epochs=1", "seed=7")) == 0
+    assert yaml.safe_load((run / "config.yaml").read_text())["seed"] == 7
+    assert wrong not in (run / "overrides.txt").read_text()
+    assert (run / "train.log").read_text().count("run folder: ") == 3  # that of the first start too
+    with pytest.raises(UsageError, match="already holds a run"):
+        compose()
+
+
 @pytest.mark.slow
 def test_of_two_starts_at_once_one_trains(tmp_path) -> None:
     words = [*tiny_words(["trainer.max_epochs=20"]), "trainer.max_epochs=20", "run_dir=run"]

@@ -10,7 +10,7 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from cvtrain.engine.evaluate import evaluate
+from cvtrain.engine.evaluate import _check_root, evaluate
 from cvtrain.engine.train import train
 from cvtrain.errors import DataError, UsageError
 
@@ -115,3 +115,18 @@ def test_a_part_of_the_classes_stays_the_same_part(compose, run, tmp_path) -> No
     assert said["classes"] == ["star", "circle"], "other data, the model's classes"
     with pytest.raises(DataError, match="not in the data: star, circle"):
         run(trained, "data.classes=[square,triangle]")
+
+
+def test_data_that_have_moved_are_named_as_resume_names_them(tmp_path) -> None:
+    """A wrong command (2), as with resume: the data set is elsewhere, and a key says where."""
+    gone = tmp_path / "gone"
+    with pytest.raises(UsageError) as caught:
+        _check_root({"root": str(gone), "download": None}, "runs/a")
+    assert caught.value.exit_code == 2
+    assert str(caught.value) == (
+        f"the data of this run are no longer in {gone}; where they are now says "
+        "cvtrain eval ckpt=runs/a data.root=FOLDER"
+    )
+    _check_root({"root": str(gone), "download": True}, "runs/a")
+    _check_root({"root": str(tmp_path)}, "runs/a")
+    _check_root({"root": None}, "runs/a")

@@ -56,6 +56,33 @@ def test_a_finished_run_says_so_and_how_to_train_longer(finished, command, capsy
     assert {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.parametrize(
+    ("stopped_by", "longer"),
+    [
+        (
+            ["callbacks.early_stopping.patience=1", "callbacks.early_stopping.min_delta=2"],
+            "callbacks.early_stopping.patience=2",
+        ),
+        (["trainer.max_minutes=0.00001"], "trainer.max_minutes="),
+    ],
+)
+def test_a_stopped_run_says_what_lets_it_train_longer(
+    compose, command, tmp_path, capsys, stopped_by, longer
+) -> None:
+    assert train(compose("trainer.max_epochs=3", *stopped_by)) == 0
+    run = f"resume={tmp_path / 'run'}"
+    with pytest.raises(
+        UsageError, match=r"nothing would come of trainer\.max_epochs 3 -> 4"
+    ) as said:
+        train(command(run, "trainer.max_epochs=4"))
+    words = str(said.value).partition("to train longer: cvtrain ")[2].split()
+    assert words[:2] == [run, "trainer.max_epochs=4"]
+    assert words[2].startswith(longer)
+    before = last_of(tmp_path / "run")["epoch"]
+    assert train(command(*words)) == 0
+    assert last_of(tmp_path / "run")["epoch"] > before
+
+
 def test_changes_beside_resume_reach_what_was_restored(finished, command, capsys) -> None:
     changes = ["trainer.max_epochs=4", "optimizer.lr=1e-4", "optimizer.weight_decay=0.01"]
     assert train(command(f"resume={finished}", *changes, "data.batch_size=8")) == 0

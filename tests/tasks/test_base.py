@@ -65,7 +65,7 @@ def test_a_box_cannot_be_mapped_back_through_a_random_warp(make_task, batch) -> 
 
 
 def test_an_unknown_monitor_says_what_there_is(make_task, batch) -> None:
-    with pytest.raises(RunError, match=r"task.monitor=accuracy.*mAP50"):
+    with pytest.raises(UsageError, match=r"task.monitor=accuracy.*mAP50"):
         trainer().validate(make_task(monitor="accuracy"), loader(batch), verbose=False)
 
 
