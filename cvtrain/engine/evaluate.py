@@ -81,9 +81,12 @@ def evaluate(config: dict[str, Any]) -> int:
 
 
 def _check_root(data: Mapping[str, Any], ckpt: str) -> None:
-    """Raise UsageError where the data set is not where it was, saying how to name its new place."""
+    """Raise UsageError where the data set is not where it was, saying how to name its new place.
+
+    A public set's own reader says how it is fetched.
+    """
     root = data.get("root")
-    if isinstance(root, str) and not data.get("download") and not Path(root).is_dir():
+    if isinstance(root, str) and data.get("download") is None and not Path(root).is_dir():
         raise UsageError(
             f"the data of this run are no longer in {root}; where they are now says "
             f"cvtrain eval ckpt={shlex.quote(shown(Path(ckpt)))} data.root=FOLDER"

@@ -127,6 +127,6 @@ def test_data_that_have_moved_are_named_as_resume_names_them(tmp_path) -> None:
         f"the data of this run are no longer in {gone}; where they are now says "
         "cvtrain eval ckpt=runs/a data.root=FOLDER"
     )
-    _check_root({"root": str(gone), "download": True}, "runs/a")
+    _check_root({"root": str(gone), "download": False}, "runs/a")
     _check_root({"root": str(tmp_path)}, "runs/a")
     _check_root({"root": None}, "runs/a")
