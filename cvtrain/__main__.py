@@ -2,7 +2,7 @@
 
 import sys
 
-from cvtrain.interrupt import leave_at_once
+from cvtrain.signals import leave_at_once
 
 
 def main() -> int:

@@ -31,9 +31,9 @@ from cvtrain.augment.pipeline import Pipeline, build_pipeline
 from cvtrain.augment.planes import Masks
 from cvtrain.augment.policy import Augmentation
 from cvtrain.augment.scene import Scene
-from cvtrain.cli.conf import package_conf
+from cvtrain.config.groups import package_conf
 from cvtrain.data.datamodule import compile_augment
-from cvtrain.data.process import prepare_process
+from cvtrain.data.worker import prepare_process
 from cvtrain.instantiate import instantiate
 
 HEIGHT, WIDTH = 480, 640

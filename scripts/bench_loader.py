@@ -36,8 +36,8 @@ from cvtrain.augment.policy import Augmentation
 from cvtrain.data.collate import collate
 from cvtrain.data.dataset import VisionDataset
 from cvtrain.data.decode import decode
-from cvtrain.data.process import prepare_process
 from cvtrain.data.table import Classes, Strings, Table
+from cvtrain.data.worker import prepare_process
 
 HEIGHT, WIDTH, SIZE = 480, 640, 640
 BOXES = 7  # an image, about COCO's mean

@@ -25,15 +25,15 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from cvtrain.callbacks.checkpoint import BestAndLast
-from cvtrain.callbacks.history import History
+from cvtrain.callbacks.metrics_csv import History
+from cvtrain.callbacks.signal_handlers import KeepSignals
 from cvtrain.cli import args as command_line
-from cvtrain.cli.conf import ConfDirs
 from cvtrain.cli.main import configuration
+from cvtrain.config.groups import ConfDirs
 from cvtrain.data.datamodule import DataModule, build_datamodule
 from cvtrain.engine.build import build_callbacks, build_model, build_task
 from cvtrain.engine.device import choose_device
 from cvtrain.engine.logs import run_log
-from cvtrain.engine.signals import KeepSignals
 from cvtrain.engine.trainer import Reseed, build_trainer, seed_all
 from cvtrain.metrics import metrics_for
 from cvtrain.models.base import total_loss

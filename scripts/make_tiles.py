@@ -35,9 +35,9 @@ import numpy as np
 from cvtrain.augment.scene import Scene
 from cvtrain.data.datamodule import DataModule
 from cvtrain.data.formats.auto import AutoReader
-from cvtrain.data.gate import run_gate
+from cvtrain.data.gate.run import run_gate
 from cvtrain.errors import CvtrainError, UsageError
-from cvtrain.types import IGNORE_INDEX
+from cvtrain.structures import IGNORE_INDEX
 
 COUNTS = ("empty", "few", "many")
 Namer = Callable[[Scene, slice, slice], str | None]

@@ -1,4 +1,4 @@
-"""Write cvtrain/cli/timm_names.txt from the installed timm: one architecture a line, then its tags.
+"""Write cvtrain/config/timm_names.txt from the installed timm: an architecture a line, its tags.
 
 The command line checks and lists backbone names from this file, without importing timm (6 s). Run
 it after raising timm's version.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-DEFAULT = Path(__file__).resolve().parent.parent / "cvtrain" / "cli" / "timm_names.txt"
+DEFAULT = Path(__file__).resolve().parent.parent / "cvtrain" / "config" / "timm_names.txt"
 
 
 def main() -> None:

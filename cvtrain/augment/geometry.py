@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from cvtrain.types import Placement
+from cvtrain.structures import Placement
 
 PAD = 114
 """The gray around a letterboxed image, for 8 bits (other depths: the same fraction of white)."""

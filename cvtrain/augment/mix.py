@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cvtrain.augment.config import closing_epoch, settled
-from cvtrain.types import Batch, Target
+from cvtrain.structures import Batch, Target
 
 FAINT = 0.1
 """Objects of an image blended in with a smaller share than this are to be ignored."""

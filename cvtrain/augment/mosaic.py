@@ -14,7 +14,7 @@ import numpy as np
 from cvtrain.augment.geometry import Box2Box, fit, map_boxes, map_points, pad_value, put, widen
 from cvtrain.augment.planes import Masks
 from cvtrain.augment.scene import UNSEEN, Scene, box_areas, joined_keypoints
-from cvtrain.types import IGNORE_INDEX
+from cvtrain.structures import IGNORE_INDEX
 
 ZOOM = (0.5, 1.0)
 """Each image is drawn at this factor of its fitted size."""

@@ -24,7 +24,7 @@ import numpy as np
 
 from cvtrain.augment.config import closing_epoch
 from cvtrain.augment.scene import Scene, box_areas
-from cvtrain.types import IGNORE_INDEX
+from cvtrain.structures import IGNORE_INDEX
 
 LEAST = 0.005
 """Objects whose boxes are smaller, in shares of the image, are cropped only if all are."""

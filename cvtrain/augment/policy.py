@@ -16,7 +16,7 @@ from cvtrain.augment.geometry import fit
 from cvtrain.augment.mosaic import mosaic
 from cvtrain.augment.object_crops import ObjectCrops
 from cvtrain.augment.scene import Scene, box_areas
-from cvtrain.types import IGNORE_INDEX
+from cvtrain.structures import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from cvtrain.augment.pipeline import Pipeline

@@ -13,8 +13,8 @@ from cvtrain.metrics.semantic_segmentation import (
     must_keep_suffix,
 )
 from cvtrain.report.draw import save_mask
+from cvtrain.structures import Batch
 from cvtrain.tasks.base import Task
-from cvtrain.types import Batch
 
 
 class MaskFiles(pl.Callback):

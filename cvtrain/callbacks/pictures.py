@@ -14,8 +14,8 @@ from torch import Tensor
 
 from cvtrain.callbacks.loggers import PictureLogger
 from cvtrain.errors import UsageError
+from cvtrain.structures import Batch, ImageInfo, Prediction, Target
 from cvtrain.tasks.base import Task
-from cvtrain.types import Batch, ImageInfo, Prediction, Target
 
 PICTURES = 8
 """Images that are drawn unless one says otherwise."""

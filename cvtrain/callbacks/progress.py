@@ -20,13 +20,13 @@ from rich.progress import Task as RichTask
 from rich.text import Text
 
 from cvtrain.callbacks.console import console
-from cvtrain.callbacks.history import History, memory_gib, speed
+from cvtrain.callbacks.metrics_csv import History, memory_gib, speed
+from cvtrain.distributed import world_size
 from cvtrain.errors import UsageError
-from cvtrain.interrupt import hold
+from cvtrain.signals import hold
+from cvtrain.structures import Batch
 from cvtrain.tasks.base import Task
-from cvtrain.tasks.distributed import world_size
 from cvtrain.text import duration, fitting, three_digits
-from cvtrain.types import Batch
 
 
 class _Times(ProgressColumn):

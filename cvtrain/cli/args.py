@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from cvtrain.cli import habits
+from cvtrain.config import aliases
 from cvtrain.errors import UsageError
 
 VERBS = (
@@ -153,12 +153,12 @@ def _unknown_flag(word: str, value: str | None) -> str:
         value = inline
     flags = [*_SWITCHES, *_OPTIONS]
     close = difflib.get_close_matches("--" + name, flags, n=1, cutoff=0.75)
-    if close and habits.replacement(name.replace("-", "_"), value or "") is None:
+    if close and aliases.replacement(name.replace("-", "_"), value or "") is None:
         return f"unknown flag {word}; did you mean {close[0]}?"
     key = name.replace("-", "_")
-    new = habits.replacement(key, value if value is not None else "VALUE")
-    if new is None and value is None and key in habits.SWITCHES:
-        new = habits.SWITCHES[key]
+    new = aliases.replacement(key, value if value is not None else "VALUE")
+    if new is None and value is None and key in aliases.SWITCHES:
+        new = aliases.SWITCHES[key]
     if new is None:
         new = f"{name if '.' in name else key}={value if value is not None else 'VALUE'}"
         return f"unknown flag {typed}; keys are written key=value: {new}, see cvtrain --help"
@@ -167,7 +167,7 @@ def _unknown_flag(word: str, value: str | None) -> str:
 
 def _unknown_words(words: Sequence[str], overrides: Sequence[str], has_verb: bool) -> str:
     """Words that are neither verbs nor ``key=value``."""
-    habit = habits.words(words, overrides, has_verb)
+    habit = aliases.words(words, overrides, has_verb)
     if habit:
         return habit
     word = words[0]

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from cvtrain.cache import KINDS
-from cvtrain.cli import reads, values
 from cvtrain.cli.args import VERBS
-from cvtrain.cli.caching import ALL, CLEAR
-from cvtrain.cli.conf import GROUPS, LISTS, ConfDirs, pick, timm_names
-from cvtrain.cli.typed import OPTIONAL, RECIPES
+from cvtrain.commands.cache import ALL, CLEAR
+from cvtrain.config import readable_keys, rules
+from cvtrain.config.groups import GROUPS, LISTS, ConfDirs, pick, timm_names
+from cvtrain.config.overrides import OPTIONAL, RECIPES
 from cvtrain.errors import UsageError
 from cvtrain.optim.names import LIBRARIES, optimizer_names
 
@@ -134,7 +134,7 @@ def _keys(word: str, words: Sequence[str], verb: str, conf: ConfDirs) -> list[st
             if not str(k).startswith("_")
         }
     else:
-        found = {f"{k}=" for k in (*GROUPS, *reads.ROOT_KEYS)}
+        found = {f"{k}=" for k in (*GROUPS, *readable_keys.ROOT_KEYS)}
         chosen = ({*taken, verb} & {*GROUPS}) - {*RECIPES}
         found |= {f"{g}." for g in GROUPS if g not in OPTIONAL or g in chosen}
     multirun = any(w in ("-m", "--multirun") for w in words)
@@ -142,14 +142,14 @@ def _keys(word: str, words: Sequence[str], verb: str, conf: ConfDirs) -> list[st
         f
         for f in found
         if f.rstrip("=") not in taken
-        and not reads.complaint(
+        and not readable_keys.complaint(
             verb, f.rstrip("=."), group_choice=f.endswith("="), multirun=multirun
         )
     ]
 
 
 def _values(key: str, value: str, words: Sequence[str], conf: ConfDirs) -> list[str]:
-    if key in reads.PATHS:
+    if key in readable_keys.PATHS:
         return _paths(value)
     if key in LISTS and value.startswith("["):
         head, *rest = value.rpartition("," if "," in value else "[")
@@ -165,9 +165,9 @@ def _values(key: str, value: str, words: Sequence[str], conf: ConfDirs) -> list[
         library = pick(_composed(words, conf), "optimizer.library")
         return list(optimizer_names(library)) if library in LIBRARIES else []
     group, _, last = key.rpartition(".")
-    if group in ("model", "backbone", "loss") and last in values.WORDS:
-        return [str(word) for word in values.WORDS[last]]
-    rule = values.RULES.get(key)
+    if group in ("model", "backbone", "loss") and last in rules.WORDS:
+        return [str(word) for word in rules.WORDS[last]]
+    rule = rules.RULES.get(key)
     if rule is not None and rule.choices:
         return list(rule.choices)
     default = pick(_composed(words, conf), key)
@@ -175,13 +175,13 @@ def _values(key: str, value: str, words: Sequence[str], conf: ConfDirs) -> list[
         return ["true", "false"]
     if default is None or isinstance(default, dict) or default == "???":
         return []
-    return [values.spell(default).replace(" ", "")]
+    return [rules.spell(default).replace(" ", "")]
 
 
 def _composed(words: Sequence[str], conf: ConfDirs) -> dict[str, Any]:
     """The configuration with the group choices made so far; with none if they do not compose."""
     from cvtrain.cli.args import Command
-    from cvtrain.cli.compose import compose_command, hydra_session, plain
+    from cvtrain.config.compose import compose_command, hydra_session, plain
 
     verb = next((w for w in words if w in ("proposals", "anchors")), "train")
     choices = [w for w in words if w.partition("=")[0] in GROUPS and "=" in w]

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Iterator
 
 from cvtrain.errors import CvtrainError, DataError
-from cvtrain.interrupt import Interrupted
+from cvtrain.signals import Interrupted
 from cvtrain.text import printable_lines
 
 DONE, FAILED, WRONG_COMMAND, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143

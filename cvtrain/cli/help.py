@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from cvtrain.cli.conf import GROUPS, ConfDirs, timm_names
+from cvtrain.config.groups import GROUPS, ConfDirs, timm_names
 
 WIDTH = 100
 """Columns the help fits into."""

@@ -13,21 +13,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cvtrain import interrupt, streams
+from cvtrain import signals, streams
 from cvtrain.cli import args, errors
 from cvtrain.cli.args import Command
-from cvtrain.cli.conf import ConfDirs
+from cvtrain.config.groups import ConfDirs
 
 JOBS = {
     "train": "cvtrain.engine.train:train",
     "eval": "cvtrain.engine.evaluate:evaluate",
     "predict": "cvtrain.engine.predict:predict",
     "export": "cvtrain.export.backbone:export",
-    "compare": "cvtrain.cli.compare:compare",
-    "check": "cvtrain.cli.check:check",
-    "show": "cvtrain.cli.show:show",
-    "proposals": "cvtrain.cli.proposals:proposals",
-    "anchors": "cvtrain.cli.anchors:anchors",
+    "compare": "cvtrain.commands.compare:compare",
+    "check": "cvtrain.commands.check:check",
+    "show": "cvtrain.commands.show:show",
+    "proposals": "cvtrain.commands.proposals:proposals",
+    "anchors": "cvtrain.commands.anchors:anchors",
 }
 """What runs a verb: a function of the plain configuration that returns an exit code."""
 
@@ -45,12 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is not None:
         return _main(list(argv))
     words = sys.argv[1:]
-    interrupt.leave_at_once()
+    signals.leave_at_once()
     streams.guard(pipe_warns=not _prints_only(words) and not {*words} & {*JOBS} - {"train"})
     code = _main(words)
     if code == errors.DONE and _prints_only(words) and streams.was_lost():
         code = errors.FAILED  # what it was asked for is nowhere
-    interrupt.ends_with(code)
+    signals.ends_with(code)
     return code
 
 
@@ -87,23 +87,23 @@ def _run(words: Sequence[str]) -> int:
 
         return complete(command.completion, conf)
     if command.verb == "list":
-        from cvtrain.cli.listing import show_list
+        from cvtrain.commands.list import show_list
 
         return show_list(command, conf)
     if command.verb == "cache":
-        from cvtrain.cli.caching import cache
+        from cvtrain.commands.cache import cache
 
         return cache(command)
     if command.verb == "train":
-        from cvtrain.cli.study import is_study, run_study
+        from cvtrain.sweep.study import is_study, run_study
 
         if is_study(command, conf):
-            with interrupt.interruptible():
+            with signals.interruptible():
                 return run_study(command, conf)
     if command.multirun:
-        from cvtrain.cli.multirun import multirun
+        from cvtrain.sweep.runner import multirun
 
-        with interrupt.interruptible():
+        with signals.interruptible():
             return multirun(command, conf)
     if command.cfg is not None:
         return _print_config(command, conf)
@@ -126,7 +126,7 @@ def _print_config(command: Command, conf: ConfDirs) -> int:
     """``--cfg job``: the composed configuration as YAML."""
     from omegaconf import OmegaConf
 
-    from cvtrain.cli.compose import compose_command, hydra_session, plain
+    from cvtrain.config.compose import compose_command, hydra_session, plain
     from cvtrain.errors import UsageError
 
     if command.verb in ("eval", "predict", "export", "compare"):
@@ -145,17 +145,17 @@ def configuration(command: Command, conf: ConfDirs) -> dict[str, Any]:
     Raises:
         UsageError: anything that is wrong with the command.
     """
-    from cvtrain.cli import runs
-    from cvtrain.cli.compose import compose_command, finish, hydra_session
+    from cvtrain.config import runs
+    from cvtrain.config.compose import compose_command, finish, hydra_session
 
     if command.verb in ("eval", "predict"):
         config = runs.checkpoint_config(command, conf)
     elif command.verb == "export":
-        from cvtrain.cli.exporting import export_config
+        from cvtrain.commands.export import export_config
 
         config = export_config(command)
     elif command.verb == "compare":
-        from cvtrain.cli.compare import compare_config
+        from cvtrain.commands.compare import compare_config
 
         config = compare_config(command)
     elif any(o.partition("=")[0] == "resume" for o in command.overrides):
@@ -187,5 +187,5 @@ def dispatch(verb: str, config: dict[str, Any]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     module, name = JOBS[verb].split(":")
     job: Callable[[dict[str, Any]], int] = getattr(importlib.import_module(module), name)
-    with interrupt.interruptible():
+    with signals.interruptible():
         return int(job(config))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cvtrain.augment.geometry import pad_value, widen
 from cvtrain.data.shared import carried
-from cvtrain.types import IGNORE_INDEX, Batch, ImageInfo, Target
+from cvtrain.structures import IGNORE_INDEX, Batch, ImageInfo, Target
 
 _THE_TARGETS = "targets"
 

@@ -17,26 +17,26 @@ from torch.utils.data import DataLoader
 from cvtrain.augment.geometry import RESIZES
 from cvtrain.augment.object_crops import crops_of
 from cvtrain.augment.policy import Augmentation
-from cvtrain.data.cache import RamCache
+from cvtrain.data.classification_extra import Joint, join_labelled
 from cvtrain.data.collate import Sample, collate
 from cvtrain.data.dataset import VisionDataset, input_size
-from cvtrain.data.joint import Joint, join_labelled
+from cvtrain.data.given_boxes import BoxSource
+from cvtrain.data.image_cache import RamCache
+from cvtrain.data.image_labels import check_sampler, images_per_class, strata
 from cvtrain.data.loader import Loader
 from cvtrain.data.pixels import mask_pixels, spread
-from cvtrain.data.process import start_worker
-from cvtrain.data.proposed import BoxSource
 from cvtrain.data.sampler import EpochSampler, SizeBatches
 from cvtrain.data.source import make_reader, split_seed
 from cvtrain.data.table import Classes, Table
-from cvtrain.data.tags import check_sampler, images_per_class, strata
 from cvtrain.data.task_tables import task_tables
 from cvtrain.data.views import Views
+from cvtrain.data.worker import start_worker
 from cvtrain.errors import DataError, UsageError
+from cvtrain.structures import TASKS
 from cvtrain.text import say
-from cvtrain.types import TASKS
 
 if TYPE_CHECKING:
-    from cvtrain.data.gate import GateReport
+    from cvtrain.data.gate.run import GateReport
 
 log = logging.getLogger(__name__)
 
@@ -442,7 +442,7 @@ def build_datamodule(
         DataError: the data set has errors and ``data.on_bad`` is ``error``, or cannot be used.
         UsageError: a value in the config that cannot be used.
     """
-    from cvtrain.data.gate import label_options, run_gate
+    from cvtrain.data.gate.run import label_options, run_gate
     from cvtrain.instantiate import instantiate
 
     data = cfg["data"]

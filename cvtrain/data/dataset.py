@@ -27,13 +27,12 @@ from cvtrain.augment.geometry import (
 from cvtrain.augment.planes import Masks
 from cvtrain.augment.policy import Augmentation
 from cvtrain.augment.scene import Scene, box_areas
-from cvtrain.data.cache import RamCache
 from cvtrain.data.collate import Sample
 from cvtrain.data.decode import decode
+from cvtrain.data.given_boxes import BoxSource, around, corners
+from cvtrain.data.image_cache import RamCache
 from cvtrain.data.mask_file import ClassOfValue, decode_mask
-from cvtrain.data.process import prepare_process
-from cvtrain.data.proposed import BoxSource, around, corners
-from cvtrain.data.segments import (
+from cvtrain.data.masks import (
     labelled_boxes,
     planes_of,
     rle_areas,
@@ -42,8 +41,9 @@ from cvtrain.data.segments import (
     to_planes,
 )
 from cvtrain.data.table import CROWD, DIFFICULT, Blobs, Table
+from cvtrain.data.worker import prepare_process
 from cvtrain.errors import DataError, UsageError
-from cvtrain.types import IGNORE_INDEX, RLE, ImageInfo, Placement, Target
+from cvtrain.structures import IGNORE_INDEX, RLE, ImageInfo, Placement, Target
 
 
 def input_size(image_size: int | Sequence[int]) -> tuple[int, int]:

@@ -18,13 +18,13 @@ from cvtrain.data.dataset import input_size
 from cvtrain.data.decode import claimed_pixels, decode_bytes, header_pixels
 from cvtrain.data.formats.files import IMAGE_SUFFIXES, MAX_PIXELS, is_image, walk
 from cvtrain.data.formats.unread import CONVERT, said_of_unread, unread_images
+from cvtrain.data.given_boxes import BoxFinder, around, corners
 from cvtrain.data.loader import Loader
-from cvtrain.data.process import prepare_process, start_worker
-from cvtrain.data.proposed import BoxFinder, around, corners
+from cvtrain.data.worker import prepare_process, start_worker
 from cvtrain.errors import DataError, UsageError
 from cvtrain.storage import is_run_folder
+from cvtrain.structures import ImageInfo, Placement, Target
 from cvtrain.text import printable
-from cvtrain.types import ImageInfo, Placement, Target
 
 READ_AHEAD = 100_000_000
 """Pixels of images at their own size that loader processes hold together, about; each holds two."""

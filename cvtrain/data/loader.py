@@ -6,14 +6,14 @@ from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader
 
-from cvtrain.data.process import starting_workers
 from cvtrain.data.shared import Packing
+from cvtrain.data.worker import starting_workers
 
 T_co = TypeVar("T_co", covariant=True)
 
 
 class Loader(DataLoader[T_co]):
-    """A ``DataLoader``; its ``worker_init_fn`` is to be ``cvtrain.data.process.start_worker``.
+    """A ``DataLoader``; its ``worker_init_fn`` is to be ``cvtrain.data.worker.start_worker``.
 
     A worker that dies of a signal raises an error in the main process (torch's SIGCHLD handler),
     at any place, so also while that one ends because of the same signal. No worker does, from its

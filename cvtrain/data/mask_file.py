@@ -12,7 +12,7 @@ from cvtrain.data.formats.files import FORMATS
 from cvtrain.errors import DataError
 
 VOID = 255
-"""The class of pixels that belong to none; ``cvtrain.types.IGNORE_INDEX``, which needs torch."""
+"""The class of pixels that belong to none: ``structures.IGNORE_INDEX``, which needs torch."""
 
 
 _APART = 48

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from cvtrain.data.formats.base import Reader
-from cvtrain.data.segments import from_mask, mask_box
+from cvtrain.data.masks import from_mask, mask_box
 from cvtrain.data.table import Blobs, Classes, Split, Strings, Table
 from cvtrain.errors import UsageError
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from cvtrain.data.image_labels import map_tags
 from cvtrain.data.table import Classes, Table
-from cvtrain.data.tags import map_tags
 from cvtrain.errors import DataError, UsageError
 
 _STREAM = 5  # which draw this is: no loader's stream is (seed, class, 0, 0, 5)

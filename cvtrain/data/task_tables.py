@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cvtrain.data.segments import semantic_table
+from cvtrain.data.image_labels import for_task, main_objects
+from cvtrain.data.masks import semantic_table
 from cvtrain.data.table import Table
-from cvtrain.data.tags import for_task, main_objects
 from cvtrain.errors import DataError
-from cvtrain.types import IGNORE_INDEX
+from cvtrain.structures import IGNORE_INDEX
 
 
 def task_tables(tables: Mapping[str, Table], task: str) -> dict[str, Table]:

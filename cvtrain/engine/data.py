@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from cvtrain.callbacks.console import LOG
 from cvtrain.data.datamodule import DataModule, build_datamodule
-from cvtrain.tasks.distributed import broadcast, rank, world_size
+from cvtrain.distributed import broadcast, rank, world_size
 
 
 def load_data(

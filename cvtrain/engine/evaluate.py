@@ -10,20 +10,20 @@ from typing import Any
 
 from cvtrain.augment.config import refuse_views, shown_as
 from cvtrain.callbacks.console import LOG
+from cvtrain.distributed import rank
 from cvtrain.engine.build import build_task, evaluation_callbacks
 from cvtrain.engine.checkpoint import LoadedRun, load_model
 from cvtrain.engine.data import load_data, make_boxes
 from cvtrain.engine.device import choose_device
+from cvtrain.engine.evaluation import score, write_scores
 from cvtrain.engine.launch import launch, started_elsewhere
+from cvtrain.engine.process_group import join_world
 from cvtrain.engine.rundir import RunDir, claimed, new_run_dir, shown, stored_config
-from cvtrain.engine.scoring import score, write_scores
 from cvtrain.engine.session import session
-from cvtrain.engine.world import join_world
 from cvtrain.errors import DataError, UsageError
-from cvtrain.interrupt import exit_code
 from cvtrain.outside import download_unless_strange, outside, refuse_outside, with_seals
+from cvtrain.signals import exit_code
 from cvtrain.storage import write_json_atomic
-from cvtrain.tasks.distributed import rank
 
 # How a run was trained that its evaluation does not take over: where, and on how much.
 _HERE = {

@@ -19,17 +19,17 @@ import cvtrain
 from cvtrain.callbacks.console import LOG, console
 from cvtrain.data.collate import collate
 from cvtrain.data.loader import Loader
-from cvtrain.data.process import start_worker
 from cvtrain.data.views import Views
+from cvtrain.data.worker import start_worker
+from cvtrain.distributed import broadcast, rank
 from cvtrain.engine.rundir import shown
 from cvtrain.errors import RunError, UsageError
 from cvtrain.models.base import Model
 from cvtrain.models.classification.heads import FittedHead
+from cvtrain.structures import Batch
 from cvtrain.tasks.base import Task
-from cvtrain.tasks.distributed import broadcast, rank
+from cvtrain.transfer.feature_cache import Key, Store
 from cvtrain.transfer.features import Features, on_features
-from cvtrain.transfer.store import Key, Store
-from cvtrain.types import Batch
 
 Batches = DataLoader[Any]
 T = TypeVar("T")

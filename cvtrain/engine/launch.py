@@ -26,7 +26,7 @@ from typing import Any
 
 from cvtrain import errors
 from cvtrain.errors import CvtrainError, RunError
-from cvtrain.interrupt import blocked, heeded, leave_at_once
+from cvtrain.signals import blocked, heeded, leave_at_once
 from cvtrain.storage import write_json_atomic
 from cvtrain.streams import guard
 

@@ -29,17 +29,17 @@ from cvtrain.engine.rundir import RunDir, claimed, new_run_dir, shown, stored_co
 from cvtrain.engine.session import session
 from cvtrain.errors import CvtrainError, DataError, RunError
 from cvtrain.instantiate import instantiate
-from cvtrain.interrupt import exit_code
 from cvtrain.metrics.semantic_segmentation import (
     SemanticSegmentationMetrics,
     mask_file,
     must_keep_suffix,
 )
 from cvtrain.report.draw import draw, save, save_mask, shrunk
+from cvtrain.signals import exit_code
 from cvtrain.storage import write_json_list_atomic
+from cvtrain.structures import Batch, ImageInfo, Prediction
 from cvtrain.tasks.base import Task
 from cvtrain.text import output_file, printable
-from cvtrain.types import Batch, ImageInfo, Prediction
 
 SHOWN = 20
 """Images in the printed table; all are in predictions.json."""

@@ -10,8 +10,8 @@ from typing import Any
 import pytorch_lightning as pl
 
 from cvtrain.callbacks.console import LOG
+from cvtrain.config.changes import Change, changes, with_copies
 from cvtrain.data.fingerprint import Fingerprint
-from cvtrain.engine.changes import Change, changes, with_copies
 from cvtrain.engine.checkpoint import load_checkpoint
 from cvtrain.engine.rundir import RunDir, shown
 from cvtrain.errors import CheckpointError, CvtrainError, DataError, UsageError

@@ -17,6 +17,7 @@ import torch
 import yaml
 
 import cvtrain
+from cvtrain.distributed import broadcast, rank
 from cvtrain.errors import HeldError, UsageError
 from cvtrain.lock import locked
 from cvtrain.storage import (
@@ -26,7 +27,6 @@ from cvtrain.storage import (
     write_atomic,
     write_json_atomic,
 )
-from cvtrain.tasks.distributed import broadcast, rank
 
 _PACKAGES = (
     "torch", "torchvision", "pytorch-lightning", "timm", "albumentations", "opencv-python-headless",

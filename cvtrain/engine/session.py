@@ -8,8 +8,8 @@ from typing import Any
 
 from cvtrain.engine.failures import translate
 from cvtrain.engine.logs import RunLog, log_quietly, run_log
-from cvtrain.engine.world import leave_world, speaks
-from cvtrain.interrupt import interruptible
+from cvtrain.engine.process_group import leave_world, speaks
+from cvtrain.signals import interruptible
 
 
 @contextmanager

@@ -16,9 +16,11 @@ from cvtrain.augment.mix import build_mix
 from cvtrain.callbacks.checkpoint import BestAndLast
 from cvtrain.callbacks.console import LOG
 from cvtrain.callbacks.early_stopping import EarlyStopping
-from cvtrain.callbacks.history import History
+from cvtrain.callbacks.metrics_csv import History
 from cvtrain.callbacks.pictures import Pictures, log_picture
+from cvtrain.callbacks.signal_handlers import KeepSignals
 from cvtrain.data.fingerprint import Fingerprint
+from cvtrain.distributed import broadcast, rank
 from cvtrain.engine.build import (
     build_callbacks,
     build_loggers,
@@ -33,30 +35,28 @@ from cvtrain.engine.checkpoint import (
     load_checkpoint,
     without_downloads,
 )
+from cvtrain.engine.class_weights import weigh_classes
 from cvtrain.engine.data import load_data, loaders, make_boxes
+from cvtrain.engine.detection_limits import TASKS as OBJECT_TASKS
+from cvtrain.engine.detection_limits import objects_of, too_few
 from cvtrain.engine.device import Device, choose_device
+from cvtrain.engine.evaluation import score, write_scores
 from cvtrain.engine.features import feature_loaders, fit_head, wanted
-from cvtrain.engine.imbalance import weigh_classes
 from cvtrain.engine.launch import launch, started_elsewhere
-from cvtrain.engine.limits import TASKS as OBJECT_TASKS
-from cvtrain.engine.limits import objects_of, too_few
+from cvtrain.engine.model_from_data import settle_model
+from cvtrain.engine.post_training import Stages, has_stages, with_stages
+from cvtrain.engine.process_group import join_world
 from cvtrain.engine.resume import FollowChanges, Resumed, command, load_last, load_states
 from cvtrain.engine.rundir import RunDir, claimed, is_typed, new_run_dir, stored_config
-from cvtrain.engine.scoring import score, write_scores
 from cvtrain.engine.session import session
-from cvtrain.engine.settle import settle_model
-from cvtrain.engine.signals import KeepSignals
-from cvtrain.engine.stages import Stages, has_stages, with_stages
 from cvtrain.engine.trainer import Reseed, build_trainer, check_strategy, seed_all
-from cvtrain.engine.world import join_world
 from cvtrain.errors import CheckpointError
-from cvtrain.interrupt import exit_code
 from cvtrain.models.base import Model
 from cvtrain.optim.optimizers import check_optimizer
 from cvtrain.outside import with_seals
+from cvtrain.signals import exit_code
 from cvtrain.storage import write_json_atomic
-from cvtrain.tasks.coverage import Coverage
-from cvtrain.tasks.distributed import broadcast, rank
+from cvtrain.tasks.class_coverage import Coverage
 
 
 def train(config: dict[str, Any]) -> int:

@@ -15,11 +15,11 @@ from lightning_fabric.plugins.environments import ClusterEnvironment
 from pytorch_lightning.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 from pytorch_lightning.strategies import StrategyRegistry
 
+from cvtrain.distributed import rank
 from cvtrain.engine.checkpoint import AtomicCheckpointIO
 from cvtrain.engine.device import Device
 from cvtrain.errors import UsageError
-from cvtrain.tasks.distributed import rank
-from cvtrain.types import Batch
+from cvtrain.structures import Batch
 
 _PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 

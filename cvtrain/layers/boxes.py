@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torchvision import ops
 
-from cvtrain.types import Target, empty_boxes
+from cvtrain.structures import Target, empty_boxes
 
 Overlap = Literal["iou", "giou", "diou", "ciou"]
 

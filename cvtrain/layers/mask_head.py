@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from cvtrain.layers.roi_head import Foreground
-from cvtrain.types import Target
+from cvtrain.structures import Target
 
 
 class MaskHead(nn.Module):

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
-from cvtrain.types import Target
+from cvtrain.structures import Target
 
 _STREAM = 3  # the last of five numbers: no sample's, no order's and no batch's own draws
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms, nms
 
 from cvtrain.layers.boxes import clip, pairwise
-from cvtrain.types import Prediction
+from cvtrain.structures import Prediction
 
 Method = Literal["hard", "agnostic", "linear", "gaussian", "weighted"]
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from cvtrain.layers.anchors import Size, grid_points
 from cvtrain.layers.attention import SelfAttention, connected, last_linear
 from cvtrain.layers.deformable_attention import DeformableAttention
-from cvtrain.layers.tower import prior_bias
+from cvtrain.layers.dense_head import prior_bias
 
 SIDE = 0.05
 """Side of the box that a cell of the finest map proposes at first, in shares of the image; of each

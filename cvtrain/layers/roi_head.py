@@ -22,12 +22,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cvtrain.layers.box_coder import BoxCoder
 from cvtrain.layers.boxes import objects_of
-from cvtrain.layers.coder import BoxCoder
 from cvtrain.layers.matcher import NEGATIVE, Matcher
 from cvtrain.layers.nms import Method, Selection
 from cvtrain.layers.sampler import fixed_draws, hard_examples, sample_balanced
-from cvtrain.types import Prediction, Target
+from cvtrain.structures import Prediction, Target
 
 CODE_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 """Bring the codes of regions to about unit variance."""

@@ -28,11 +28,11 @@ from torch.nn import functional as F
 from torchvision.ops import batched_nms
 
 from cvtrain.layers.anchors import GridAnchors, flatten_map
+from cvtrain.layers.box_coder import BoxCoder
 from cvtrain.layers.boxes import clip, objects_of
-from cvtrain.layers.coder import BoxCoder
 from cvtrain.layers.matcher import NEGATIVE, Matcher
 from cvtrain.layers.sampler import fixed_draws, sample_balanced
-from cvtrain.types import Target
+from cvtrain.structures import Target
 
 SMALLEST = 1e-3
 """Proposals with a shorter side are dropped, pixels."""

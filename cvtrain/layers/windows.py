@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cvtrain.layers.dense import WindowGrid
+from cvtrain.layers.window_head import WindowGrid
 
 
 @dataclass(frozen=True)

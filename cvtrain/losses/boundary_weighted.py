@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from cvtrain.losses.targets import over_pixels
 from cvtrain.losses.weights import ClassWeighted
-from cvtrain.types import IGNORE_INDEX
+from cvtrain.structures import IGNORE_INDEX
 
 
 class BoundaryWeighted(ClassWeighted):

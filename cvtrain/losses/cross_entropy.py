@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from cvtrain.losses.targets import over_pixels
 from cvtrain.losses.weights import ClassWeighted
-from cvtrain.types import IGNORE_INDEX
+from cvtrain.structures import IGNORE_INDEX
 
 
 class CrossEntropy(ClassWeighted):

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cvtrain.layers.boxes import centre_size, corners, elementwise
-from cvtrain.losses.boxes import IoULoss
+from cvtrain.losses.box_regression import IoULoss
 
 
 class Pairs(NamedTuple):

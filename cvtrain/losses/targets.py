@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cvtrain.types import IGNORE_INDEX, Target
+from cvtrain.structures import IGNORE_INDEX, Target
 
 
 def class_targets(targets: list[Target], num_classes: int) -> Tensor:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cvtrain.types import Target
+from cvtrain.structures import Target
 
 
 @dataclass

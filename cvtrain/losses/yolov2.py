@@ -36,7 +36,7 @@ from torch.nn import functional as F
 from cvtrain.layers.anchors import shape_iou
 from cvtrain.layers.boxes import area, clip, covered, elementwise, objects_of, pairwise
 from cvtrain.layers.grid_boxes import grid_boxes
-from cvtrain.types import Target
+from cvtrain.structures import Target
 
 ClassLoss = Callable[[Tensor, Tensor], Tensor]
 """Logits ``(M, C)`` and labels ``(M,)`` -> ``(M,)``, minus the logarithm of the probability."""

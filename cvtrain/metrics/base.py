@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cvtrain.data.table import Classes
 from cvtrain.errors import RunError
-from cvtrain.types import ImageInfo, Prediction, Target
+from cvtrain.structures import ImageInfo, Prediction, Target
 
 
 @dataclass(frozen=True)

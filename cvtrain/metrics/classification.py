@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from cvtrain.metrics.base import Metrics, Record, as_array, check_finite, listed
-from cvtrain.types import ImageInfo, Prediction, Target
+from cvtrain.structures import ImageInfo, Prediction, Target
 
 ECE_BINS = 15
 

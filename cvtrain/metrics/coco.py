@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from cvtrain.data.segments import rle_ious
-from cvtrain.metrics.boxes import box_areas, box_ious
-from cvtrain.types import RLE
+from cvtrain.data.masks import rle_ious
+from cvtrain.metrics.box_overlap import box_areas, box_ious
+from cvtrain.structures import RLE
 
 BACKENDS = ("faster_coco_eval", "pycocotools")
 MAX_DETECTIONS = 100

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cvtrain.types import IGNORE_INDEX
+from cvtrain.structures import IGNORE_INDEX
 
 TOLERANCE = 0.0075
 """Share of the image's diagonal, in pixels rounded up."""

@@ -23,7 +23,7 @@ from cvtrain.metrics.coco import (
 )
 from cvtrain.metrics.confusion import IOU_THRESHOLD, SCORE_THRESHOLD, detection_confusion
 from cvtrain.metrics.voc import voc_evaluate
-from cvtrain.types import ImageInfo, Prediction, Target
+from cvtrain.structures import ImageInfo, Prediction, Target
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from cvtrain.metrics.detection import (
     pack_detections,
 )
 from cvtrain.metrics.worst import worst_images
-from cvtrain.types import RLE, ImageInfo, Prediction, Target
+from cvtrain.structures import RLE, ImageInfo, Prediction, Target
 
 BOXES = ("mAP", "mAP50", "mAP75", "mAP_small", "mAP_medium", "mAP_large", "AR100")
 """What is said of the boxes; of the masks all twelve numbers are."""

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from cvtrain.metrics.base import Metrics, Record, as_array, check_finite, listed
-from cvtrain.metrics.boxes import box_ious
-from cvtrain.types import ImageInfo, Prediction, Target
+from cvtrain.metrics.box_overlap import box_ious
+from cvtrain.structures import ImageInfo, Prediction, Target
 
 IOU_THRESHOLD = 0.5
 """A box with at least this IoU lies on the object."""

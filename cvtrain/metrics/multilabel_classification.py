@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from cvtrain.metrics.base import Metrics, Record, as_array, check_finite, listed
-from cvtrain.types import ImageInfo, Prediction, Target
+from cvtrain.structures import ImageInfo, Prediction, Target
 
 THRESHOLD = 0.5
 """A class is predicted from this probability on; average precision needs no threshold."""

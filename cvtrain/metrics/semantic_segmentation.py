@@ -15,8 +15,8 @@ from cvtrain.data.formats.files import IMAGE_SUFFIXES
 from cvtrain.data.table import Classes
 from cvtrain.metrics.base import Metrics, Record, listed
 from cvtrain.metrics.contours import boundary_counts
+from cvtrain.structures import IGNORE_INDEX, ImageInfo, Prediction, Target
 from cvtrain.text import output_file
-from cvtrain.types import IGNORE_INDEX, ImageInfo, Prediction, Target
 
 WORST = 10
 """Images listed as the worst."""

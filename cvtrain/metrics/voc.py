@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cvtrain.metrics.boxes import box_ious
+from cvtrain.metrics.box_overlap import box_ious
 from cvtrain.metrics.coco import Detections
 
 THRESHOLD = 0.5

@@ -9,7 +9,7 @@ import numpy as np
 
 from cvtrain.metrics.coco import Detections
 from cvtrain.metrics.confusion import IOU_THRESHOLD, SCORE_THRESHOLD, best_first
-from cvtrain.types import ImageInfo
+from cvtrain.structures import ImageInfo
 
 WORST = 10
 """Images listed as the worst."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cvtrain.types import Prediction, Target
+from cvtrain.structures import Prediction, Target
 
 
 class Model(nn.Module, ABC):

@@ -1,8 +1,9 @@
 """Models of which parts are fitted after their network is trained, one after the other.
 
-The engine does it (``cvtrain.engine.stages``): once the last epoch is over, the network of the best
-one sees every training image once, as it is without augmentation; what each stage needs of that is
-kept on disk; then each stage is fitted to it, and what it learnt is saved before the next begins.
+The engine does it (``cvtrain.engine.post_training``): once the last epoch is over, the network of
+the best one sees every training image once, as it is without augmentation; what each stage needs
+of that is kept on disk; then each stage is fitted to it, and what it learnt is saved before the
+next begins.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cvtrain.types import Target
+from cvtrain.structures import Target
 
 
 class Stage(nn.Module, ABC):

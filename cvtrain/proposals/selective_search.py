@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from cvtrain.errors import UsageError
-from cvtrain.proposals.colour import SPACES, convert, unit_rgb
+from cvtrain.proposals.color import SPACES, convert, unit_rgb
 from cvtrain.proposals.grouping import SIMILARITIES, group
 from cvtrain.proposals.regions import describe, features, segment
 

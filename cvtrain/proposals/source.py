@@ -17,10 +17,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from cvtrain.data.decode import decode_bytes
-from cvtrain.data.process import start_worker, starting_workers
 from cvtrain.data.table import Table
+from cvtrain.data.worker import start_worker, starting_workers
 from cvtrain.errors import DataError, RunError, UsageError
-from cvtrain.proposals.cache import Cache, content_key
+from cvtrain.proposals.box_cache import Cache, content_key
 from cvtrain.proposals.names import Names
 from cvtrain.proposals.selective_search import Boxes, Settings, selective_search, settings
 

@@ -44,7 +44,7 @@ class Row:
         scores: all metrics; None where undefined.
         per_class: the class's own score by class name.
         train_seconds, epochs: of the run; None: not known.
-        cost: ``cvtrain.engine.measure.Cost`` as a dict; empty: it could not be measured.
+        cost: ``cvtrain.engine.benchmark.Cost`` as a dict; empty: it could not be measured.
     """
 
     name: str

@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from cvtrain.data.segments import resize_part, rle_part
+from cvtrain.data.masks import resize_part, rle_part
 from cvtrain.storage import replacing
+from cvtrain.structures import IGNORE_INDEX
 from cvtrain.text import printable, shortened
-from cvtrain.types import IGNORE_INDEX
 
 PALETTE = np.array(
     [

@@ -16,14 +16,14 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from torch import Tensor
 
-from cvtrain.metrics.boxes import box_ious
+from cvtrain.metrics.box_overlap import box_ious
 from cvtrain.metrics.localization import IOU_THRESHOLD
 from cvtrain.report.class_iou import plot_class_iou
 from cvtrain.report.curves import plot_curves
 from cvtrain.report.figure import COLOURS, DPI, GRID, INK, MUTED, entry, new_figure, safe
 from cvtrain.report.iou_curve import plot_iou_curve
 from cvtrain.report.labels import plot_labels
-from cvtrain.types import ImageInfo, Prediction, Target
+from cvtrain.structures import ImageInfo, Prediction, Target
 
 __all__ = [
     "plot_class_iou",

@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 
 from cvtrain.data.table import Classes
+from cvtrain.distributed import broadcast, gather
 from cvtrain.errors import RunError, UsageError
 from cvtrain.metrics.base import Metrics
 from cvtrain.models.base import Model
 from cvtrain.optim.optimizers import Factory, build_optimizer
 from cvtrain.optim.schedules import Schedule
-from cvtrain.tasks.coverage import Coverage
-from cvtrain.tasks.distributed import broadcast, gather
-from cvtrain.tasks.sums import LossSums, TrainingSums
+from cvtrain.structures import Batch, ImageInfo, Prediction
+from cvtrain.tasks.class_coverage import Coverage
+from cvtrain.tasks.loss_meters import LossSums, TrainingSums
 from cvtrain.transfer.regimes import Transfer
-from cvtrain.types import Batch, ImageInfo, Prediction
 
 
 class Task(pl.LightningModule, ABC):

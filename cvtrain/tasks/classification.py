@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from cvtrain.structures import ImageInfo, Prediction
 from cvtrain.tasks.base import Task
-from cvtrain.types import ImageInfo, Prediction
 
 
 class ClassificationTask(Task):

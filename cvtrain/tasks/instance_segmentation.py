@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 
 from cvtrain.metrics.base import as_array, check_finite
+from cvtrain.structures import ImageInfo, Prediction
 from cvtrain.tasks.base import Task
-from cvtrain.tasks.paste import paste_rles
-from cvtrain.types import ImageInfo, Prediction
+from cvtrain.tasks.paste_masks import paste_rles
 
 
 class InstanceSegmentationTask(Task):

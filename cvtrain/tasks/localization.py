@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from cvtrain.structures import ImageInfo, Prediction
 from cvtrain.tasks.base import Task
-from cvtrain.types import ImageInfo, Prediction
 
 
 class LocalizationTask(Task):

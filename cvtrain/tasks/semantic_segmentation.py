@@ -15,9 +15,9 @@ from cvtrain.metrics.base import Metrics
 from cvtrain.models.base import Model
 from cvtrain.models.segmentation.inference import Inference, check_finite
 from cvtrain.optim.optimizers import Factory
+from cvtrain.structures import Batch, ImageInfo, Prediction, Target
 from cvtrain.tasks.base import Task
 from cvtrain.transfer.regimes import Transfer
-from cvtrain.types import Batch, ImageInfo, Prediction, Target
 
 
 class SemanticSegmentationTask(Task):

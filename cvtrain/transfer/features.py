@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cvtrain.data.dataset import VisionDataset
 from cvtrain.data.views import Views
-from cvtrain.types import Batch
+from cvtrain.structures import Batch
 
 Samples = VisionDataset | Views
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cvtrain.augment.mix import BatchMix, build_mix
-from cvtrain.types import Batch, Target
+from cvtrain.structures import Batch, Target
 
 
 def batch(size=6, dtype=torch.uint8, side=40, classes=6):

@@ -18,7 +18,7 @@ from cvtrain.augment.scene import Scene
 from cvtrain.data.datamodule import compile_augment
 from cvtrain.errors import DataError, UsageError
 from cvtrain.instantiate import instantiate
-from cvtrain.types import TASKS
+from cvtrain.structures import TASKS
 
 CONF = Path(__file__).parents[2] / "conf" / "augment"
 

@@ -11,7 +11,7 @@ from cvtrain.augment import Affine
 from cvtrain.augment.pipeline import Pipeline
 from cvtrain.augment.planes import Masks
 from cvtrain.augment.scene import Scene
-from cvtrain.data.segments import from_mask, mask_box, to_masks, to_planes
+from cvtrain.data.masks import from_mask, mask_box, to_masks, to_planes
 from cvtrain.data.table import Blobs
 
 

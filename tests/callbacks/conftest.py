@@ -16,8 +16,8 @@ from cvtrain.data.table import Classes
 from cvtrain.engine.checkpoint import AtomicCheckpointIO
 from cvtrain.metrics import metrics_for
 from cvtrain.models.base import Model
+from cvtrain.structures import Batch, ImageInfo, Prediction, Target
 from cvtrain.tasks.classification import ClassificationTask
-from cvtrain.types import Batch, ImageInfo, Prediction, Target
 
 
 class TinyClassifier(Model):

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cvtrain.callbacks.history import History
 from cvtrain.callbacks.loggers import MLflow, PictureLogger, TensorBoard, Wandb, _why_offline
+from cvtrain.callbacks.metrics_csv import History
 from cvtrain.errors import UsageError
 
 PICTURE = np.zeros((4, 6, 3), np.uint8)

@@ -10,7 +10,7 @@ from pytorch_lightning.loggers import CSVLogger
 
 from cvtrain.callbacks.pictures import Pictures, displayable
 from cvtrain.errors import UsageError
-from cvtrain.types import Batch, ImageInfo, Prediction, Target
+from cvtrain.structures import Batch, ImageInfo, Prediction, Target
 
 
 class Album(CSVLogger):

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from cvtrain.callbacks import console as consoles
-from cvtrain.callbacks.history import History
+from cvtrain.callbacks.metrics_csv import History
 from cvtrain.callbacks.progress import ProgressBar
 from cvtrain.errors import UsageError
 from cvtrain.terminal import Terminal

@@ -14,7 +14,7 @@ import pytest
 
 from cvtrain.cli.args import VERBS
 from cvtrain.cli.completion import candidates
-from cvtrain.cli.conf import GROUPS, ConfDirs
+from cvtrain.config.groups import GROUPS, ConfDirs
 
 Cli = Callable[..., Any]
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from cvtrain.cli import errors, help, listing
+from cvtrain.cli import errors, help
 from cvtrain.cli import main as cli_main
 from cvtrain.cli.args import VERBS
-from cvtrain.cli.conf import GROUPS, ConfDirs, first_sentence, timm_names
+from cvtrain.commands import list as listing
+from cvtrain.config.groups import GROUPS, ConfDirs, first_sentence, timm_names
 from cvtrain.errors import CheckpointError, DataError, RunError, UsageError
-from cvtrain.interrupt import Interrupted
+from cvtrain.signals import Interrupted
 
 Cli = Callable[..., Any]
 
@@ -158,7 +159,7 @@ def test_examples_are_true(
     (here / "new").mkdir()
     (here / "new" / "a.jpg").touch()
     ran: list[list[str]] = []
-    monkeypatch.setattr("cvtrain.cli.child.run", lambda words: ran.append(words) or 0)
+    monkeypatch.setattr("cvtrain.sweep.child.run", lambda words: ran.append(words) or 0)
     words = shlex.split(command)
     assert words.pop(0) == "cvtrain"
     done = cli(*words)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from cvtrain.cli import habits
-from cvtrain.cli.conf import GROUPS, ConfDirs, dotted_keys, load, package_conf
+from cvtrain.config import aliases
+from cvtrain.config.groups import GROUPS, ConfDirs, dotted_keys, load, package_conf
 
 Cli = Callable[..., Any]
 
@@ -313,10 +313,10 @@ def test_what_habits_lead_to_exists() -> None:
     for group in GROUPS:
         for option in conf.options(group):
             known |= set(dotted_keys({group: conf.node(group, option)}))
-    for theirs, ours in habits._RENAMED.items():
+    for theirs, ours in aliases._RENAMED.items():
         assert ours in known, f"{theirs} -> {ours}"
         assert theirs not in known, f"{theirs} is a key of ours"
-    for text in habits.SWITCHES.values():
+    for text in aliases.SWITCHES.values():
         assert text.partition("=")[0] in known
 
 

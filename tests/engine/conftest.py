@@ -13,8 +13,8 @@ import pytest
 
 from cvtrain.callbacks import console as consoles
 from cvtrain.cli import args
-from cvtrain.cli.conf import ConfDirs
 from cvtrain.cli.main import configuration
+from cvtrain.config.groups import ConfDirs
 from cvtrain.engine.train import train
 
 TINY = (

@@ -8,7 +8,7 @@ import torch
 
 from cvtrain.engine.failures import lost_contact, translate
 from cvtrain.errors import DataError, RunError
-from cvtrain.interrupt import Interrupted
+from cvtrain.signals import Interrupted
 
 CONFIG = {
     "data": {"batch_size": 16, "image_size": [64, 96], "num_workers": None},

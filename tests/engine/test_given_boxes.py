@@ -24,7 +24,7 @@ MODEL = '''
 import torch
 from torch import nn
 from cvtrain.models.base import Model
-from cvtrain.types import Prediction
+from cvtrain.structures import Prediction
 
 class Given(Model):
     def __init__(self, num_classes):

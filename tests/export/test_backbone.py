@@ -15,8 +15,8 @@ from torch import nn
 
 import cvtrain
 from cvtrain.cli import args
-from cvtrain.cli.conf import ConfDirs
 from cvtrain.cli.main import configuration, main
+from cvtrain.config.groups import ConfDirs
 from cvtrain.engine.build import build_model
 from cvtrain.engine.checkpoint import load_model
 from cvtrain.errors import CheckpointError, RunError, UsageError

@@ -19,7 +19,7 @@ from cvtrain.layers.boxes import (
     objects_of,
     pairwise,
 )
-from cvtrain.types import Target
+from cvtrain.structures import Target
 
 KINDS = get_args(Overlap)
 PAIRWISE = {

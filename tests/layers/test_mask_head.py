@@ -14,8 +14,8 @@ from torchvision.ops import masks_to_boxes
 
 from cvtrain.layers.mask_head import MaskHead, MaskTargets, mask_loss, mask_targets
 from cvtrain.layers.roi_head import Foreground, RandomRoIs, RoIStage
-from cvtrain.tasks.paste import paste
-from cvtrain.types import Target
+from cvtrain.structures import Target
+from cvtrain.tasks.paste_masks import paste
 
 HEIGHT, WIDTH = 24, 33
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cvtrain.layers.multi_scale import MultiScale, resize_batch
-from cvtrain.types import Target
+from cvtrain.structures import Target
 
 
 def test_the_papers_sizes_and_those_of_small_images() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cvtrain.layers.boxes import pairwise
 from cvtrain.layers.roi_head import BoxHead, HardRoIs, RandomRoIs, RoIStage
-from cvtrain.types import Target
+from cvtrain.structures import Target
 
 OBJECTS = torch.tensor(
     [[10.0, 10.0, 50.0, 50.0], [60.0, 20.0, 90.0, 80.0], [0.0, 80.0, 40.0, 99.0]]

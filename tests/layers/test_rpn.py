@@ -9,7 +9,7 @@ import torch
 
 from cvtrain.layers.boxes import pairwise
 from cvtrain.layers.rpn import RPN, RPNOutputs
-from cvtrain.types import Target
+from cvtrain.structures import Target
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torchvision import ops
 
-from cvtrain.layers.coder import BoxCoder
-from cvtrain.losses.boxes import IoULoss, SmoothL1, iou_loss, smooth_l1
+from cvtrain.layers.box_coder import BoxCoder
+from cvtrain.losses.box_regression import IoULoss, SmoothL1, iou_loss, smooth_l1
 from cvtrain.losses.focal import sigmoid_focal
 
 BOXES = torch.tensor([[0.0, 0.0, 10.0, 10.0], [5.0, 5.0, 25.0, 15.0]])

@@ -11,7 +11,7 @@ from cvtrain.losses.cross_entropy import CrossEntropy
 from cvtrain.losses.focal import FocalLoss
 from cvtrain.losses.targets import class_targets, soft
 from cvtrain.losses.weights import balanced_weights, effective_number, positive_weights
-from cvtrain.types import Target
+from cvtrain.structures import Target
 
 K = 4
 WEIGHTS = [1.0, 2.0, 0.5, 0.0]

@@ -18,7 +18,7 @@ from cvtrain.losses.overlap import DiceLoss, JaccardLoss, TverskyLoss
 from cvtrain.losses.sums import SumLoss
 from cvtrain.losses.targets import mask_targets
 from cvtrain.losses.weights import median_frequency
-from cvtrain.types import Target
+from cvtrain.structures import Target
 
 K = 4
 WEIGHTS = [1.0, 2.0, 0.5, 3.0]

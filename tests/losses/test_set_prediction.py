@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from cvtrain.losses.boxes import IoULoss
+from cvtrain.losses.box_regression import IoULoss
 from cvtrain.losses.set_prediction import Pairs, set_terms, varifocal
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cvtrain.losses.yolo import YOLOLoss, assign
 from cvtrain.models.base import total_loss
-from cvtrain.types import Target
+from cvtrain.structures import Target
 
 PARTS = ("coord", "obj", "noobj", "classes")
 

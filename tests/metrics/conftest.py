@@ -17,7 +17,7 @@ import torch
 
 from cvtrain.data.table import Classes
 from cvtrain.metrics.base import Metrics
-from cvtrain.types import ImageInfo, Prediction, Target
+from cvtrain.structures import ImageInfo, Prediction, Target
 
 
 @dataclass

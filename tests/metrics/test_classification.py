@@ -12,7 +12,7 @@ from cvtrain.data.table import Classes
 from cvtrain.errors import RunError
 from cvtrain.metrics import metrics_for
 from cvtrain.metrics.classification import ClassificationMetrics
-from cvtrain.types import ImageInfo, Prediction, Target
+from cvtrain.structures import ImageInfo, Prediction, Target
 
 
 def fill(probs, labels, names=None):

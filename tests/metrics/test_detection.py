@@ -16,7 +16,7 @@ from cvtrain.metrics import metrics_for
 from cvtrain.metrics.coco import coco_evaluate, top_rows
 from cvtrain.metrics.detection import DetectionMetrics, pack_detections
 from cvtrain.metrics.voc import average_precisions
-from cvtrain.types import Placement, Prediction, Target
+from cvtrain.structures import Placement, Prediction, Target
 
 ONE = Classes.from_names(["thing"])
 BACKENDS = ["faster_coco_eval", "pycocotools"]

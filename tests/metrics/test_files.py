@@ -12,7 +12,7 @@ from cvtrain.data.table import Classes
 from cvtrain.metrics.classification import ClassificationMetrics
 from cvtrain.metrics.detection import DetectionMetrics
 from cvtrain.report.results import write_predictions, write_results
-from cvtrain.types import ImageInfo, Prediction, Target
+from cvtrain.structures import ImageInfo, Prediction, Target
 
 NAMES = "mAP mAP50 mAP75 mAP_small mAP_medium mAP_large AR1 AR10 AR100 AR_small AR_medium AR_large"
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from cvtrain.data.segments import decode_rle, rles_from_masks
+from cvtrain.data.masks import decode_rle, rles_from_masks
 from cvtrain.data.table import Classes
 from cvtrain.errors import RunError, UsageError
 from cvtrain.metrics import metrics_for
 from cvtrain.metrics.instance_segmentation import BOXES, InstanceSegmentationMetrics
 from cvtrain.report.results import write_predictions
-from cvtrain.types import ImageInfo, Prediction, Target
+from cvtrain.structures import ImageInfo, Prediction, Target
 
 ONE = Classes(("nucleus",), (7,))
 BACKENDS = ["faster_coco_eval", "pycocotools"]

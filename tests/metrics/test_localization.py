@@ -12,7 +12,7 @@ import torch
 from cvtrain.data.table import Classes
 from cvtrain.errors import RunError
 from cvtrain.metrics import metrics_for
-from cvtrain.types import ImageInfo, Prediction, Target
+from cvtrain.structures import ImageInfo, Prediction, Target
 
 CLASSES = Classes(("cat", "dog", "owl"), (10, 20, 30))
 BOX = [10.0, 10.0, 30.0, 50.0]  # 20 x 40

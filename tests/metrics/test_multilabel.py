@@ -15,7 +15,7 @@ from cvtrain.errors import RunError
 from cvtrain.metrics import metrics_for
 from cvtrain.metrics.multilabel_classification import average_precision
 from cvtrain.report.results import write_predictions
-from cvtrain.types import ImageInfo, Prediction, Target
+from cvtrain.structures import ImageInfo, Prediction, Target
 
 
 def fill(probs, truths, names=None, parts=1):

@@ -18,7 +18,7 @@ from cvtrain.metrics.contours import (
     device_counts,
 )
 from cvtrain.metrics.semantic_segmentation import mask_file, must_keep_suffix
-from cvtrain.types import ImageInfo, Prediction, Target
+from cvtrain.structures import ImageInfo, Prediction, Target
 
 NAMES = ("sky", "road", "car", "sign")
 

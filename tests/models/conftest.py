@@ -19,13 +19,13 @@ from torch import Tensor
 from torchvision.ops import masks_to_boxes
 
 from cvtrain.data.formats.voc import VOCReader
-from cvtrain.data.segments import rles_from_masks, to_masks
+from cvtrain.data.masks import rles_from_masks, to_masks
 from cvtrain.data.table import Table
 from cvtrain.instantiate import instantiate
 from cvtrain.metrics import metrics_for
 from cvtrain.models.base import total_loss
-from cvtrain.tasks.paste import paste_rles
-from cvtrain.types import ImageInfo, Target
+from cvtrain.structures import ImageInfo, Target
+from cvtrain.tasks.paste_masks import paste_rles
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 NUM_CLASSES = 3

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cvtrain.models.base import total_loss
-from cvtrain.types import Prediction, Target
+from cvtrain.structures import Prediction, Target
 from tests.models.test_contract import MODELS, overrides
 
 DETECTORS = {

@@ -13,7 +13,7 @@ from cvtrain.losses.focal import FocalLoss
 from cvtrain.models.backbones.timm_backbone import TimmBackbone
 from cvtrain.models.backbones.yolov1 import YOLOv1Backbone
 from cvtrain.models.classification.classifier import Classifier
-from cvtrain.types import Target
+from cvtrain.structures import Target
 
 # Convolutional networks with a head of their own between maps and classifier, a class token, a mean
 # of tokens, NHWC maps.

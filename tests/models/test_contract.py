@@ -13,14 +13,14 @@ import torch
 import yaml
 from torch import Tensor
 
-from cvtrain.data.segments import rles_from_masks
+from cvtrain.data.masks import rles_from_masks
 from cvtrain.data.table import Classes
 from cvtrain.errors import UsageError
 from cvtrain.instantiate import instantiate
 from cvtrain.metrics import metrics_for
 from cvtrain.models.base import Model, total_loss
-from cvtrain.tasks.paste import paste_rles
-from cvtrain.types import ImageInfo, Prediction, Target
+from cvtrain.structures import ImageInfo, Prediction, Target
+from cvtrain.tasks.paste_masks import paste_rles
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 SIZE = 64

@@ -13,7 +13,7 @@ from cvtrain.errors import CheckpointError, RunError, UsageError
 from cvtrain.losses.cross_entropy import CrossEntropy
 from cvtrain.models.backbones.timm_backbone import TimmBackbone
 from cvtrain.models.segmentation.deconvnet import DeconvNet, grid
-from cvtrain.types import Target
+from cvtrain.structures import Target
 
 
 def make(num_classes: int = 3, **keywords) -> DeconvNet:

@@ -14,7 +14,7 @@ from cvtrain.models.backbones.timm_backbone import TimmBackbone
 from cvtrain.models.base import total_loss
 from cvtrain.models.detection.fast_rcnn import FastRCNN
 from cvtrain.proposals.selective_search import selective_search, settings
-from cvtrain.types import Target
+from cvtrain.structures import Target
 
 
 @pytest.fixture

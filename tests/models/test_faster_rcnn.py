@@ -25,7 +25,7 @@ from cvtrain.models.backbones.yolov1 import YOLOv1Backbone
 from cvtrain.models.base import total_loss
 from cvtrain.models.detection.coco_weights import translated
 from cvtrain.models.detection.faster_rcnn import FasterRCNN
-from cvtrain.types import Target
+from cvtrain.structures import Target
 
 System = TypeVar("System", bound=FasterRCNN)
 

@@ -10,7 +10,7 @@ from cvtrain.layers.transposed import Upsample
 from cvtrain.losses.cross_entropy import CrossEntropy
 from cvtrain.models.backbones.timm_backbone import TimmBackbone
 from cvtrain.models.segmentation.fcn import FCN
-from cvtrain.types import Target
+from cvtrain.structures import Target
 
 
 def make(name: str = "resnet18", num_classes: int = 3, **keywords) -> FCN:

@@ -15,10 +15,10 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from cvtrain.layers.boxes import area, elementwise
 from cvtrain.layers.matcher import IGNORED, NEGATIVE
-from cvtrain.losses.boxes import IoULoss, SmoothL1
+from cvtrain.losses.box_regression import IoULoss, SmoothL1
 from cvtrain.models.backbones.timm_backbone import TimmBackbone
 from cvtrain.models.detection.fcos import FCOS, centreness
-from cvtrain.types import Target
+from cvtrain.structures import Target
 
 
 @pytest.fixture

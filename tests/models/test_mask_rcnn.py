@@ -22,7 +22,7 @@ from cvtrain.models.backbones.timm_backbone import TimmBackbone
 from cvtrain.models.base import total_loss
 from cvtrain.models.detection.coco_weights import MASK_RCNN
 from cvtrain.models.instance.mask_rcnn import MaskRCNN
-from cvtrain.types import Target
+from cvtrain.structures import Target
 from tests.models.test_faster_rcnn import assert_equal_to_reference, copied, reference, scene
 
 

@@ -24,7 +24,7 @@ from cvtrain.models.localization.overfeat import (
     Dense,
     OverFeat,
 )
-from cvtrain.types import Target
+from cvtrain.structures import Target
 
 Make = Callable[..., OverFeat]
 

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from cvtrain.errors import UsageError
 from cvtrain.layers.boxes import pairwise
-from cvtrain.layers.dense import to_window
 from cvtrain.layers.greedy_merge import greedy_merge
 from cvtrain.layers.matcher import IGNORED, NEGATIVE
+from cvtrain.layers.window_head import to_window
 from cvtrain.models.backbones.darknet import DarknetTiny
 from cvtrain.models.detection.overfeat import OverFeat
 from cvtrain.models.localization.overfeat import CLASSIFIER, REGRESSOR, Dense
-from cvtrain.types import Target
+from cvtrain.structures import Target
 
 Make = Callable[..., OverFeat]
 

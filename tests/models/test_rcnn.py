@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cvtrain.data.formats.voc import VOCReader
-from cvtrain.layers.coder import BoxCoder
+from cvtrain.layers.box_coder import BoxCoder
 from cvtrain.metrics import metrics_for
 from cvtrain.models.backbones.alexnet import AlexNet
 from cvtrain.models.backbones.darknet import DarknetTiny
@@ -20,7 +20,7 @@ from cvtrain.models.backbones.timm_backbone import TimmBackbone
 from cvtrain.models.base import evaluating, total_loss
 from cvtrain.models.detection.rcnn import RCNN, Outputs
 from cvtrain.proposals.selective_search import selective_search, settings
-from cvtrain.types import ImageInfo, Target
+from cvtrain.structures import ImageInfo, Target
 
 from .conftest import photographs
 

@@ -14,10 +14,10 @@ from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from cvtrain.layers.boxes import pairwise
-from cvtrain.losses.boxes import IoULoss, SmoothL1
+from cvtrain.losses.box_regression import IoULoss, SmoothL1
 from cvtrain.models.backbones.timm_backbone import TimmBackbone
 from cvtrain.models.detection.retinanet import RetinaNet
-from cvtrain.types import Target
+from cvtrain.structures import Target
 
 
 @pytest.fixture

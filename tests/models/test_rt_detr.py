@@ -12,13 +12,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from cvtrain.layers.boxes import centre_size
 from cvtrain.layers.hungarian import assign
 from cvtrain.layers.query_decoder import Guess
-from cvtrain.losses.boxes import IoULoss, SmoothL1
+from cvtrain.losses.box_regression import IoULoss, SmoothL1
 from cvtrain.losses.set_prediction import Pairs, set_terms
 from cvtrain.models.backbones.darknet import DarknetTiny
 from cvtrain.models.backbones.timm_backbone import TimmBackbone
 from cvtrain.models.base import total_loss
 from cvtrain.models.detection.rt_detr import RTDETR
-from cvtrain.types import Target
+from cvtrain.structures import Target
 
 NARROW = {"channels": 16, "heads": 2, "hidden": 16, "fusion_blocks": 1, "decoder_layers": 3}
 SMALL = {"decoder_layers": 3, "fusion_width": 0.5}

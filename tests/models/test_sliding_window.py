@@ -14,7 +14,7 @@ from cvtrain.layers.windows import WindowPyramid
 from cvtrain.models.backbones.darknet import DarknetTiny
 from cvtrain.models.base import total_loss
 from cvtrain.models.detection.sliding_window import SlidingWindow
-from cvtrain.types import Target
+from cvtrain.structures import Target
 
 FEW = {"sides": [0.4, 0.8], "ratios": [0.5, 1.0, 2.0]}
 

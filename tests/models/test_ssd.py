@@ -14,11 +14,11 @@ from torchvision.models.detection.ssdlite import SSDLiteHead, _extra_block
 
 from cvtrain.layers.boxes import pairwise
 from cvtrain.layers.normalize import IMAGENET_MEAN, IMAGENET_STD
-from cvtrain.losses.boxes import SmoothL1, smooth_l1
+from cvtrain.losses.box_regression import SmoothL1, smooth_l1
 from cvtrain.models.backbones.timm_backbone import TimmBackbone
 from cvtrain.models.detection.ssd import SSD, L2Norm
 from cvtrain.models.detection.ssdlite import NORM, SSDLite
-from cvtrain.types import Target
+from cvtrain.structures import Target
 
 COCO_SCALES = [0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05]
 STEPS = [8, 16, 32, 64, 100, 300]

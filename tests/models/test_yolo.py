@@ -15,7 +15,7 @@ from cvtrain.models.backbones.darknet import DarknetTiny
 from cvtrain.models.backbones.yolov1 import YOLOv1Backbone
 from cvtrain.models.base import total_loss
 from cvtrain.models.detection.yolo import YOLO, _overlaps
-from cvtrain.types import Target
+from cvtrain.structures import Target
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from cvtrain.models.backbones.darknet import DarknetTiny
 from cvtrain.models.backbones.darknet19 import Darknet19
 from cvtrain.models.base import total_loss
 from cvtrain.models.detection.yolov2 import YOLOv2, reorg
-from cvtrain.types import Target
+from cvtrain.structures import Target
 
 ANCHORS = ((0.1, 0.15), (0.3, 0.3), (0.6, 0.4))
 Make = Callable[..., YOLOv2]

@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from cvtrain.layers.conv import ConvBlock
 from cvtrain.layers.csp import SPP, STD
 from cvtrain.layers.simota import simota
-from cvtrain.losses.boxes import IoULoss, SmoothL1
+from cvtrain.losses.box_regression import IoULoss, SmoothL1
 from cvtrain.models.backbones.csp_darknet import CSPDarknet
 from cvtrain.models.backbones.darknet import DarknetTiny
 from cvtrain.models.base import total_loss
 from cvtrain.models.detection.yolox import YOLOX, decode_cells, encode_cells, gathered
-from cvtrain.types import Target
+from cvtrain.structures import Target
 
 # Ge et al. 2021, tables 3 to 5, at 80 classes: million parameters, GFLOPs (two a multiply-add,
 # norms and activations counted too), side of the image

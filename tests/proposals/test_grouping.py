@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cvtrain.proposals.colour import SPACES, convert, unit_rgb
+from cvtrain.proposals.color import SPACES, convert, unit_rgb
 from cvtrain.proposals.grouping import group
 from cvtrain.proposals.regions import Regions, describe, features, neighbours, segment
 

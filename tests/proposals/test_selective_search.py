@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cvtrain.errors import DataError, UsageError
-from cvtrain.proposals.colour import unit_rgb
+from cvtrain.proposals.color import unit_rgb
 from cvtrain.proposals.selective_search import (
     MODES,
     groupings,

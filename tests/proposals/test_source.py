@@ -18,7 +18,7 @@ from cvtrain.data.shapes import ShapesReader
 from cvtrain.data.table import Table
 from cvtrain.errors import DataError, RunError, UsageError
 from cvtrain.proposals import source as module
-from cvtrain.proposals.cache import cache_folder
+from cvtrain.proposals.box_cache import cache_folder
 from cvtrain.proposals.selective_search import selective_search, settings
 from cvtrain.proposals.source import SelectiveSearch
 
@@ -90,7 +90,7 @@ def test_content_is_what_counts(photos: Photos, tmp_path: Path) -> None:
 def test_more_boxes_than_were_kept_are_made_again(
     photos: Photos, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cvtrain.proposals.cache.KEPT", 4)
+    monkeypatch.setattr("cvtrain.proposals.box_cache.KEPT", 4)
     table = photos(1)
     SelectiveSearch("fast", max_boxes=2).prepare({"train": table}, workers=0)
     assert SelectiveSearch("fast", max_boxes=4).prepare({"train": table}, workers=0).made == 0

@@ -15,7 +15,7 @@ from PIL import Image
 
 from cvtrain.data.table import Classes, Strings, Table
 from cvtrain.metrics import metrics_for
-from cvtrain.types import ImageInfo, Prediction, Target
+from cvtrain.structures import ImageInfo, Prediction, Target
 
 ODD_NAMES = (
     "person",

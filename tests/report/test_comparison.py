@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from cvtrain.report.comparison import Comparison, Row
+from cvtrain.report.fingerprint import differing, fingerprint
 from cvtrain.report.pareto import plot_pareto
-from cvtrain.report.scored import differing, fingerprint
 
 
 def row(name: str, score: float | None, seconds: float | None, **cost: Any) -> Row:

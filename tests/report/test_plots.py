@@ -24,7 +24,7 @@ from cvtrain.report.plots import (
     plot_predictions,
     plot_reliability,
 )
-from cvtrain.types import ImageInfo, Prediction, Target
+from cvtrain.structures import ImageInfo, Prediction, Target
 
 
 @pytest.fixture(autouse=True)

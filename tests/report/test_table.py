@@ -10,8 +10,8 @@ from rich.cells import cell_len
 
 from cvtrain.data.table import Classes
 from cvtrain.report.table import Blocks, results_table
+from cvtrain.structures import ImageInfo, Prediction, Target
 from cvtrain.terminal import Terminal
-from cvtrain.types import ImageInfo, Prediction, Target
 
 
 @pytest.fixture

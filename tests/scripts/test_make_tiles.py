@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from cvtrain.data.formats.folder import FolderReader
-from cvtrain.data.gate import run_gate
+from cvtrain.data.gate.run import run_gate
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "make_tiles.py"
 

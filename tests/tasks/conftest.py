@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from cvtrain.data.table import Classes
 from cvtrain.metrics import metrics_for
 from cvtrain.models.base import Model
+from cvtrain.structures import Batch, ImageInfo, Placement, Prediction, Target
 from cvtrain.tasks.classification import ClassificationTask
 from cvtrain.tasks.detection import DetectionTask
-from cvtrain.types import Batch, ImageInfo, Placement, Prediction, Target
 
 
 class TinyDetector(Model):

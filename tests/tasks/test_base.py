@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from cvtrain.errors import RunError, UsageError
-from cvtrain.types import Prediction
+from cvtrain.structures import Prediction
 
 
 def trainer(**options) -> pl.Trainer:

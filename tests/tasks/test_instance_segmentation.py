@@ -11,15 +11,15 @@ import torch
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from cvtrain.augment.geometry import fit, placement
-from cvtrain.data.segments import decode_rle, rle_ious, rles_from_masks
+from cvtrain.data.masks import decode_rle, rle_ious, rles_from_masks
 from cvtrain.data.table import Classes
 from cvtrain.errors import RunError
 from cvtrain.metrics import metrics_for
 from cvtrain.models.base import Model
-from cvtrain.tasks import paste as pasting
+from cvtrain.structures import ImageInfo, Prediction, Target
+from cvtrain.tasks import paste_masks as pasting
 from cvtrain.tasks.instance_segmentation import InstanceSegmentationTask
-from cvtrain.tasks.paste import paste, paste_rles
-from cvtrain.types import ImageInfo, Prediction, Target
+from cvtrain.tasks.paste_masks import paste, paste_rles
 
 
 def slow_value(grid, box, row, column):

@@ -15,8 +15,8 @@ from cvtrain.models.segmentation import inference as module
 from cvtrain.models.segmentation.base import SegmentationModel
 from cvtrain.models.segmentation.inference import Inference, resized
 from cvtrain.models.segmentation.unet import UNet
+from cvtrain.structures import Batch, ImageInfo, Placement, Prediction, Target
 from cvtrain.tasks.semantic_segmentation import SemanticSegmentationTask
-from cvtrain.types import Batch, ImageInfo, Placement, Prediction, Target
 
 
 class Pixels(SegmentationModel):

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cvtrain import types
+from cvtrain import structures
 from cvtrain.augment.geometry import fit, placement, put
 from cvtrain.data.table import Classes
 from cvtrain.metrics import metrics_for
 from cvtrain.models.base import Model
+from cvtrain.structures import ImageInfo, Prediction
 from cvtrain.tasks.semantic_segmentation import SemanticSegmentationTask
-from cvtrain.types import ImageInfo, Prediction
 
 SIZES = [((40, 60), (32, 48)), ((17, 90), (64, 64)), ((64, 64), (64, 64)), ((1, 300), (64, 64))]
 
@@ -51,7 +51,7 @@ def test_logits_are_interpolated_then_compared(size, net, resize, monkeypatch) -
     got = where.logits_to_original(logits)
     assert got.dtype == torch.uint8
     assert torch.equal(got.long(), expected.argmax(0))
-    monkeypatch.setattr(types, "_STRIPE", 1)  # a row at a time
+    monkeypatch.setattr(structures, "_STRIPE", 1)  # a row at a time
     assert torch.equal(where.logits_to_original(logits), got)
 
 

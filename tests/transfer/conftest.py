@@ -14,8 +14,8 @@ from PIL import Image
 
 from cvtrain.callbacks import console as consoles
 from cvtrain.cli import args
-from cvtrain.cli.conf import ConfDirs
 from cvtrain.cli.main import configuration
+from cvtrain.config.groups import ConfDirs
 from cvtrain.models.backbones.darknet import DarknetTiny
 
 WIDTHS, BLOCKS = [4, 8, 16], [1, 1, 1]

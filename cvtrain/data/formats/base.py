@@ -1,8 +1,8 @@
 """What every reader of an on-disk format is, and the problems readers report.
 
 A reader judges annotation *text*: is it well-formed, does it name classes and images that exist.
-What needs an image opened or a box measured is the gate's (``cvtrain/data/gate.py``): boxes leave a
-reader exactly as written.
+What needs an image opened or a box measured is the gate's (``cvtrain/data/gate/run.py``): boxes
+leave a reader exactly as written.
 
 ``CODES`` says of each code: its severity, what dropping it removes, and what to do. With
 ``on_bad=fix`` and ``on_bad=drop`` alike, what ``rejects`` names is removed, and a problem that

@@ -18,7 +18,7 @@ from cvtrain.losses.targets import class_targets
 from cvtrain.models.backbones.base import Backbone
 from cvtrain.models.base import Model
 from cvtrain.models.classification.heads import build_head
-from cvtrain.types import Prediction, Target
+from cvtrain.structures import Prediction, Target
 
 
 class Classifier(Model):

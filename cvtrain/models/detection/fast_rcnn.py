@@ -35,7 +35,7 @@ from cvtrain.layers.roi import Method
 from cvtrain.layers.roi_head import RoISampling, RoIStage
 from cvtrain.models.backbones.base import Backbone
 from cvtrain.models.detection.regions import Neck, RegionModel, Top
-from cvtrain.types import Prediction, Target
+from cvtrain.structures import Prediction, Target
 
 
 class Outputs(NamedTuple):

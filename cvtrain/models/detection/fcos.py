@@ -32,18 +32,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cvtrain.layers.anchors import flatten_map, points
+from cvtrain.layers.box_coder import decode_ltrb, encode_ltrb
 from cvtrain.layers.boxes import area, covered, objects_of
-from cvtrain.layers.coder import decode_ltrb, encode_ltrb
+from cvtrain.layers.dense_head import predictor, prior_bias, tower
 from cvtrain.layers.fpn import FPN
 from cvtrain.layers.matcher import IGNORED, NEGATIVE
 from cvtrain.layers.nms import Method, Selection, best_candidates
 from cvtrain.layers.pad import pad_to_multiple
-from cvtrain.layers.tower import predictor, prior_bias, tower
-from cvtrain.losses.boxes import IoULoss
+from cvtrain.losses.box_regression import IoULoss
 from cvtrain.losses.focal import sigmoid_focal
 from cvtrain.models.backbones.base import Backbone
 from cvtrain.models.base import Model
-from cvtrain.types import Prediction, Target
+from cvtrain.structures import Prediction, Target
 
 Distances = Literal["exp", "relu"]
 

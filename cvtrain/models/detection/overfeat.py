@@ -35,12 +35,12 @@ from torch import Tensor
 
 from cvtrain.errors import UsageError
 from cvtrain.layers.boxes import area, objects_of, pairwise
-from cvtrain.layers.dense import to_window
 from cvtrain.layers.matcher import NEGATIVE, Matcher
 from cvtrain.layers.sampler import fixed_draws
+from cvtrain.layers.window_head import to_window
 from cvtrain.models.localization import overfeat
 from cvtrain.models.localization.overfeat import Dense
-from cvtrain.types import Prediction, Target, empty_boxes
+from cvtrain.structures import Prediction, Target, empty_boxes
 
 SCALES = (1.0, 1.41, 2.0, 2.83, 4.0)
 """An image's side over a window's."""

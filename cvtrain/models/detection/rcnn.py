@@ -72,8 +72,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cvtrain.layers.box_coder import BoxCoder
 from cvtrain.layers.boxes import area, objects_of, pairwise
-from cvtrain.layers.coder import BoxCoder
 from cvtrain.layers.matcher import IGNORED, NEGATIVE, Matcher
 from cvtrain.layers.nms import Method, Selection
 from cvtrain.layers.sampler import sample_balanced
@@ -82,7 +82,7 @@ from cvtrain.models.backbones.base import Backbone
 from cvtrain.models.base import Model, evaluating
 from cvtrain.models.detection.rcnn_stages import BoxRegressors, SVMs
 from cvtrain.models.staged import Staged
-from cvtrain.types import Prediction, Target
+from cvtrain.structures import Prediction, Target
 
 SMALLEST, LARGEST, STEP = 32, 224, 32
 """Crops that follow the image: pixels at least and at most, and multiples of these."""

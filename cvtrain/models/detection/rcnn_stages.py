@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cvtrain.layers.mined_svm import fit_machines
+from cvtrain.layers.hard_negative_svm import fit_machines
 from cvtrain.layers.ridge import ridge
 from cvtrain.models.staged import Stage
 

@@ -35,18 +35,18 @@ import torch
 from torch import Tensor
 
 from cvtrain.layers.anchors import GridAnchors, flatten_map
+from cvtrain.layers.box_coder import BoxCoder
 from cvtrain.layers.boxes import objects_of
-from cvtrain.layers.coder import BoxCoder
+from cvtrain.layers.dense_head import predictor, prior_bias, tower
 from cvtrain.layers.fpn import FPN
 from cvtrain.layers.matcher import IGNORED, Matcher
 from cvtrain.layers.nms import Method, Selection, best_candidates
 from cvtrain.layers.pad import pad_to_multiple
-from cvtrain.layers.tower import predictor, prior_bias, tower
-from cvtrain.losses.boxes import BoxLoss
+from cvtrain.losses.box_regression import BoxLoss
 from cvtrain.losses.focal import sigmoid_focal
 from cvtrain.models.backbones.base import Backbone
 from cvtrain.models.base import Model
-from cvtrain.types import Prediction, Target
+from cvtrain.structures import Prediction, Target
 
 MULTIPLE = 32
 """Images are padded to a multiple of this, pixels."""

@@ -47,11 +47,11 @@ from cvtrain.layers.hybrid_encoder import STRIDES, HybridEncoder
 from cvtrain.layers.multi_scale import MultiScale, resize_batch
 from cvtrain.layers.pad import pad_to_multiple
 from cvtrain.layers.query_decoder import Guess, QueryDecoder, QuerySelection
-from cvtrain.losses.boxes import IoULoss
+from cvtrain.losses.box_regression import IoULoss
 from cvtrain.losses.set_prediction import Pairs, set_terms
 from cvtrain.models.backbones.base import Backbone
 from cvtrain.models.base import Model, evaluating
-from cvtrain.types import Prediction, Target
+from cvtrain.structures import Prediction, Target
 
 MULTIPLE = 32
 """Images are padded to a multiple of this, pixels."""

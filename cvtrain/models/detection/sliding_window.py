@@ -45,14 +45,14 @@ from torch.nn import functional as F
 from torchvision.ops import nms as suppressed
 
 from cvtrain.layers.boxes import objects_of
-from cvtrain.layers.dense import DenseHead
 from cvtrain.layers.matcher import NEGATIVE, Matcher
 from cvtrain.layers.nms import Method, Selection, best_candidates
 from cvtrain.layers.sampler import fixed_draws, sample_balanced
+from cvtrain.layers.window_head import DenseHead
 from cvtrain.layers.windows import WindowPyramid
 from cvtrain.models.backbones.base import Backbone
 from cvtrain.models.base import Model, evaluating
-from cvtrain.types import Prediction, Target
+from cvtrain.structures import Prediction, Target
 
 SIDE = 32
 """Of a window, pixels."""

@@ -37,17 +37,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cvtrain.layers.anchors import default_box_sizes, default_boxes, flatten_map
+from cvtrain.layers.box_coder import BoxCoder
 from cvtrain.layers.boxes import objects_of
-from cvtrain.layers.coder import BoxCoder
 from cvtrain.layers.fpn import nearest_maps, resized
 from cvtrain.layers.matcher import NEGATIVE, Matcher
 from cvtrain.layers.nms import Method, Selection
 from cvtrain.layers.pad import conv_down
 from cvtrain.layers.sampler import hard_negatives
-from cvtrain.losses.boxes import BoxLoss
+from cvtrain.losses.box_regression import BoxLoss
 from cvtrain.models.backbones.base import Backbone
 from cvtrain.models.base import Model
-from cvtrain.types import Prediction, Target
+from cvtrain.structures import Prediction, Target
 
 SOURCES = (8, 16, 32)
 """Strides of the backbone's maps that are used; of VGG's, the first two."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from cvtrain.layers.roi_head import RoIStage
 from cvtrain.layers.rpn import RPN, RPNOutputs
 from cvtrain.models.base import Model
-from cvtrain.types import Prediction, Target
+from cvtrain.structures import Prediction, Target
 
 
 class Outputs(NamedTuple):

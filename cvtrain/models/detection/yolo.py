@@ -47,7 +47,7 @@ from cvtrain.layers.conv import LEAK
 from cvtrain.layers.nms import Selection
 from cvtrain.models.backbones.base import Backbone
 from cvtrain.models.base import Model
-from cvtrain.types import Prediction, Target
+from cvtrain.structures import Prediction, Target
 
 PAPER_HIDDEN = 4096
 """Units of the paper's first connected layer."""

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from cvtrain.layers.word_tree import WordTree
 from cvtrain.models.backbones.base import Backbone
 from cvtrain.models.detection.yolov2 import YOLOv2
-from cvtrain.types import Prediction
+from cvtrain.structures import Prediction
 
 
 class YOLO9000(YOLOv2):

@@ -37,15 +37,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cvtrain.layers.conv import ConvBlock
+from cvtrain.layers.dense_head import prior_bias
 from cvtrain.layers.fpn import resized
 from cvtrain.layers.multi_scale import MultiScale, resize_batch
 from cvtrain.layers.nms import Method, Selection, best_candidates
 from cvtrain.layers.pad import pad_to_multiple
-from cvtrain.layers.tower import prior_bias
 from cvtrain.losses.yolov2 import Grid
 from cvtrain.models.backbones.base import Backbone
 from cvtrain.models.base import Model
-from cvtrain.types import Prediction, Target
+from cvtrain.structures import Prediction, Target
 
 WIDTHS = (128, 1024)
 """Fewest and most channels of the added convolutions where they follow the backbone."""

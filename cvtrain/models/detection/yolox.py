@@ -38,16 +38,16 @@ from torch.nn import functional as F
 from cvtrain.layers.anchors import flatten_map, points
 from cvtrain.layers.boxes import centre_size, corners, covered, elementwise, objects_of
 from cvtrain.layers.csp import Scale, Size, conv, conv3, scale_of
+from cvtrain.layers.dense_head import prior_bias
 from cvtrain.layers.multi_scale import MultiScale, resize_batch
 from cvtrain.layers.nms import Method, Selection, best_candidates
 from cvtrain.layers.pad import pad_to_multiple
 from cvtrain.layers.pafpn import PAFPN
 from cvtrain.layers.simota import Grid, Objects, simota
-from cvtrain.layers.tower import prior_bias
-from cvtrain.losses.boxes import IoULoss
+from cvtrain.losses.box_regression import IoULoss
 from cvtrain.models.backbones.base import Backbone
 from cvtrain.models.base import Model
-from cvtrain.types import Prediction, Target
+from cvtrain.structures import Prediction, Target
 
 MULTIPLE = 32
 """Images are padded to a multiple of this, pixels."""

@@ -50,7 +50,7 @@ from cvtrain.models.detection.coco_weights import MASK_RCNN
 from cvtrain.models.detection.faster_rcnn import FasterRCNN
 from cvtrain.models.detection.regions import CHANNELS, Neck, Top
 from cvtrain.models.detection.two_stage import Outputs
-from cvtrain.types import Prediction, Target
+from cvtrain.structures import Prediction, Target
 
 CONVS = 4
 FPN_SIZE, C4_SIZE = 14, 7

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from cvtrain.layers.boxes import centre_size, corners
-from cvtrain.losses.boxes import iou_loss, smooth_l1
+from cvtrain.losses.box_regression import iou_loss, smooth_l1
 from cvtrain.losses.targets import class_targets
 from cvtrain.models.backbones.base import Backbone
 from cvtrain.models.base import Model
 from cvtrain.models.localization.guesses import GUESSES
-from cvtrain.types import Prediction, Target
+from cvtrain.structures import Prediction, Target
 
 BETA = 0.05
 """Where smooth L1 turns from square to line, fraction of the image."""

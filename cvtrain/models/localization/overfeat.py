@@ -7,8 +7,9 @@ from the paper.
 The convolutions are trained as a classifier first; then they and the classifier stay as they are,
 batch norm's statistics included, and a regressor on the same maps learns, with the l2 loss, the
 edges of the box as seen from each window (4.2). Both heads look at windows of the last map through
-max pooling at every offset (3.3; ``cvtrain.layers.dense``). An image is looked at in several sizes;
-its class vector is the mean over the sizes of each class's highest probability (3.3), its boxes
+max pooling at every offset (3.3; ``cvtrain.layers.window_head``). An image is looked at in several
+sizes; its class vector is the mean over the sizes of each class's highest probability (3.3), its
+boxes
 are those that the windows vote for, merged greedily (4.3; ``cvtrain.layers.greedy_merge``).
 
 What dense outputs equal: at each position exactly those of the heads on that window of the *map*.
@@ -55,13 +56,13 @@ from torch.nn import functional as F
 from torchvision.ops import nms
 
 from cvtrain.errors import UsageError
-from cvtrain.layers.dense import DenseHead, WindowGrid, from_window, overlap, to_window
 from cvtrain.layers.greedy_merge import greedy_merge
+from cvtrain.layers.window_head import DenseHead, WindowGrid, from_window, overlap, to_window
 from cvtrain.losses.targets import class_targets
 from cvtrain.models.backbones.base import Backbone
 from cvtrain.models.base import Model, evaluating
 from cvtrain.models.localization.guesses import GUESSES
-from cvtrain.types import Prediction, Target, empty_boxes
+from cvtrain.structures import Prediction, Target, empty_boxes
 
 SCALES = (245 / 221, 281 / 221, 317 / 221, 389 / 221, 425 / 221, 461 / 221)
 """The shorter sides of the paper's six sizes (table 5) over what a window sees, 221 pixels."""

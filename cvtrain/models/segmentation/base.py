@@ -8,7 +8,7 @@ from cvtrain.losses.boundary_weighted import BoundaryWeighted
 from cvtrain.losses.sums import SumLoss
 from cvtrain.losses.targets import mask_targets
 from cvtrain.models.base import Model
-from cvtrain.types import Prediction, Target
+from cvtrain.structures import Prediction, Target
 
 
 class SegmentationModel(Model):

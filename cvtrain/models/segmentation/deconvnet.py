@@ -48,7 +48,7 @@ from cvtrain.layers.unpool import pool_with_switches, unpool
 from cvtrain.models.base import evaluating
 from cvtrain.models.segmentation.base import SegmentationModel
 from cvtrain.models.segmentation.deconvnet_weights import load_encoder
-from cvtrain.types import Prediction, Target
+from cvtrain.structures import Prediction, Target
 
 Inference = Literal["windows", "whole"]
 Aggregate = Literal["max", "mean"]

@@ -14,7 +14,7 @@ from cvtrain.errors import RunError, UsageError
 from cvtrain.layers.pad import mirror
 from cvtrain.layers.tiles import ALIGN, Around, Blend, Spans, Window
 from cvtrain.models.base import Model, evaluating
-from cvtrain.types import IGNORE_INDEX, Placement, Target
+from cvtrain.structures import IGNORE_INDEX, Placement, Target
 
 Mode = Literal["fit", "whole", "tiles"]
 

@@ -14,7 +14,7 @@ from cvtrain.data.formats.folder import FolderReader
 from cvtrain.data.formats.masks import MasksReader
 from cvtrain.data.formats.voc import VOCReader
 from cvtrain.data.formats.yolo import YOLOReader
-from cvtrain.data.gate import run_gate
+from cvtrain.data.gate.run import run_gate
 
 NAN = [float("nan")] * 4
 

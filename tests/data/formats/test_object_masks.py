@@ -14,8 +14,8 @@ from cvtrain.data.formats.files import MalformedError
 from cvtrain.data.formats.id_masks import IdMasksReader
 from cvtrain.data.formats.mask_objects import objects_of, read_object, read_pixels
 from cvtrain.data.formats.object_masks import ObjectMasksReader
-from cvtrain.data.gate import run_gate
-from cvtrain.data.segments import from_mask, mask_box, rle_areas, to_mask, to_masks
+from cvtrain.data.gate.run import run_gate
+from cvtrain.data.masks import from_mask, mask_box, rle_areas, to_mask, to_masks
 from cvtrain.errors import DataError
 
 SIZE = (20, 30)  # height, width

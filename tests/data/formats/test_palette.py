@@ -11,7 +11,7 @@ from PIL import Image
 from cvtrain.data.formats.files import MalformedError
 from cvtrain.data.formats.masks import MasksReader
 from cvtrain.data.formats.palette import read_palette
-from cvtrain.data.gate import run_gate
+from cvtrain.data.gate.run import run_gate
 from cvtrain.data.mask_file import ClassOfValue, decode_mask
 from cvtrain.errors import DataError
 

@@ -11,7 +11,7 @@ from PIL import Image
 from cvtrain.data.formats.coco import COCOReader
 from cvtrain.data.formats.voc import VOCReader
 from cvtrain.data.formats.yolo import YOLOReader
-from cvtrain.data.gate import run_gate
+from cvtrain.data.gate.run import run_gate
 
 W, H = 320, 200
 

@@ -10,7 +10,7 @@ import pytest
 
 from cvtrain.data.formats.yolo import YOLOReader, image_of, label_of
 from cvtrain.data.formats.yolo_pose import LongLines
-from cvtrain.data.gate import run_gate
+from cvtrain.data.gate.run import run_gate
 from cvtrain.errors import DataError
 
 YAML = "train: images/train\nval: images/val\nnames: [cat, dog]\n"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvtrain.data.gate import GateReport, run_gate
+from cvtrain.data.gate.run import GateReport, run_gate
 from cvtrain.data.table import Blobs, Classes, Problem, Split, Strings, Table
 
 WIDTH, HEIGHT = 60, 40

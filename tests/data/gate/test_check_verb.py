@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cvtrain.cli import check as module
-from cvtrain.cli.check import check, write_check
+from cvtrain.commands import check as module
+from cvtrain.commands.check import check, write_check
 from cvtrain.errors import DataError, RunError
 from cvtrain.storage import RUN_MARKER
 
@@ -201,7 +201,7 @@ def test_old_report_survives_a_full_disk(dataset, box, run, monkeypatch, tmp_pat
 
 def test_no_torch(tmp_path: Path) -> None:
     program = (
-        "import sys, cvtrain.cli.check, cvtrain.data.gate, cvtrain.data.formats.auto\n"
+        "import sys, cvtrain.commands.check, cvtrain.data.gate.run, cvtrain.data.formats.auto\n"
         "assert not {'torch', 'cv2', 'albumentations', 'pandas'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -8,8 +8,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from cvtrain.data import gate_annotations, gate_state
-from cvtrain.data.gate_annotations import judge_boxes
+from cvtrain.data.gate import boxes as gate_annotations
+from cvtrain.data.gate import report as gate_state
+from cvtrain.data.gate.boxes import judge_boxes
 from cvtrain.data.table import CROWD, Classes
 from cvtrain.errors import DataError
 

@@ -18,7 +18,7 @@ from cvtrain.data.formats.id_masks import IdMasksReader
 from cvtrain.data.formats.masks import MasksReader
 from cvtrain.data.formats.voc import VOCReader
 from cvtrain.data.formats.yolo import YOLOReader
-from cvtrain.data.gate import GateReport, run_gate
+from cvtrain.data.gate.run import GateReport, run_gate
 from cvtrain.data.table import Classes, Problem
 
 DRAWS = np.random.default_rng(5)

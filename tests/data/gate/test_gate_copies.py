@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvtrain.data.gate_copies import near_pairs
+from cvtrain.data.gate.copies import near_pairs
 from cvtrain.data.table import CROWD
 
 A = [10.0, 10.0, 30.0, 30.0]
@@ -148,11 +148,11 @@ def test_pairs_are_those_of_comparing_all_with_all(seed: int) -> None:
 
 def test_equal_boxes_and_rows_of_boxes_cost_little(monkeypatch) -> None:
     """Counted, not timed: comparisons follow the copies, not the square of the boxes."""
-    from cvtrain.data import gate_copies
+    from cvtrain.data.gate import copies
 
     compared = []
-    real = gate_copies._are_one
-    monkeypatch.setattr(gate_copies, "_are_one", lambda a, b: compared.append(len(a)) or real(a, b))
+    real = copies._are_one
+    monkeypatch.setattr(copies, "_are_one", lambda a, b: compared.append(len(a)) or real(a, b))
     step = np.arange(100) * 12.0
     corner = np.stack(np.meshgrid(step, step), 2).reshape(-1, 2)  # a page of 10,000 cells
     cells = np.concatenate([corner, corner + 10], 1)

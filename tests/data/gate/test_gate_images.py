@@ -102,16 +102,16 @@ def test_problems_without_a_row_count_as_images(dataset, box) -> None:
 @pytest.mark.parametrize("name", ["../outside.png", "/etc/outside.png", "a/../../b.png"])
 def test_path_that_leaves_the_root_is_never_opened(dataset, box, name: str, monkeypatch) -> None:
     dataset.add("a.png", boxes=[box])
-    from cvtrain.data import probe_cache
+    from cvtrain.data.gate import cache
 
     opened: list[str] = []
-    real = probe_cache.probe_files
+    real = cache.probe_files
 
     def spy(paths, **options):
         opened.extend(paths)
         return real(paths, **options)
 
-    monkeypatch.setattr(probe_cache, "probe_files", spy)
+    monkeypatch.setattr(cache, "probe_files", spy)
     dataset.rows["train"].append(type(dataset.rows["train"][0])(name, [box]))
     report = dataset.gate()
     assert [p.code for p in report.errors] == ["path-outside-root"]
@@ -194,7 +194,7 @@ def test_exif_with_stored_size_turns_the_boxes(dataset, orientation: int, on_bad
 
 
 def test_exif_turns_runs_too(dataset) -> None:
-    from cvtrain.data.segments import from_mask, to_mask
+    from cvtrain.data.masks import from_mask, to_mask
 
     array = np.zeros((40, 60), np.uint8)
     array[4:10, 20:50] = 1
@@ -380,7 +380,7 @@ def test_images_of_several_objects_are_left_out_if_asked(dataset, box) -> None:
 
 
 def test_drawn_scenes_of_several_objects_are_left_out_too() -> None:
-    from cvtrain.data.gate import run_gate
+    from cvtrain.data.gate.run import run_gate
     from cvtrain.data.shapes import ShapesReader
 
     reader = ShapesReader("localization", 30, 10, 0, max_objects=3, scene_size=48)

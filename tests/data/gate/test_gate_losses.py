@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cvtrain.data.gate import run_gate
+from cvtrain.data.gate.run import run_gate
 from cvtrain.data.table import CROWD, DIFFICULT
 from cvtrain.errors import DataError
 

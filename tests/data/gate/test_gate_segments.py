@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from cvtrain.data.gate_segments import turn_pixels, turn_points
-from cvtrain.data.segments import from_mask, to_mask
+from cvtrain.data.gate.segments import turn_pixels, turn_points
+from cvtrain.data.masks import from_mask, to_mask
 from cvtrain.data.table import CROWD
 
 

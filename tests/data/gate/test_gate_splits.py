@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvtrain.data.gate import run_gate
-from cvtrain.data.gate_splits import draw_val
+from cvtrain.data.gate.run import run_gate
+from cvtrain.data.gate.splits import draw_val
 from cvtrain.errors import DataError, UsageError
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cvtrain.data.formats.auto import AutoReader
-from cvtrain.data.gate import run_gate
+from cvtrain.data.gate.run import run_gate
 
 SETS = {
     "raccoon": (200, {"color-mode": 3, "duplicate-image": 3, "leak": 1}),

@@ -19,7 +19,7 @@ from cvtrain.data.datamodule import DataModule, build_datamodule, default_worker
 from cvtrain.data.formats.packing import Packer
 from cvtrain.data.table import Classes, Strings
 from cvtrain.errors import DataError, UsageError
-from cvtrain.types import Batch, ImageInfo, Target
+from cvtrain.structures import Batch, ImageInfo, Target
 
 
 def module(tables, **options):

@@ -15,10 +15,10 @@ from cvtrain.augment.geometry import fit, put
 from cvtrain.data.datamodule import DataModule
 from cvtrain.data.dataset import VisionDataset
 from cvtrain.data.mask_file import ClassOfValue, decode_mask
-from cvtrain.data.segments import rle_areas, rles_of, to_masks
+from cvtrain.data.masks import rle_areas, rles_of, to_masks
 from cvtrain.data.table import CROWD, DIFFICULT, Strings
 from cvtrain.errors import DataError
-from cvtrain.types import TASKS, Target
+from cvtrain.structures import TASKS, Target
 
 AUGMENT = yaml.safe_load(
     (Path(__file__).parents[3] / "conf" / "augment" / "segmentation.yaml").read_text("utf-8")

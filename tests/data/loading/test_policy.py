@@ -8,7 +8,7 @@ import pytest
 from cvtrain.augment.policy import TRIES, Augmentation, lost
 from cvtrain.augment.scene import Scene
 from cvtrain.data.datamodule import DataModule
-from cvtrain.types import IGNORE_INDEX
+from cvtrain.structures import IGNORE_INDEX
 
 
 def scene(boxes, ignore=None, mask=None):

@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 
-from cvtrain.data.segments import mask_box, to_mask, to_masks
+from cvtrain.data.masks import mask_box, to_mask, to_masks
 from cvtrain.data.shapes import NAMES, ShapesReader, draw_mask
 from cvtrain.errors import UsageError
 
