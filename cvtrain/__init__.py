@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from cvtrain.version import __version__
+
 if TYPE_CHECKING:
     from cvtrain.engine.checkpoint import LoadedRun
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "load_model"]
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cvtrain.cache import KINDS
 from cvtrain.cli.args import VERBS
 from cvtrain.commands.cache import ALL, CLEAR
 from cvtrain.config import readable_keys, rules
@@ -20,6 +19,7 @@ from cvtrain.config.groups import GROUPS, LISTS, ConfDirs, pick, timm_names
 from cvtrain.config.overrides import OPTIONAL, RECIPES
 from cvtrain.errors import UsageError
 from cvtrain.optim.names import LIBRARIES, optimizer_names
+from cvtrain.storage import CACHE_KINDS
 
 _FLAGS = ("--help", "--version", "--debug", "--cfg", "--resolve", "--config-dir", "--multirun")
 
@@ -109,7 +109,7 @@ def candidates(line: str, conf: ConfDirs) -> list[str]:
     elif verb == "list":
         found = GROUPS
     elif verb == "cache":
-        found = [*KINDS, ALL] if CLEAR in words else [CLEAR]
+        found = [*CACHE_KINDS, ALL] if CLEAR in words else [CLEAR]
     elif verb == "compare" and "=" not in word:
         found = [*_paths(word), *_keys(word, words, verb, conf)]
     elif "=" in word:

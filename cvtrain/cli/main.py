@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cvtrain import signals, streams
-from cvtrain.cli import args, errors
+from cvtrain import failures, signals, streams
+from cvtrain.cli import args
 from cvtrain.cli.args import Command
 from cvtrain.config.groups import ConfDirs
 
@@ -48,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     signals.leave_at_once()
     streams.guard(pipe_warns=not _prints_only(words) and not {*words} & {*JOBS} - {"train"})
     code = _main(words)
-    if code == errors.DONE and _prints_only(words) and streams.was_lost():
-        code = errors.FAILED  # what it was asked for is nowhere
+    if code == failures.DONE and _prints_only(words) and streams.was_lost():
+        code = failures.FAILED  # what it was asked for is nowhere
     signals.ends_with(code)
     return code
 
@@ -60,7 +60,7 @@ def _main(words: Sequence[str]) -> int:
         sys.stdout.flush()
         return code
     except BaseException as error:  # signals too: every end has its exit code
-        return errors.report(error, debug="--debug" in words)
+        return failures.report(error, debug="--debug" in words)
 
 
 def _prints_only(words: Sequence[str]) -> bool:
@@ -77,10 +77,10 @@ def _run(words: Sequence[str]) -> int:
     if command.help:
         return _help(command)
     if command.version:
-        from cvtrain import __version__
+        from cvtrain.version import __version__
 
         print(f"cvtrain {__version__}")
-        return errors.DONE
+        return failures.DONE
     conf = ConfDirs(command.config_dirs)
     if command.completion is not None:
         from cvtrain.cli.completion import complete
@@ -119,7 +119,7 @@ def _help(command: Command) -> int:
 
     page = text(ConfDirs(command.config_dirs))
     print(wrapped(page, get_terminal_size().columns) if sys.stdout.isatty() else page)
-    return errors.DONE
+    return failures.DONE
 
 
 def _print_config(command: Command, conf: ConfDirs) -> int:
@@ -136,7 +136,7 @@ def _print_config(command: Command, conf: ConfDirs) -> int:
         if command.resolve:
             config = OmegaConf.create(plain(config, resolve=True))
         print(OmegaConf.to_yaml(config), end="")
-    return errors.DONE
+    return failures.DONE
 
 
 def configuration(command: Command, conf: ConfDirs) -> dict[str, Any]:

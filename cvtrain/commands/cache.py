@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cvtrain.cache import KINDS, cache_folder, cache_home
 from cvtrain.cli.args import Command
 from cvtrain.commands.list import print_table
 from cvtrain.config import suggest
 from cvtrain.errors import RunError, UsageError
+from cvtrain.storage import CACHE_KINDS, cache_folder, cache_home
 from cvtrain.text import say
 
 ALL = "all"
@@ -45,7 +45,7 @@ def cache(command: Command) -> int:
     if command.overrides:
         raise UsageError(
             f"{command.overrides[0]} is not read by cache: cvtrain cache, or cvtrain cache clear "
-            f"{'|'.join([*KINDS, ALL])}"
+            f"{'|'.join([*CACHE_KINDS, ALL])}"
         )
     if not command.words:
         _list()
@@ -62,7 +62,7 @@ def cache(command: Command) -> int:
 
 def _chosen(words: Sequence[str]) -> list[str]:
     """The kinds that ``clear NAME...`` names."""
-    there = [*KINDS, ALL]
+    there = [*CACHE_KINDS, ALL]
     clear = f"cvtrain cache {CLEAR} {'|'.join(there)}"
     if words[0] != CLEAR:
         raise UsageError(f"cache {words[0]}: write cvtrain cache (lists) or {clear}")
@@ -73,19 +73,19 @@ def _chosen(words: Sequence[str]) -> list[str]:
             close = suggest.nearest(word, there)
             hint = f"did you mean {close}?" if close else f"there are {', '.join(there)}"
             raise UsageError(f"cache clear {word}: nothing of that name is kept; {hint}")
-    return list(KINDS) if ALL in words else list(dict.fromkeys(words[1:]))
+    return list(CACHE_KINDS) if ALL in words else list(dict.fromkeys(words[1:]))
 
 
 def _list() -> None:
-    kept = {kind: measure(cache_folder(kind)) for kind in KINDS}
+    kept = {kind: measure(cache_folder(kind)) for kind in CACHE_KINDS}
     say(f"{cache_home()} (XDG_CACHE_HOME puts it elsewhere)\n")
     rows = []
     for kind, found in kept.items():
         day = time.strftime("%Y-%m-%d", time.localtime(found.newest)) if found.files else "-"
-        rows.append([kind, f"{found.files:,}", shown(found.size), day, KINDS[kind]])
+        rows.append([kind, f"{found.files:,}", shown(found.size), day, CACHE_KINDS[kind]])
     print_table(["kept", "files", "size", "newest", "what it is"], rows)
     total = shown(sum(found.size for found in kept.values()))
-    names = "|".join([*KINDS, ALL])
+    names = "|".join([*CACHE_KINDS, ALL])
     say(f"\n{total} in all; while nothing runs, cvtrain cache clear {names} deletes it")
 
 

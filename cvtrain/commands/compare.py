@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cvtrain.cli import errors
+from cvtrain import failures
 from cvtrain.cli.args import Command
 from cvtrain.commands._compared_runs import Run, data_name, find, labels, refuse
 from cvtrain.config import rules, suggest
@@ -115,7 +115,7 @@ def compare(cfg: Mapping[str, Any]) -> int:
     paths.append(plot_pareto(comparison, folder / "compare.png"))
     paths.append(comparison.write_csv(folder / "compare.csv"))
     say(f"\n{', '.join(child.near(path) for path in paths)}")
-    return errors.FAILED if failed else errors.DONE
+    return failures.FAILED if failed else failures.DONE
 
 
 # What is said -----------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ def _measure(runs: Sequence[Run], cfg: Mapping[str, Any]) -> list[Cost | Cvtrain
         costs.append(cost)
         head = f"[{n + 1}/{len(runs)}] {names[n]}: "
         if isinstance(cost, CvtrainError):
-            say(f"{head}not measured: {errors.line(cost)}")
+            say(f"{head}not measured: {failures.line(cost)}")
         else:
             say(f"{head}{cost.latency * 1000:,.1f} ms per image")
     return costs

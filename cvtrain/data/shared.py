@@ -8,7 +8,6 @@ sends with, a batch without room is dropped there and the main process waits for
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
@@ -18,10 +17,9 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-log = logging.getLogger(__name__)
+from cvtrain.failures import shared_memory
 
-FOLDER = "/dev/shm"
-"""Where Linux has its shared memory."""
+log = logging.getLogger(__name__)
 
 _INLINE = 1 << 16  # bytes: smaller arrays are cheaper inside the message than in shared memory
 
@@ -97,17 +95,7 @@ def unpack(content: bytes, refused: str | None) -> Any:
     return pickle.loads(content)
 
 
-def room() -> str:
-    """How much shared memory there is, in words."""
-    try:
-        found = os.statvfs(FOLDER)
-    except OSError as error:
-        return f"{FOLDER} cannot be used ({error.strerror or error})"
-    free, size = (n * found.f_frsize / 2**20 for n in (found.f_bavail, found.f_blocks))
-    return f"{FOLDER} has {free:.0f} MiB free of {size:.0f} MiB"
-
-
 def _refusal(message: str, size: int) -> str:
     if "No space left" in message:
-        return f"{room()}, a batch of {size / 2**20:.1f} MiB does not fit"
+        return f"{shared_memory()}, a batch of {size / 2**20:.1f} MiB does not fit"
     return f"shared memory cannot be used ({message.rpartition(': ')[2]})"

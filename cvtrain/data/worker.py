@@ -16,8 +16,8 @@ from types import TracebackType
 
 import cv2
 
-from cvtrain.data.shared import room
 from cvtrain.errors import RunError
+from cvtrain.failures import shared_memory
 from cvtrain.signals import SIGNALS, blocked, hold
 
 _KEEP = 256 << 20  # bytes
@@ -72,8 +72,9 @@ def starting_workers(instead: str = "set data.num_workers=0") -> Iterator[None]:
             yield
         except OSError as error:
             raise RunError(
-                f"no worker process can be started ({error.strerror or error}; {room()}): make "
-                f"room there, start a container with --shm-size=2g, or {instead}"
+                f"no worker process can be started ({error.strerror or error}; "
+                f"{shared_memory()}): make room there, start a container with --shm-size=2g, or "
+                f"{instead}"
             ) from error
 
 

@@ -29,8 +29,8 @@ from cvtrain.data.worker import leave_signals_to_parent, starting_workers
 from cvtrain.engine.checkpoint import load_model
 from cvtrain.engine.device import Device, choose_device
 from cvtrain.engine.evaluate import set_key
-from cvtrain.engine.failures import translate
 from cvtrain.errors import CvtrainError, DataError, RunError
+from cvtrain.failures import translate
 from cvtrain.models.base import Model
 from cvtrain.structures import Batch
 

@@ -15,7 +15,6 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-import cvtrain
 from cvtrain.callbacks.console import LOG, console
 from cvtrain.data.collate import collate
 from cvtrain.data.loader import Loader
@@ -30,6 +29,7 @@ from cvtrain.structures import Batch
 from cvtrain.tasks.base import Task
 from cvtrain.transfer.feature_cache import Key, Store
 from cvtrain.transfer.features import Features, on_features
+from cvtrain.version import __version__
 
 Batches = DataLoader[Any]
 T = TypeVar("T")
@@ -199,7 +199,7 @@ def _key(
     augmented = base.augmentation is not None and config.get("augment") is not None
     return (
         Key()
-        .plain([cvtrain.__version__, torch.__version__, timm.__version__])
+        .plain([__version__, torch.__version__, timm.__version__])
         .plain([f"{kind.__module__}.{kind.__qualname__}", network, weights])
         .plain([list(model.backbone.mean), list(model.backbone.std)])
         .plain([str(trainer.precision), trainer.strategy.root_device.type])

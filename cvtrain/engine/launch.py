@@ -26,6 +26,7 @@ from typing import Any
 
 from cvtrain import errors
 from cvtrain.errors import CvtrainError, RunError
+from cvtrain.failures import lost_contact, taken_port
 from cvtrain.signals import blocked, heeded, leave_at_once
 from cvtrain.storage import write_json_atomic
 from cvtrain.streams import guard
@@ -189,14 +190,6 @@ def refuse_taken_port() -> None:
             raise RunError(why or f"MASTER_PORT={port}: {error.strerror}") from error
 
 
-def taken_port(port: str) -> str:
-    """What is wrong with a port that another program listens on."""
-    return (
-        f"MASTER_PORT={port} is in use, perhaps by another run: give another one, or unset it and "
-        "cvtrain takes a free one"
-    )
-
-
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -216,8 +209,6 @@ def main(job: str, folder: str) -> int:
     module, name = job.split(":")
     if job not in JOBS:
         raise ValueError(job)
-    from cvtrain.engine.failures import lost_contact
-
     try:
         return int(getattr(importlib.import_module(module), name)(given["config"]))
     except BaseException as error:

@@ -17,7 +17,6 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-import cvtrain
 from cvtrain.callbacks.console import LOG
 from cvtrain.distributed import broadcast, rank
 from cvtrain.engine.checkpoint import MODEL_PREFIX, AtomicCheckpointIO
@@ -28,6 +27,7 @@ from cvtrain.models.staged import Stage, Staged
 from cvtrain.structures import Batch
 from cvtrain.tasks.base import Task
 from cvtrain.transfer.feature_cache import Arrays, Key
+from cvtrain.version import __version__
 
 REMEDY = "model.fit_boxes=500, to learn from fewer boxes per image"
 
@@ -176,7 +176,7 @@ class Stages:
         kind = type(model)
         key = (
             Key()
-            .plain([cvtrain.__version__, torch.__version__, kind.__module__, kind.__qualname__])
+            .plain([__version__, torch.__version__, kind.__module__, kind.__qualname__])
             .plain([self.model.example_settings(), self.config["model"]])
             .plain([str(self.trainer.precision), self.trainer.strategy.root_device.type])
             .plain([samples.height, samples.width, samples.resize, samples.channels])

@@ -23,11 +23,11 @@ from cvtrain.engine.build import build_task
 from cvtrain.engine.checkpoint import load_model
 from cvtrain.engine.device import Device, choose_device
 from cvtrain.engine.evaluate import model_changes, run_settings
-from cvtrain.engine.failures import translate
 from cvtrain.engine.logs import log_quietly
 from cvtrain.engine.rundir import RunDir, claimed, new_run_dir, shown, stored_config
 from cvtrain.engine.session import session
 from cvtrain.errors import CvtrainError, DataError, RunError
+from cvtrain.failures import translate
 from cvtrain.instantiate import instantiate
 from cvtrain.metrics.semantic_segmentation import (
     SemanticSegmentationMetrics,

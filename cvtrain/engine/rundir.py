@@ -16,7 +16,6 @@ from typing import Any
 import torch
 import yaml
 
-import cvtrain
 from cvtrain.distributed import broadcast, rank
 from cvtrain.errors import HeldError, UsageError
 from cvtrain.lock import locked
@@ -27,6 +26,7 @@ from cvtrain.storage import (
     write_atomic,
     write_json_atomic,
 )
+from cvtrain.version import __version__
 
 _PACKAGES = (
     "torch", "torchvision", "pytorch-lightning", "timm", "albumentations", "opencv-python-headless",
@@ -176,7 +176,7 @@ def environment() -> dict[str, Any]:
             versions[package] = None
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
-        "cvtrain": cvtrain.__version__,
+        "cvtrain": __version__,
         "git_commit": _git_commit(),
         "command": ["cvtrain", *sys.argv[1:]],
         "working_directory": str(Path.cwd()),
@@ -193,7 +193,7 @@ def environment() -> dict[str, Any]:
 
 def _git_commit() -> str | None:
     """The commit cvtrain runs from, with ``+`` where files differ; None outside a checkout."""
-    folder = Path(cvtrain.__file__).parents[1]
+    folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return None
     try:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from cvtrain.engine.failures import translate
 from cvtrain.engine.logs import RunLog, log_quietly, run_log
 from cvtrain.engine.process_group import leave_world, speaks
+from cvtrain.failures import translate
 from cvtrain.signals import interruptible
 
 

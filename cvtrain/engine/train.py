@@ -11,7 +11,6 @@ import numpy as np
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments import ClusterEnvironment
 
-import cvtrain
 from cvtrain.augment.mix import build_mix
 from cvtrain.callbacks.checkpoint import BestAndLast
 from cvtrain.callbacks.console import LOG
@@ -57,6 +56,7 @@ from cvtrain.outside import with_seals
 from cvtrain.signals import exit_code
 from cvtrain.storage import write_json_atomic
 from cvtrain.tasks.class_coverage import Coverage
+from cvtrain.version import __version__
 
 
 def train(config: dict[str, Any]) -> int:
@@ -173,7 +173,7 @@ class _Training:
         make_boxes(self.data)
         self._watch_training()
         header = {
-            "version": cvtrain.__version__,
+            "version": __version__,
             "config": stored,
             "classes": classes,
             "data": data.to_state(),

@@ -20,7 +20,6 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-import cvtrain
 from cvtrain.callbacks.console import LOG
 from cvtrain.engine.checkpoint import LoadedRun, load_model
 from cvtrain.engine.rundir import shown
@@ -29,6 +28,7 @@ from cvtrain.errors import RunError, UsageError
 from cvtrain.models.backbones.base import Backbone
 from cvtrain.models.backbones.timm_backbone import TimmBackbone
 from cvtrain.storage import replacing
+from cvtrain.version import __version__
 
 BODY = "body."
 """What stands before timm's own names in a TimmBackbone."""
@@ -136,7 +136,7 @@ def _metadata(
         "format": "pt",
         "architecture": backbone.architecture,
         "family": type(backbone).__name__,
-        "cvtrain": cvtrain.__version__,
+        "cvtrain": __version__,
         "in_channels": str(backbone.in_channels),
         "mean": _numbers(normalize.mean),
         "std": _numbers(normalize.std),

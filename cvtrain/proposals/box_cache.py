@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cvtrain import cache
+from cvtrain import storage
 from cvtrain.data.formats.files import BROKEN_NPZ
 from cvtrain.proposals.selective_search import VERSION, Boxes, Settings
 from cvtrain.storage import replacing
@@ -25,7 +25,7 @@ KEPT = 2000
 
 def cache_folder() -> Path:
     """``$XDG_CACHE_HOME/cvtrain/proposals``, by default below ``~/.cache``."""
-    return cache.cache_folder("proposals")
+    return storage.cache_folder("proposals")
 
 
 def content_key(content: bytes | memoryview | np.ndarray) -> bytes:

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cvtrain import signals
-from cvtrain.cli import errors
+from cvtrain import failures, signals
 from cvtrain.config.groups import load, pick
 from cvtrain.signals import Interrupted
 
@@ -60,7 +59,7 @@ def stop_code(stop: BaseException) -> int:
     """The exit code that one of STOPS stands for."""
     if isinstance(stop, Interrupted):
         return stop.code
-    return errors.INTERRUPTED if isinstance(stop, KeyboardInterrupt) else errors.TERMINATED
+    return failures.INTERRUPTED if isinstance(stop, KeyboardInterrupt) else failures.TERMINATED
 
 
 def _end(process: subprocess.Popen[bytes], signum: int) -> None:

@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cvtrain.cli import errors
+from cvtrain import failures
 from cvtrain.cli.args import Command
 from cvtrain.config import suggest
 from cvtrain.config.compose import (
@@ -230,19 +230,19 @@ class Job:
         overrides = [str(o) for o in settings.overrides.task]
         say(f"job {settings.job.num}: {' '.join(overrides)}")
         command = [sys.executable, "-m", "cvtrain", "train", *self.flags, *overrides]
-        code = errors.TERMINATED
+        code = failures.TERMINATED
         try:
             code = child.run([*command, f"run_dir={folder}"])
         except child.STOPS as stop:
             # One that had come to its end before the signal is not stopped by it.
             ended = (folder / "results.json").is_file()
-            code = errors.DONE if ended else child.stop_code(stop)
+            code = failures.DONE if ended else child.stop_code(stop)
             raise
         finally:
             name, metric, mode = child.monitored(folder)
             record = {"overrides": overrides, "exit_code": code, "monitor": name, "metric": metric}
             write_json_atomic(folder / child.JOB_FILE, record)
-        if code == errors.INTERRUPTED:  # the job alone heard it
+        if code == failures.INTERRUPTED:  # the job alone heard it
             raise Interrupted(signal.SIGINT)
         if code:
             say(f"job {settings.job.num} failed with exit code {code}")
@@ -280,7 +280,7 @@ def _summary(folder: Path, planned: Sequence[Sequence[str]]) -> int:
     left = len(typed) - len(records)
     missing = f", {left} {NOT_STARTED}" if left else ""
     say(f"{len(typed)} jobs, {failed} failed{missing}: {child.near(folder / 'sweep.csv')}")
-    return errors.FAILED if failed or left or not records else errors.DONE
+    return failures.FAILED if failed or left or not records else failures.DONE
 
 
 def _print_table(lines: Sequence[Sequence[str]]) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cvtrain.cli import errors
+from cvtrain import failures
 from cvtrain.cli.args import Command
 from cvtrain.config.compose import (
     absolute,
@@ -283,7 +283,7 @@ class _Study:
         record: dict[str, Any] = {"overrides": list(job.overrides), "exit_code": None}
         write_json_atomic(folder / child.JOB_FILE, record)
         begun = time.monotonic()
-        code = errors.TERMINATED
+        code = failures.TERMINATED
         try:
             code = child.run(command, folder / _LOG)
         except child.STOPS as stop:
@@ -295,7 +295,7 @@ class _Study:
             record["seconds"] = round(time.monotonic() - begun, 1)
             write_json_atomic(folder / child.JOB_FILE, record)
             self.outcomes[job.name] = self._outcome(job)
-        if code == errors.INTERRUPTED:  # the job alone heard it
+        if code == failures.INTERRUPTED:  # the job alone heard it
             raise Interrupted(signal.SIGINT)
 
     def _record(self, job: StudyJob) -> dict[str, Any] | None:
@@ -423,7 +423,7 @@ class _Study:
         write_atomic(self.folder / "study.md", lambda file: file.write(text))
         plot(grid, self.folder / "study.png", f"val/{self.monitor}", x_title, self._title())
         Terminal().print(Blocks(grid.rows(x_title, panel_title), text=(0,)))
-        stopped = (None, errors.DONE, *(128 + number for number in SIGNALS))
+        stopped = (None, failures.DONE, *(128 + number for number in SIGNALS))
         failed = [j for j in self.plan.jobs if self.outcomes[j.name].exit_code not in stopped]
         for job in failed:
             say(f"failed: {job.name}: {self._why(job)}")
@@ -431,7 +431,7 @@ class _Study:
         count = f"{_counted(len(self.plan.jobs), 'run')}, {len(failed)} failed"
         count += f", {missing} not finished" if missing else ""
         say(f"{count}: {child.near(self.folder / 'study.md')}, study.png, study.csv")
-        return errors.FAILED if self.left else errors.DONE
+        return failures.FAILED if self.left else failures.DONE
 
     def _title(self) -> str:
         config = self.plan.config

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cvtrain import cache
+from cvtrain import storage
 from cvtrain.data.table import Blobs, Strings, Table
 from cvtrain.errors import RunError
 from cvtrain.storage import flush_to_disk, require_room, reserve
@@ -40,7 +40,7 @@ _OLD = 24 * 3600.0  # seconds after which a half-written folder is nobody's any 
 
 def cache_folder() -> Path:
     """``$XDG_CACHE_HOME/cvtrain/features``, by default below ``~/.cache``."""
-    return cache.cache_folder("features")
+    return storage.cache_folder("features")
 
 
 class _Folder:

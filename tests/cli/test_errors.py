@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cvtrain.cli.errors import line, report
 from cvtrain.errors import CheckpointError, DataError, RunError, UsageError
+from cvtrain.failures import line, report
 
 
 def test_the_gates_list_keeps_its_lines() -> None:

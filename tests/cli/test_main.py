@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from cvtrain.cli import errors, help
+from cvtrain import failures
+from cvtrain.cli import help
 from cvtrain.cli import main as cli_main
 from cvtrain.cli.args import VERBS
 from cvtrain.commands import list as listing
@@ -94,7 +95,7 @@ def test_other_ranks_say_who_they_are(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LOCAL_RANK", "3")
-    assert errors.report(RunError("no")) == 1
+    assert failures.report(RunError("no")) == 1
     assert capsys.readouterr().err == "cvtrain [process 3]: no\n"
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from cvtrain.cache import KINDS, cache_folder, cache_home
 from cvtrain.commands.cache import Kept, measure, shown
 from cvtrain.data.gate import cache
 from cvtrain.errors import RunError
 from cvtrain.proposals import box_cache as proposals_cache
+from cvtrain.storage import CACHE_KINDS, cache_folder, cache_home
 from cvtrain.transfer import feature_cache
 
 Cli = Callable[..., Any]
@@ -30,7 +30,7 @@ def filled() -> Path:
 
 def test_what_keeps_files_keeps_them_where_the_verb_looks() -> None:
     folders = [m.cache_folder() for m in (cache, proposals_cache, feature_cache)]
-    assert sorted(folders) == sorted(cache_folder(kind) for kind in KINDS)
+    assert sorted(folders) == sorted(cache_folder(kind) for kind in CACHE_KINDS)
 
 
 def test_the_list_names_all_sizes_and_the_way_out(cli: Cli, filled: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from cvtrain import cache
+from cvtrain import storage
 from cvtrain.data.formats.files import BROKEN_NPZ
 from cvtrain.data.gate.decode_check import RECORD, VERSION, Probes, probe_files
 from cvtrain.errors import RunError
@@ -52,7 +52,7 @@ class _Entries:
 
 def cache_folder() -> Path:
     """``$XDG_CACHE_HOME/cvtrain/gate``, by default below ``~/.cache``."""
-    return cache.cache_folder("gate")
+    return storage.cache_folder("gate")
 
 
 def cached_probe(

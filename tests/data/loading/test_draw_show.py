@@ -11,11 +11,10 @@ import yaml
 from PIL import Image
 
 from cvtrain.augment.config import settled
-from cvtrain.cache import cache_folder
 from cvtrain.commands.show import _blocks, _picture, show
 from cvtrain.data.masks import rles_from_masks
 from cvtrain.report.draw import PALETTE, colour, draw, grid, is_crowd, save, save_mask, to_rgb8
-from cvtrain.storage import is_run_folder
+from cvtrain.storage import cache_folder, is_run_folder
 from cvtrain.structures import Target
 
 GRAY = np.full((100, 120, 3), 128, np.uint8)

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from cvtrain import failures
 from cvtrain.data import shared
 from cvtrain.data.datamodule import DataModule
 from cvtrain.data.image_folder import ImageFolder
 from cvtrain.errors import RunError
 
-SHM = Path(shared.FOLDER)
+SHM = Path(failures.SHARED_MEMORY)
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,8 @@ import signal
 import pytest
 import torch
 
-from cvtrain.engine.failures import lost_contact, translate
 from cvtrain.errors import DataError, RunError
+from cvtrain.failures import lost_contact, translate
 from cvtrain.signals import Interrupted
 
 CONFIG = {
