@@ -39,7 +39,7 @@ def assert_same(first, second):
 
 
 @pytest.mark.parametrize("cache", ["none", "ram"])
-@pytest.mark.parametrize("kilobytes", [64, 300])  # a batch takes 216
+@pytest.mark.parametrize("kilobytes", [128, 300])  # a batch takes 216, each semaphore 4
 def test_batches_that_find_no_room_come_through_the_pipe(files, small_disk, cache, kilobytes):
     table = files(8)
     expected = batches(table, 0)
@@ -63,7 +63,7 @@ def test_so_do_those_of_predict(files, small_disk):
         images = ImageFolder(folder, 192)
         return [i.file_name for b in images.batches(2, 1) for i in b.infos]
 
-    assert small_disk(SHM, 64 << 10, names) == [f"{i:03d}.png" for i in range(8)]
+    assert small_disk(SHM, 128 << 10, names) == [f"{i:03d}.png" for i in range(8)]
 
 
 def test_without_any_room_processes_are_not_started(files, small_disk):
