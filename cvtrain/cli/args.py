@@ -4,44 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
-from cvtrain.config import aliases
+from cvtrain.config import aliases, command
+from cvtrain.config.command import CommandLine
 from cvtrain.errors import UsageError
-
-VERBS = (
-    *("train", "eval", "predict", "export", "compare"),
-    *("check", "show", "proposals", "anchors", "list", "cache"),
-)
-TAKE_WORDS = ("compare", "list", "cache")
-"""Verbs that what follows them, other than ``key=value``, belongs to."""
-
-
-@dataclass
-class Command:
-    """A parsed command line.
-
-    Attributes:
-        verb: one of VERBS.
-        overrides: the ``key=value`` words, as typed and in order.
-        words: what follows ``list``, ``compare`` and ``cache``.
-        config_dirs: folders given with ``--config-dir``.
-        cfg: ``job`` with ``--cfg job``: print the composed configuration and stop.
-        completion: the argument of ``-sc``, e.g. ``install=bash``.
-    """
-
-    verb: str = "train"
-    overrides: list[str] = field(default_factory=list)
-    words: list[str] = field(default_factory=list)
-    config_dirs: list[str] = field(default_factory=list)
-    cfg: str | None = None
-    completion: str | None = None
-    resolve: bool = False
-    multirun: bool = False
-    help: bool = False
-    version: bool = False
-    debug: bool = False
-
 
 _SWITCHES = {
     "-h": "help",
@@ -62,16 +28,18 @@ _OPTIONS = {
 }
 
 
-def parse(argv: Sequence[str]) -> Command:
-    """The command that ``argv`` (without the program's name) spells.
+def parse(argv: Sequence[str]) -> CommandLine:
+    """What ``argv`` (without the program's name) spells.
 
     Raises:
         UsageError: unknown flags and words, a flag without its value, two verbs.
     """
-    command = Command()
+    line = CommandLine()
+    command.trust_commands(_trusted(argv))
     if any(a in ("-h", "--help") for a in argv):
-        command.help = True
-        return command
+        line.help = True
+        return line
+    known = command.names()
     verbs: list[str] = []
     words: list[str] = []
     rest = list(argv)
@@ -79,33 +47,44 @@ def parse(argv: Sequence[str]) -> Command:
         word = rest.pop(0)
         name, equals, value = word.partition("=")
         if word in _SWITCHES:
-            setattr(command, _SWITCHES[word], True)
+            setattr(line, _SWITCHES[word], True)
         elif name in _OPTIONS:
             if not equals and not rest:
                 raise UsageError(f"{name} needs a value: {_example(name)}")
-            _set_option(command, name, value if equals else rest.pop(0))
+            _set_option(line, name, value if equals else rest.pop(0))
         elif word.startswith("-") and not _is_number(word):
-            takes = bool(rest) and "=" not in word and "=" not in rest[0] and rest[0] not in VERBS
+            takes = bool(rest) and "=" not in word and "=" not in rest[0] and rest[0] not in known
             raise UsageError(_unknown_flag(word, rest[0] if takes else None))
         elif name == "hydra.searchpath":
-            command.config_dirs += _search_path(value)
-        elif equals or (word.startswith("~") and not {*verbs} & {*TAKE_WORDS}):
-            command.overrides.append(word)  # ~key deletes; to compare it is somebody's home
-        elif word in VERBS and not {*verbs} & {*TAKE_WORDS}:
+            line.config_dirs += _search_path(value)
+        elif equals or (word.startswith("~") and not _take_words(verbs)):
+            line.overrides.append(word)  # ~key deletes; to compare it is somebody's home
+        elif word in known and not _take_words(verbs):
             verbs.append(word)
         else:
             words.append(word)
     if len(verbs) > 1:
         raise UsageError(f"one verb a command: {' or '.join(verbs)}, not {' and '.join(verbs)}")
-    command.help = words == ["help"]
-    command.verb = verbs[0] if verbs else "train"
-    if command.help:
-        return command
-    if command.verb in TAKE_WORDS:
-        command.words = words
+    line.help = words == ["help"]
+    line.verb = verbs[0] if verbs else "train"
+    if line.help:
+        return line
+    if command.command(line.verb).takes_words:
+        line.words = words
     elif words:
-        raise UsageError(_unknown_words(words, command.overrides, bool(verbs)))
-    return command
+        raise UsageError(_unknown_words(words, line.overrides, bool(verbs)))
+    return line
+
+
+def _take_words(verbs: Sequence[str]) -> bool:
+    return any(command.command(verb).takes_words for verb in verbs)
+
+
+def _trusted(argv: Sequence[str]) -> list[str]:
+    """The packages of ``trust=a`` and ``trust=[a,b]``."""
+    values = [word.partition("=")[2] for word in argv if word.startswith("trust=")]
+    entries = (entry.strip(" '\"") for value in values for entry in value.strip("[] ").split(","))
+    return [entry for entry in entries if entry]
 
 
 def _search_path(value: str) -> list[str]:
@@ -117,16 +96,16 @@ def _search_path(value: str) -> list[str]:
     return [entry.removeprefix("file://") for entry in entries]
 
 
-def _set_option(command: Command, flag: str, value: str) -> None:
+def _set_option(line: CommandLine, flag: str, value: str) -> None:
     name = _OPTIONS[flag]
     if name == "config_dirs":
-        command.config_dirs.append(value)
+        line.config_dirs.append(value)
     elif name == "cfg":
         if value != "job":
             raise UsageError(f"--cfg {value}: the configuration that is shown is --cfg job")
-        command.cfg = value
+        line.cfg = value
     else:
-        command.completion = value
+        line.completion = value
 
 
 def _example(flag: str) -> str:
@@ -171,7 +150,9 @@ def _unknown_words(words: Sequence[str], overrides: Sequence[str], has_verb: boo
     if habit:
         return habit
     word = words[0]
-    close = difflib.get_close_matches(word, VERBS, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word, command.names(), n=1, cutoff=0.6)
     if close:
         return f"unknown verb {word}; did you mean {close[0]}?"
-    return f"{word} is neither a verb ({', '.join(VERBS)}) nor key=value; see cvtrain --help"
+    return (
+        f"{word} is neither a verb ({', '.join(command.names())}) nor key=value; see cvtrain --help"
+    )

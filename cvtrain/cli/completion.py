@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cvtrain.cli.args import VERBS
 from cvtrain.commands.cache import ALL, CLEAR
 from cvtrain.config import readable_keys, rules
+from cvtrain.config.command import CommandLine, command, names
 from cvtrain.config.groups import GROUPS, LISTS, ConfDirs, pick, timm_names
 from cvtrain.config.overrides import OPTIONAL, RECIPES
 from cvtrain.errors import UsageError
@@ -93,7 +93,7 @@ def candidates(line: str, conf: ConfDirs) -> list[str]:
     """
     words = line.split()[1:]
     word = "" if not words or line.endswith((" ", "\t")) else words.pop()
-    verb = next((w for w in words if w in VERBS), "train")
+    verb = next((w for w in words if w in names()), "train")
     user = [b for a, b in itertools.pairwise(words) if a == "--config-dir"]
     user += [w.partition("=")[2] for w in words if w.startswith("--config-dir=")]
     if user:
@@ -117,8 +117,8 @@ def candidates(line: str, conf: ConfDirs) -> list[str]:
         found = [f"{key}={v}" for v in _values(key, value, words, conf)]
     else:
         found = _keys(word, words, verb, conf)
-        if not any(w in VERBS for w in words) and not any("=" in w for w in words):
-            found = [*VERBS, *found]
+        if not any(w in names() for w in words) and not any("=" in w for w in words):
+            found = [*names(), *found]
     return sorted({c for c in found if c.startswith(word)})
 
 
@@ -134,18 +134,18 @@ def _keys(word: str, words: Sequence[str], verb: str, conf: ConfDirs) -> list[st
             if not str(k).startswith("_")
         }
     else:
-        found = {f"{k}=" for k in (*GROUPS, *readable_keys.ROOT_KEYS)}
+        found = {f"{k}=" for k in (*GROUPS, *readable_keys.root_keys())}
         chosen = ({*taken, verb} & {*GROUPS}) - {*RECIPES}
         found |= {f"{g}." for g in GROUPS if g not in OPTIONAL or g in chosen}
     multirun = any(w in ("-m", "--multirun") for w in words)
-    return [
-        f
-        for f in found
-        if f.rstrip("=") not in taken
-        and not readable_keys.complaint(
-            verb, f.rstrip("=."), group_choice=f.endswith("="), multirun=multirun
-        )
-    ]
+    this = command(verb)
+
+    def is_read(candidate: str) -> bool:
+        if candidate.endswith("."):
+            return this.reads_below(candidate[:-1])
+        return not readable_keys.complaint(verb, candidate.rstrip("="), multirun=multirun)
+
+    return [f for f in found if f.rstrip("=") not in taken and is_read(f)]
 
 
 def _values(key: str, value: str, words: Sequence[str], conf: ConfDirs) -> list[str]:
@@ -180,7 +180,6 @@ def _values(key: str, value: str, words: Sequence[str], conf: ConfDirs) -> list[
 
 def _composed(words: Sequence[str], conf: ConfDirs) -> dict[str, Any]:
     """The configuration with the group choices made so far; with none if they do not compose."""
-    from cvtrain.cli.args import Command
     from cvtrain.config.compose import compose_command, hydra_session, plain
 
     verb = next((w for w in words if w in ("proposals", "anchors")), "train")
@@ -188,7 +187,7 @@ def _composed(words: Sequence[str], conf: ConfDirs) -> dict[str, Any]:
     with hydra_session(conf):
         for overrides in (choices, []):
             try:
-                return plain(compose_command(Command(verb, overrides), conf).config)
+                return plain(compose_command(CommandLine(verb, overrides), conf).config)
             except UsageError:
                 continue
     return {}

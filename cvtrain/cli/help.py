@@ -4,24 +4,11 @@ from __future__ import annotations
 
 import textwrap
 
+from cvtrain.config.command import commands
 from cvtrain.config.groups import GROUPS, ConfDirs, timm_names
 
 WIDTH = 100
 """Columns the help fits into."""
-
-_VERBS = {
-    "train": "train, evaluate the best checkpoint, leave a run folder (the default verb)",
-    "eval": "score a checkpoint on its own data or on other data: ckpt= [split=] [data=]",
-    "predict": "run a checkpoint on images: ckpt= source=FILE_FOLDER_OR_GLOB [score_threshold=]",
-    "export": "write a trained backbone as weights that timm loads: ckpt= what=backbone [out=FILE]",
-    "compare": "accuracy, speed and size of runs on one split: RUN... (or a sweep) [latency_runs=]",
-    "check": "look for everything wrong in a data set, without training: data= data.root=",
-    "show": "draw augmented training samples with their boxes or masks: data= [augment=]",
-    "proposals": "boxes that may hold objects, and their recall: data= [proposals.mode=] [split=]",
-    "anchors": "anchors from the boxes of a data set, and what they are worth: data= [k=1..15]",
-    "list": "what there is to choose: list models, list backbones filter=convnext*, ...",
-    "cache": "features, proposals and checks kept between runs, their size: cache [clear NAME]",
-}
 
 _GROUPS = {
     "task": "what is predicted; picks a default model, which brings loss and augmentation",
@@ -83,7 +70,7 @@ def text(conf: ConfDirs) -> str:
     parts = [
         "cvtrain: train computer vision systems on your own images\n",
         "cvtrain [VERB] key=value ...\n",
-        _table("Verbs", _VERBS, 10),
+        _table("Verbs", {c.name: c.about for c in commands()}, 10),
         _groups(conf),
         _table("Keys (cvtrain --cfg job shows all; Hydra's override grammar)", _KEYS, 24),
         _table("Flags", _FLAGS, 27),

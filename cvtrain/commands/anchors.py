@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cvtrain.config.command import Command
 from cvtrain.config.proposals import checked_tables
 from cvtrain.config.runs import own_folder
 from cvtrain.errors import DataError, UsageError
@@ -18,6 +19,23 @@ from cvtrain.errors import DataError, UsageError
 if TYPE_CHECKING:
     import numpy as np
     from rich.console import Console
+
+
+COMMAND = Command(
+    "anchors",
+    "anchors from the boxes of a data set, and what they are worth: data= [k=1..15]",
+    run="cvtrain.commands.anchors:anchors",
+    reads=("seed", "run_dir", "k", "data.", "task.", "model", "experiment"),
+    unread={
+        **dict.fromkeys(("data.sampler", "data.classification_root"), ""),
+        **dict.fromkeys(
+            ("data.batch_size", "data.cache", "data.train_per_class", "data.num_workers"),
+            "{key}= is not read by anchors, which looks only at the boxes",
+        ),
+    },
+    defaults={"task": "detection", "model": "yolov2"},
+    order=8,
+)
 
 
 def anchors(cfg: Mapping[str, Any]) -> int:

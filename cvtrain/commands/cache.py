@@ -9,12 +9,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cvtrain.cli.args import Command
 from cvtrain.commands.list import print_table
 from cvtrain.config import suggest
+from cvtrain.config.command import Command, CommandLine
+from cvtrain.config.groups import ConfDirs
 from cvtrain.errors import RunError, UsageError
 from cvtrain.storage import CACHE_KINDS, cache_folder, cache_home
 from cvtrain.text import say
+
+COMMAND = Command(
+    "cache",
+    "features, proposals and checks kept between runs, their size: cache [clear NAME]",
+    start="cvtrain.commands.cache:cache",
+    takes_words=True,
+    prints_only=True,
+    order=10,
+)
 
 ALL = "all"
 CLEAR = "clear"
@@ -35,7 +45,7 @@ class Kept:
     newest: float = 0.0
 
 
-def cache(command: Command) -> int:
+def cache(command: CommandLine, conf: ConfDirs) -> int:
     """``cvtrain cache`` lists, ``cvtrain cache clear NAME...`` deletes; the exit code.
 
     Raises:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cvtrain.config.command import Command
 from cvtrain.storage import mark_run_folder, refuse_data_folder, write_json_atomic
 from cvtrain.text import printable
 
@@ -18,6 +19,24 @@ if TYPE_CHECKING:
 
     from cvtrain.data.gate.run import GateReport
     from cvtrain.data.table import Problem
+
+COMMAND = Command(
+    "check",
+    "look for everything wrong in a data set, without training: data= data.root=",
+    run="cvtrain.commands.check:check",
+    reads=("seed", "run_dir", "data.", "task.", "model", "experiment"),
+    unread={
+        **dict.fromkeys(("data.sampler", "data.classification_root"), ""),
+        **dict.fromkeys(
+            (
+                *("data.batch_size", "data.image_size", "data.resize", "data.cache"),
+                "data.scene_size",
+            ),
+            "{key}= is not read by check, which looks only at the files",
+        ),
+    },
+    order=5,
+)
 
 _EXAMPLES = 3
 """Places shown of each kind of problem; check.json has all."""

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvtrain import failures
-from cvtrain.cli.args import Command
 from cvtrain.commands._compared_runs import Run, data_name, find, labels, refuse
 from cvtrain.config import rules, suggest
+from cvtrain.config.command import Command, CommandLine
 from cvtrain.config.compose import absolute, check_reads
-from cvtrain.config.groups import pick
+from cvtrain.config.groups import GROUPS, ConfDirs, pick
 from cvtrain.config.overrides import by_key, parse
-from cvtrain.config.readable_keys import COMPARE
 from cvtrain.config.runs import check_root, own_folder
 from cvtrain.errors import CvtrainError, UsageError
 from cvtrain.outside import download_unless_strange, refuse_outside
@@ -30,10 +29,26 @@ if TYPE_CHECKING:
     from cvtrain.engine.benchmark import Cost
     from cvtrain.report.comparison import Comparison, Row
 
+_OF_ALL_RUNS = ("data.root", "data.batch_size", "trainer.accelerator", "trainer.precision")
+"""Keys of groups that are read, the same for all runs."""
+
+COMMAND = Command(
+    "compare",
+    "accuracy, speed and size of runs on one split: RUN... (or a sweep) [latency_runs=]",
+    run="cvtrain.commands.compare:compare",
+    configure="cvtrain.commands.compare:compare_config",
+    reads=("run_dir", "latency_runs", *_OF_ALL_RUNS),
+    unread={
+        f"{group}.": "{key}= is not read by compare: it comes from each run" for group in GROUPS
+    },
+    takes_words=True,
+    order=4,
+)
+
 _MOST_BLOCKS = 2  # of classes on the terminal; more are in the files alone
 
 
-def compare_config(command: Command) -> dict[str, Any]:
+def compare_config(command: CommandLine, conf: ConfDirs) -> dict[str, Any]:
     """What ``compare`` is called with: the folders typed, and the keys that it reads.
 
     Raises:
@@ -44,7 +59,7 @@ def compare_config(command: Command) -> dict[str, Any]:
     check_root([t for t in typed if "." not in t.key], command.verb)
     given = by_key(typed)
     for t in typed:
-        said = rules.wrong(t.key, t.value, typed=t.shown) if t.key in COMPARE else None
+        said = rules.wrong(t.key, t.value, typed=t.shown) if t.key in _OF_ALL_RUNS else None
         if said:
             raise UsageError(said)
     if not command.words:

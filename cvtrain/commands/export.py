@@ -6,16 +6,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cvtrain.cli.args import Command
+from cvtrain.config.command import CHECKPOINT, Command, CommandLine
 from cvtrain.config.compose import absolute, check_reads
+from cvtrain.config.groups import GROUPS, ConfDirs
 from cvtrain.config.overrides import Typed, by_key, parse
 from cvtrain.config.runs import check_root, existing_checkpoint
 from cvtrain.errors import UsageError
 
+COMMAND = Command(
+    "export",
+    "write a trained backbone as weights that timm loads: ckpt= what=backbone [out=FILE]",
+    run="cvtrain.export.backbone:export",
+    configure="cvtrain.commands.export:export_config",
+    reads=("ckpt", "what", "out"),
+    unread={
+        **{f"{group}.": CHECKPOINT for group in GROUPS},
+        "run_dir": "{key}= is read by {readers}, not by {verb}; the file it writes is out=FILE",
+    },
+    order=3,
+)
+
 SUFFIX = ".safetensors"
 
 
-def export_config(command: Command) -> dict[str, Any]:
+def export_config(command: CommandLine, conf: ConfDirs) -> dict[str, Any]:
     """What ``export`` hands to the engine: command, ckpt, what, out (both absolute), trust.
 
     Raises:

@@ -6,11 +6,21 @@ import fnmatch
 import sys
 from collections.abc import Sequence
 
-from cvtrain.cli.args import Command
 from cvtrain.config import suggest
+from cvtrain.config.command import Command, CommandLine
 from cvtrain.config.groups import GROUPS, ConfDirs, timm_names
 from cvtrain.errors import UsageError
 from cvtrain.text import say
+
+COMMAND = Command(
+    "list",
+    "what there is to choose: list models, list backbones filter=convnext*, ...",
+    start="cvtrain.commands.list:show_list",
+    reads=("filter",),
+    takes_words=True,
+    prints_only=True,
+    order=9,
+)
 
 _PLURALS = {
     "tasks": "task",
@@ -34,7 +44,7 @@ _PLURALS = {
 Rows = list[list[str]]
 
 
-def show_list(command: Command, conf: ConfDirs) -> int:
+def show_list(command: CommandLine, conf: ConfDirs) -> int:
     """Print what ``list`` was asked for; the exit code.
 
     Raises:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cvtrain.config.command import Command
 from cvtrain.config.proposals import checked_tables
 from cvtrain.config.runs import own_folder
 from cvtrain.lock import locked
@@ -19,6 +20,23 @@ if TYPE_CHECKING:
 
     from cvtrain.data.table import Table
     from cvtrain.proposals.source import Prepared, Proposals
+
+COMMAND = Command(
+    "proposals",
+    "boxes that may hold objects, and their recall: data= [proposals.mode=] [split=]",
+    run="cvtrain.commands.proposals:proposals",
+    reads=("seed", "run_dir", "split", "data.", "proposals.", "task.", "experiment"),
+    unread={
+        **dict.fromkeys(("data.sampler", "data.classification_root"), ""),
+        "model.": "{key}= is not read by proposals: no model is run",
+        **dict.fromkeys(
+            ("data.batch_size", "data.resize", "data.cache", "data.train_per_class"),
+            "{key}= is not read by proposals, which makes boxes on the original images",
+        ),
+    },
+    defaults={"task": "detection", "proposals": "selective_search"},
+    order=7,
+)
 
 PICTURES = 6
 """Images drawn, of the smallest split that has objects: val before train."""

@@ -5,9 +5,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cvtrain.config.command import Command, CommandLine
+from cvtrain.config.compose import compose_command, finish, hydra_session
+from cvtrain.config.groups import ConfDirs
+from cvtrain.config.overrides import Typed, by_key
 from cvtrain.storage import mark_run_folder, refuse_data_folder
 from cvtrain.text import output_file, say
 
@@ -21,6 +26,19 @@ if TYPE_CHECKING:
     from cvtrain.proposals.selective_search import Boxes
     from cvtrain.structures import Batch
 
+COMMAND = Command(
+    "show",
+    "draw augmented training samples with their boxes or masks: data= [augment=]",
+    run="cvtrain.commands.show:show",
+    configure="cvtrain.commands.show:show_config",
+    reads=(
+        *("seed", "run_dir", "data.", "augment.", "proposals.", "task.", "model"),
+        "experiment",
+    ),
+    unread=dict.fromkeys(("data.sampler", "data.classification_root"), ""),
+    order=6,
+)
+
 ROWS = 5
 """Images shown; each with its original and augmented variants of it."""
 VARIANTS = 5
@@ -33,6 +51,41 @@ DRAWS = 50
 """Batches among which those are chosen that show mixup and cutmix best."""
 CELL = 448
 """Longer side of a picture in the grid, pixels: larger images are shrunk before they are drawn."""
+
+
+def show_config(command: CommandLine, conf: ConfDirs) -> dict[str, Any]:
+    """The configuration of ``show``; without a typed task, one that the data set serves.
+
+    Raises:
+        CvtrainError: anything that is wrong with the command; the data set cannot be read.
+    """
+    with hydra_session(conf):
+        composed = compose_command(command, conf)
+        config = finish(composed)
+        task = _task_of_data(config, composed.typed)
+        if task is not None:
+            command = replace(command, overrides=[*command.overrides, f"task={task}"])
+            composed = compose_command(command, conf)
+            config = finish(composed)
+    return {**config, "overrides": composed.texts}
+
+
+def _task_of_data(config: Mapping[str, Any], typed: Sequence[Typed]) -> str | None:
+    """The task to show a data set for, where none was typed and it does not serve the default one.
+
+    Raises:
+        CvtrainError: the data set cannot be read.
+    """
+    from cvtrain.data.gate.run import NEEDS
+    from cvtrain.instantiate import instantiate
+
+    if {"task", "model", "experiment"} & by_key(typed).keys():
+        return None
+    kinds = instantiate(config["data"]["reader"], where="data.reader", trust=config["trust"]).kinds
+    if kinds & set(NEEDS[config["task"]["name"]]):
+        return None
+    serves = ("detection", "semantic_segmentation", "classification", "multilabel_classification")
+    return next((task for task in serves if kinds & set(NEEDS[task])), None)
 
 
 def show(cfg: Mapping[str, Any]) -> int:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvtrain.augment.config import refuse_views, settled, shown_as
-from cvtrain.cli.args import Command
 from cvtrain.config import aliases, augments, proposals, readable_keys, rules, suggest
+from cvtrain.config.command import CommandLine
 from cvtrain.config.groups import (
     GROUPS,
     ConfDirs,
@@ -106,6 +106,17 @@ def plain(config: Any, *, resolve: bool = False) -> dict[str, Any]:
     return {str(key): value for key, value in container.items()}
 
 
+def configure(command: CommandLine, conf: ConfDirs) -> dict[str, Any]:
+    """The plain, resolved configuration of a verb that composes one.
+
+    Raises:
+        UsageError: anything that is wrong with the command.
+    """
+    with hydra_session(conf):
+        composed = compose_command(command, conf)
+        return {**finish(composed), "overrides": composed.texts}
+
+
 class Composed:
     """A composed and checked configuration.
 
@@ -120,8 +131,13 @@ class Composed:
         self.typed = typed
         self.void = void
 
+    @property
+    def texts(self) -> list[str]:
+        """What was typed, each word once."""
+        return list(dict.fromkeys(t.text for t in self.typed))
 
-def compose_command(command: Command, conf: ConfDirs) -> Composed:
+
+def compose_command(command: CommandLine, conf: ConfDirs) -> Composed:
     """Compose train, check, show or proposals; check every typed word. In a ``hydra_session``.
 
     Raises:
@@ -199,8 +215,7 @@ def check_reads(verb: str, typed: Sequence[Typed], *, multirun: bool = False) ->
             raise UsageError(f"{t.text}: write {aliases.replacement(t.key, t.shown)}")
         if t.key.startswith("hydra") and not multirun:
             raise UsageError(f"{t.text}: hydra's own settings are read only by a multirun (-m)")
-        is_group = t.kind == "group"
-        said = readable_keys.complaint(verb, t.key, group_choice=is_group, multirun=multirun)
+        said = readable_keys.complaint(verb, t.key, multirun=multirun)
         if said:
             raise UsageError(said)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cvtrain.config.command import command
 from cvtrain.config.groups import ConfDirs, pick
 from cvtrain.config.overrides import Typed, by_key
 from cvtrain.errors import UsageError
@@ -21,27 +22,22 @@ WITH_BOXES = ("detection", "localization", "instance_segmentation")
 OPTIONAL = "optional"
 """``model.proposals`` of a model that takes boxes or does without (``proposals=null``)."""
 
-_DEFAULTS = {
-    "proposals": {"task": "detection", "proposals": "selective_search"},
-    "anchors": {"task": "detection", "model": "yolov2"},
-}
-
 
 def implied(verb: str, typed: Sequence[Typed], conf: ConfDirs) -> list[str]:
-    """What such a verb chooses where neither the user nor an experiment does."""
+    """What a verb chooses where neither the user nor an experiment does."""
     given = by_key(typed)
     experiment = given.get("experiment")
     name = "" if experiment is None else str(experiment.value)
     return [
         f"{group}={option}"
-        for group, option in _DEFAULTS.get(verb, {}).items()
+        for group, option in command(verb).defaults.items()
         if group not in given and not (name and conf.override_of("experiment", name, group))
     ]
 
 
 def unread(t: Typed, flat: dict[str, Any], verb: str) -> str:
     """Why such a verb does not read a word; empty if it does."""
-    if verb not in _DEFAULTS:
+    if verb not in ("proposals", "anchors"):
         return ""
     if t.key == "task" and t.value not in WITH_BOXES:
         why = "held against" if verb == "proposals" else "made from"

@@ -1,9 +1,12 @@
-"""Which verb reads which keys; what is typed and not read is an error, not a shrug."""
+"""Which keys there are outside the groups, and which verb reads which; what is typed and not read
+is an error.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from cvtrain.config.command import command, commands
 from cvtrain.config.groups import GROUPS
 
 PATHS = (
@@ -13,28 +16,15 @@ PATHS = (
 )
 """Keys that hold paths: taken literally (no quotes needed), relative ones from here."""
 
-_TRAINER_ALWAYS = frozenset(
-    {
-        "trainer.accelerator",
-        "trainer.devices",
-        "trainer.num_nodes",
-        "trainer.strategy",
-        "trainer.precision",
-        "trainer.channels_last",
-        "trainer.compile",
-        "trainer.deterministic",
-    }
+DEVICE = tuple(
+    f"trainer.{name}"
+    for name in (
+        *("accelerator", "devices", "num_nodes", "strategy", "precision"),
+        *("channels_last", "compile", "deterministic"),
+    )
 )
-_TRAIN_ONLY = frozenset({"data.sampler", "data.classification_root"})
-COMPARE = ("data.root", "data.batch_size", "trainer.accelerator", "trainer.precision")
-"""What compare reads of the groups, the same for all runs."""
-_CHECK_SKIPS = frozenset(
-    {"data.batch_size", "data.image_size", "data.resize", "data.cache", "data.scene_size"}
-)
-_BOXES_SKIP = frozenset({"data.batch_size", "data.resize", "data.cache", "data.train_per_class"})
-_ANCHORS_SKIP = frozenset(
-    {"data.batch_size", "data.cache", "data.train_per_class", "data.num_workers"}
-)
+"""Keys of the trainer that say where and how a network runs, in training or later."""
+
 AFTER_TRAINING = (
     *("model.eval_layers", "model.merge", "model.merge_threshold"),
     *("model.max_detections", "model.rpn.proposals"),
@@ -50,34 +40,19 @@ VOID = {
 OF_TASKS = {"data.object": ("localization",)}
 """Key -> the tasks that read it; for the others it is null."""
 
-_ROOT = {
-    "seed": ("train", "eval", "check", "show", "proposals", "anchors"),
-    "run_dir": ("train", "eval", "predict", "compare", "check", "show", "proposals", "anchors"),
-    "sweep_dir": (),
-    "resume": ("train",),
-    "resume_data": ("train",),
-    "ckpt": ("eval", "predict", "export"),
-    "what": ("export",),
-    "out": ("export",),
-    "split": ("eval", "proposals"),
-    "source": ("predict",),
-    "score_threshold": ("predict",),
-    "k": ("anchors",),
-    "latency_runs": ("compare",),
-    "trust": (
-        *("train", "eval", "predict", "export", "compare"),
-        *("check", "show", "proposals", "anchors"),
-    ),
-    "filter": ("list",),
+_SWEEP_DIR = "sweep_dir= is read by a multirun (-m) and by a study; one run has run_dir="
+_USUAL = {
+    "out": "{key}= is read by {readers}, not by {verb}; a run's folder is run_dir=DIR",
+    "": "{key}= is read by {readers}, not by {verb}",
 }
-_INSTEAD = {
-    ("", "out"): "; a run's folder is run_dir=DIR",
-    ("export", "run_dir"): "; the file it writes is out=FILE",
-}
-"""(verb, key), verb "" for any: what to write where a key is not read."""
+"""What is said of a key that a verb does not read; ``""`` of any other."""
 
-ROOT_KEYS = tuple(k for k in _ROOT if k != "filter")
-"""The keys outside all groups."""
+
+def root_keys() -> tuple[str, ...]:
+    """The keys outside all groups that any verb reads."""
+    read = [e for verb in commands() if not verb.prints_only for e in verb.reads]
+    outside = [e for e in read if e and "." not in e and e not in GROUPS]
+    return tuple(dict.fromkeys([*outside, "sweep_dir", "trust"]))
 
 
 def other_task(key: str, task: str | None) -> str:
@@ -95,97 +70,27 @@ def of_tiles(keys: Iterable[str], mode: str | None) -> str:
     return f"{found}= would not be read: it is for task.inference.mode=tiles" if found else ""
 
 
-def complaint(verb: str, key: str, *, group_choice: bool = False, multirun: bool = False) -> str:
-    """Why ``verb`` does not read ``key``; empty if it does.
+def complaint(verb: str, key: str, *, multirun: bool = False) -> str:
+    """Why ``verb`` does not read ``key``; empty if it does, or if there is no such key at all.
 
     Args:
-        verb: train, eval, predict, export, compare, check, show, proposals or anchors.
+        verb: the name of a verb that composes or reads a configuration.
         key: dotted; for a group choice (``model=yolo``) the group.
-        group_choice: whether the whole group is chosen, not one of its keys.
         multirun: whether ``-m`` was given.
     """
-    if key in _ROOT:
-        if key == "sweep_dir":
-            said = "sweep_dir= is read by a multirun (-m) and by a study; one run has run_dir="
-            return "" if multirun else said
-        if key == "run_dir" and multirun:
-            return "run_dir= is each job's own in a multirun; give sweep_dir=DIR"
-        readers = _ROOT[key]
-        if verb in readers:
-            return ""
-        instead = _INSTEAD.get((verb, key)) or _INSTEAD.get(("", key)) or ""
-        return f"{key}= is read by {_verbs(readers)}, not by {verb}{instead}"
-    group = key.split(".")[0]
-    if group == "study" and verb != "train":
-        return f"{key}= is read by train, not by {verb}"
-    if group not in GROUPS or verb == "train":
+    if key == "sweep_dir":
+        return "" if multirun else _SWEEP_DIR
+    if key == "run_dir" and multirun:
+        return "run_dir= is each job's own in a multirun; give sweep_dir=DIR"
+    this = command(verb)
+    if this.does_read(key):
         return ""
-    if verb == "export":
-        return f"{key}= is not read by export: it comes from the checkpoint (ckpt=)"
-    if verb == "compare":
-        return "" if key in COMPARE else f"{key}= is not read by compare: it comes from each run"
-    if verb in ("eval", "predict"):
-        return _after_training(verb, key, group)
-    return _data_only(verb, key, group, group_choice)
+    readers = [other.name for other in commands() if other.does_read(key)]
+    if key.split(".")[0] not in (*GROUPS, "study") and key not in (*root_keys(), "filter"):
+        return ""
+    template = this.unread.get(this.entry(key) or "-") or _USUAL.get(key, _USUAL[""])
+    return template.format(key=key, verb=verb, readers=_and(readers))
 
 
-def _after_training(verb: str, key: str, group: str) -> str:
-    if group == "data":
-        if key in _TRAIN_ONLY:
-            return f"{key}= is read by train, not by {verb}"
-        if verb == "predict" and key in ("data", "data.root"):
-            return "predict reads images: source=FILE, FOLDER or GLOB; data= is read by eval"
-        unread = (
-            "on_bad",
-            "allow_empty",
-            "check_boxes",
-            "val_fraction",
-            "split_seed",
-            "cache",
-            "classes",
-            "object",
-        )
-        if verb == "predict" and key in {f"data.{name}" for name in unread}:
-            return f"{key}= is not read by predict"
-        if key == "data.train_per_class":
-            return f"{key}= is read by train and show, not by {verb}"
-        return ""
-    if group == "trainer":
-        limits = {"trainer.limit_val_batches"} if verb == "eval" else set()
-        if key in _TRAINER_ALWAYS | limits or key == "trainer":
-            return ""
-        return f"{key}= is read by train, not by {verb}"
-    inference = key.startswith("task.inference.")
-    if group == "proposals" or inference or key in AFTER_TRAINING:
-        return ""
-    if group in ("task", "model", "backbone", "loss"):
-        return f"{key}= is not read by {verb}: it comes from the checkpoint (ckpt=)"
-    return f"{key}= is read by train, not by {verb}"
-
-
-def _data_only(verb: str, key: str, group: str, group_choice: bool) -> str:
-    if group == "data":
-        if key in _TRAIN_ONLY:
-            return f"{key}= is read by train, not by {verb}"
-        if verb == "check" and key in _CHECK_SKIPS:
-            return f"{key}= is not read by check, which looks only at the files"
-        if verb == "proposals" and key in _BOXES_SKIP:
-            return f"{key}= is not read by proposals, which makes boxes on the original images"
-        if verb == "anchors" and key in _ANCHORS_SKIP:
-            return f"{key}= is not read by anchors, which looks only at the boxes"
-        return ""
-    if verb == "proposals" and group in ("proposals", "model"):
-        return f"{key}= is not read by proposals: no model is run" if group == "model" else ""
-    if group in ("task", "experiment") or (group == "model" and group_choice):
-        return ""
-    if group in ("augment", "proposals") and verb == "show":
-        return ""
-    readers = {
-        "augment": "train and show",
-        "proposals": "train, eval, predict, show and proposals",
-    }.get(group, "train")
-    return f"{key}= is read by {readers}, not by {verb}"
-
-
-def _verbs(names: tuple[str, ...]) -> str:
+def _and(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

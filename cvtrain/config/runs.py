@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cvtrain.cli.args import Command
 from cvtrain.config import readable_keys, rules, suggest
+from cvtrain.config.command import CommandLine
 from cvtrain.config.compose import (
     Composed,
     absolute,
@@ -19,6 +19,7 @@ from cvtrain.config.compose import (
     check_paths,
     check_reads,
     compose_command,
+    configure,
     finish,
     hydra_session,
 )
@@ -116,25 +117,20 @@ def own_folder(config: Mapping[str, Any], verb: str) -> Path:
     return folder
 
 
-def task_of_data(config: Mapping[str, Any], typed: Sequence[Typed]) -> str | None:
-    """The task to show a data set for, where none was typed and it does not serve the default one.
+def train_config(command: CommandLine, conf: ConfDirs) -> dict[str, Any]:
+    """The configuration of a run: a new one, or that of ``resume=RUN_DIR``.
 
     Raises:
-        CvtrainError: the data set cannot be read.
+        UsageError: anything that is wrong with the command.
     """
-    from cvtrain.data.gate.run import NEEDS
-    from cvtrain.instantiate import instantiate
-
-    if {"task", "model", "experiment"} & by_key(typed).keys():
-        return None
-    kinds = instantiate(config["data"]["reader"], where="data.reader", trust=config["trust"]).kinds
-    if kinds & set(NEEDS[config["task"]["name"]]):
-        return None
-    serves = ("detection", "semantic_segmentation", "classification", "multilabel_classification")
-    return next((task for task in serves if kinds & set(NEEDS[task])), None)
+    if any(o.partition("=")[0] == "resume" for o in command.overrides):
+        return resume_config(command, conf)
+    config = configure(command, conf)
+    place_run(config)
+    return config
 
 
-def resume_config(command: Command, conf: ConfDirs) -> dict[str, Any]:
+def resume_config(command: CommandLine, conf: ConfDirs) -> dict[str, Any]:
     """The configuration of the run that ``resume=RUN_DIR`` goes on with.
 
     Raises:
@@ -219,7 +215,7 @@ def run_config(folder: Path) -> dict[str, Any] | None:
     return dict(config)
 
 
-def checkpoint_config(command: Command, conf: ConfDirs) -> dict[str, Any]:
+def checkpoint_config(command: CommandLine, conf: ConfDirs) -> dict[str, Any]:
     """What ``eval`` and ``predict`` hand to the engine.
 
     Returns:
@@ -278,7 +274,7 @@ def _value(t: Typed) -> Any:
 
 def check_root(typed: Iterable[Typed], verb: str) -> None:
     """Refuse keys that are no root keys, and values out of range."""
-    known = dict.fromkeys(readable_keys.ROOT_KEYS)
+    known = dict.fromkeys(readable_keys.root_keys())
     for t in typed:
         if t.kind != "set" or t.key not in known:
             said = suggest.unknown_keys([t], known, ConfDirs(), verb)
@@ -346,7 +342,7 @@ def _other_data(
     if model and conf.path("model", str(model)):
         texts.append(f"model={model}")
     # `show` composes data and model without asking that they train together.
-    composed: Composed = compose_command(Command(verb="show", overrides=texts), conf)
+    composed: Composed = compose_command(CommandLine(verb="show", overrides=texts), conf)
     flat = finish(composed)
     node = dict(flat["data"])
     typed_keys = {t.key for t in nested}
@@ -379,7 +375,7 @@ def _other_boxes(
     texts = [t.text for t in mine] + [f"seed={pick(run, 'seed') or 0}"]
     if not chosen and own:
         texts.append(f"proposals={own['name']}")
-    composed = compose_command(Command(verb="proposals", overrides=texts), conf)
+    composed = compose_command(CommandLine(verb="proposals", overrides=texts), conf)
     node = dict(finish(composed)["proposals"])
     if chosen or not own:
         return node

@@ -11,7 +11,7 @@ from typing import Any
 from cvtrain.config import aliases
 from cvtrain.config.groups import GROUPS, ConfDirs, dotted_keys, is_timm, joined, pick, timm_names
 from cvtrain.config.overrides import Typed, for_shell
-from cvtrain.config.readable_keys import ROOT_KEYS
+from cvtrain.config.readable_keys import root_keys
 from cvtrain.optim.names import LIBRARIES, optimizer_names, unfit_optimizer
 
 _OPEN = ("model", "backbone", "loss", "augment", "callbacks", "logger", "optimizer", "scheduler")
@@ -116,7 +116,7 @@ def _close_key(t: Typed, known: set[str]) -> str | None:
     same = sorted((k for k in known if k.rpartition(".")[2] == leaf), key=lambda k: k.count("."))
     if same:
         return same[0]
-    close = difflib.get_close_matches(t.key, [*ROOT_KEYS, *GROUPS, *known], n=1, cutoff=0.75)
+    close = difflib.get_close_matches(t.key, [*root_keys(), *GROUPS, *known], n=1, cutoff=0.75)
     if close:
         return close[0]
     leaves: dict[str, str] = {}

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cvtrain.cli.args import Command
 from cvtrain.config import suggest
+from cvtrain.config.command import CommandLine
 from cvtrain.config.compose import absolute, compose_command, finish, plain
 from cvtrain.config.groups import ConfDirs, is_hidden, is_timm, joined, pick
 from cvtrain.config.overrides import Typed, parse
@@ -109,7 +109,12 @@ def words_of(typed: Sequence[Typed]) -> list[str]:
 
 
 def make_plan(
-    command: Command, words: list[str], trust: Sequence[str], conf: ConfDirs, *, check: bool = True
+    command: CommandLine,
+    words: list[str],
+    trust: Sequence[str],
+    conf: ConfDirs,
+    *,
+    check: bool = True,
 ) -> Plan:
     """Expand a study and compose every kind of run once. Inside a ``hydra_session``.
 
@@ -228,7 +233,7 @@ def _check_weights(study: Mapping[str, Any], backbone: str) -> None:
         )
 
 
-def _check_job(job: StudyJob, command: Command, trust: Sequence[str], conf: ConfDirs) -> None:
+def _check_job(job: StudyJob, command: CommandLine, trust: Sequence[str], conf: ConfDirs) -> None:
     single = replace(command, overrides=[*job.overrides, *trust])
     try:
         finish(compose_command(single, conf))

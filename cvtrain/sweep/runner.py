@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cvtrain import failures
-from cvtrain.cli.args import Command
 from cvtrain.config import suggest
+from cvtrain.config.command import CommandLine
 from cvtrain.config.compose import (
     absolute,
     check_options,
@@ -57,15 +57,27 @@ NOT_STARTED = "not started"
 """In the place of an exit code: a signal came before the job."""
 
 
-def multirun(command: Command, conf: ConfDirs) -> int:
+def sweep(command: CommandLine, conf: ConfDirs) -> int | None:
+    """Run a study or a multirun, where the command is one; the exit code, else None.
+
+    Raises:
+        UsageError: anything that is wrong with the command.
+        RunError: a sweeper or launcher that failed.
+    """
+    from cvtrain.sweep.study import is_study, run_study
+
+    if is_study(command, conf):
+        return run_study(command, conf)
+    return multirun(command, conf) if command.multirun else None
+
+
+def multirun(command: CommandLine, conf: ConfDirs) -> int:
     """Run every combination of the values typed; 0 if all succeeded, else 1.
 
     Raises:
         UsageError: anything wrong with any of the jobs, before the first one starts.
         RunError: a sweeper or launcher that failed.
     """
-    if command.verb != "train":
-        raise UsageError(f"-m runs train, not {command.verb}")
     if command.cfg is not None:
         raise UsageError("--cfg job shows one run; omit -m and give one value per key")
     typed = parse(command.overrides, multirun=True)
@@ -132,7 +144,7 @@ def _job_folders(folder: Path) -> list[Path]:
 
 
 def _check_jobs(
-    typed: Sequence[Typed], command: Command, conf: ConfDirs, folder: Path
+    typed: Sequence[Typed], command: CommandLine, conf: ConfDirs, folder: Path
 ) -> list[list[str]]:
     """Compose every job once; of an unknown sweeper's ranges, what does not vary.
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvtrain import failures
-from cvtrain.cli.args import Command
+from cvtrain.config.command import CommandLine
 from cvtrain.config.compose import (
     absolute,
     check_reads,
@@ -65,7 +65,7 @@ class Outcome:
     seconds: float | None = None
 
 
-def is_study(command: Command, conf: ConfDirs) -> bool:
+def is_study(command: CommandLine, conf: ConfDirs) -> bool:
     """Whether a command is a study's, or goes on with one."""
     if command.verb != "train" or command.cfg is not None or "~study" in command.overrides:
         return False  # ~study: one of its runs
@@ -75,7 +75,7 @@ def is_study(command: Command, conf: ConfDirs) -> bool:
     return study_of(given.get("experiment"), conf)
 
 
-def run_study(command: Command, conf: ConfDirs) -> int:
+def run_study(command: CommandLine, conf: ConfDirs) -> int:
     """Run what is left of a study; 0 if every run succeeded, else 1.
 
     Raises:
@@ -105,7 +105,7 @@ def run_study(command: Command, conf: ConfDirs) -> int:
         return study.run()
 
 
-def _read_command(command: Command) -> tuple[list[str], Path, list[str], list[str] | None]:
+def _read_command(command: CommandLine) -> tuple[list[str], Path, list[str], list[str] | None]:
     """Words, folder, the ``trust=`` word, and the stored ``--config-dir``s of a study gone on with.
 
     Raises:
@@ -170,7 +170,7 @@ class _Study:
     """A plan in its folder."""
 
     def __init__(
-        self, plan: Plan, folder: Path, trust: Sequence[str], command: Command, conf: ConfDirs
+        self, plan: Plan, folder: Path, trust: Sequence[str], command: CommandLine, conf: ConfDirs
     ) -> None:
         self.plan, self.folder, self.trust = plan, folder, list(trust)
         self.config_dirs = [str(d) for d in conf.user]
@@ -235,7 +235,7 @@ class _Study:
         first = {j.backbone: j for j in reversed(self.left) if j.regime != SCRATCH}
         conf = ConfDirs(self.config_dirs)
         for job in first.values():
-            single = Command(overrides=[*job.overrides, *self.trust])
+            single = CommandLine(overrides=[*job.overrides, *self.trust])
             with hydra_session(conf):
                 config = finish(compose_command(single, conf))
             try:

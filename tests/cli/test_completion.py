@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from cvtrain.cli.args import VERBS
 from cvtrain.cli.completion import candidates
+from cvtrain.config.command import names
 from cvtrain.config.groups import GROUPS, ConfDirs
 
 Cli = Callable[..., Any]
@@ -26,7 +26,7 @@ def offered(here: Path) -> Callable[[str], list[str]]:
 
 def test_first_word(offered: Callable[[str], list[str]]) -> None:
     found = offered("cvtrain ")
-    assert {*VERBS, *(f"{g}=" for g in GROUPS)} <= set(found)
+    assert {*names(), *(f"{g}=" for g in GROUPS)} <= set(found)
     assert offered("cvtrain tr") == ["train", "trainer.", "trainer=", "transfer=", "trust="]
     assert "train" not in offered("cvtrain eval ")
     assert "--config-dir" in offered("cvtrain --")

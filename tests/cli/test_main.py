@@ -7,6 +7,7 @@ import re
 import shlex
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import pytest
 from cvtrain import failures
 from cvtrain.cli import help
 from cvtrain.cli import main as cli_main
-from cvtrain.cli.args import VERBS
 from cvtrain.commands import list as listing
+from cvtrain.config import command as command_module
+from cvtrain.config.command import Command, commands, function, names
 from cvtrain.config.groups import GROUPS, ConfDirs, first_sentence, timm_names
 from cvtrain.errors import CheckpointError, DataError, RunError, UsageError
 from cvtrain.signals import Interrupted
@@ -99,18 +101,52 @@ def test_other_ranks_say_who_they_are(
     assert capsys.readouterr().err == "cvtrain [process 3]: no\n"
 
 
-def test_every_verb_has_a_job_that_exists() -> None:
-    import importlib
-
-    assert {*cli_main.JOBS, "list", "cache"} == set(VERBS)
-    for target in cli_main.JOBS.values():
-        module, name = target.split(":")
-        assert callable(getattr(importlib.import_module(module), name)), target
+def test_every_verb_names_functions_that_exist() -> None:
+    for verb in commands():
+        named = [verb.start] if verb.start else [verb.run, verb.configure]
+        for target in [*named, *filter(None, [verb.sweep])]:
+            assert callable(function(target)), f"{verb.name}: {target}"
 
 
-def test_dispatch_calls_the_verbs_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(cli_main.JOBS, "check", "builtins:len")
+def test_dispatch_calls_the_verbs_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = replace(cli_main.command("check"), run="builtins:len")
+    monkeypatch.setattr(cli_main, "command", lambda verb: check)
     assert cli_main.dispatch("check", {"a": 1, "b": 2}) == 2
+
+
+def test_the_longest_entry_decides_what_a_verb_reads() -> None:
+    verb = Command("v", "", reads=("seed", "data.", "task.inference."), unread={"data.cache": "no"})
+    read = ("seed", "data", "data.root", "data.cache.x", "task.inference", "task.inference.mode")
+    unread = ("seeds", "data.cache", "datas", "task", "task.name", "model")
+    assert [key for key in (*read, *unread) if verb.does_read(key)] == list(read)
+
+
+def test_a_verb_of_a_package_of_ones_own(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command_module, "_PACKAGES", ["cvtrain.commands"])
+    monkeypatch.syspath_prepend(str(here))
+    folder = here / "shelf" / "commands"
+    folder.mkdir(parents=True)
+    (folder / "count.py").write_text(
+        "from cvtrain.config.command import Command\n"
+        "COMMAND = Command('count', 'counts', run='shelf.commands.count:count', reads=('data.',))\n"
+        "def count(config):\n    print(config['data']['name'])\n    return 0\n"
+    )
+    names.cache_clear()
+    try:
+        assert cli_main.main(["count", "data=shapes", "trust=[shelf]"]) == 0
+        assert capsys.readouterr().out == "shapes\n"
+        assert cli_main.main(["count", "model=yolo", "trust=[shelf]"]) == 2
+        assert "not by count" in capsys.readouterr().err
+        assert cli_main.main(["--help", "trust=[shelf]"]) == 0
+        assert "  count     counts" in capsys.readouterr().out
+    finally:
+        names.cache_clear()
+    monkeypatch.setattr(command_module, "_PACKAGES", ["cvtrain.commands"])
+    names.cache_clear()
+    assert cli_main.main(["count", "data=shapes"]) == 2
+    assert "count is neither a verb" in capsys.readouterr().err
 
 
 # --help ----------------------------------------------------------------------------------------
@@ -123,7 +159,7 @@ def test_help_fits_and_names_everything(cli: Cli) -> None:
     text = done.out
     assert max(map(len, text.splitlines())) <= help.WIDTH == 100
     conf = ConfDirs()
-    for word in (*VERBS, *GROUPS, *(o for g in GROUPS for o in conf.options(g))):
+    for word in (*names(), *GROUPS, *(o for g in GROUPS for o in conf.options(g))):
         assert word in text
 
 

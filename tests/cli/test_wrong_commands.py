@@ -114,7 +114,7 @@ WRONG = [
     ("data.classes=[]", "each once"),
     ("data.train_per_class=0", "an integer from 1, or null"),
     ("task=detection data.train_per_class=20", "task=classification, not for detection"),
-    ("eval data.train_per_class=20", "train and show, not by eval"),
+    ("eval data.train_per_class=20", "train, check and show, not by eval"),
     ("predict data.classes=[star]", "not read by predict"),
     ("data=folder data.root=. data.val_fraction=1.5", "a fraction"),
     ("data=folder data.root=. data.allow_empty=2", "true or false"),

@@ -76,7 +76,7 @@ def test_every_option_composes_with_its_keys_below_its_group() -> None:
             chosen = {choice[0]: choice[1] for choice in row if choice is not None}
             flat = plain(hydra_compose([f"{g}={o}" for g, o in chosen.items()]))
             study = {"study"} if chosen.get("experiment") == "transfer_study" else set()
-            assert set(flat) <= {*GROUPS, *readable_keys.ROOT_KEYS, "command"} | study, chosen
+            assert set(flat) <= {*GROUPS, *readable_keys.root_keys(), "command"} | study, chosen
             for group, option in chosen.items():
                 node = flat.get(group)
                 if group not in ("experiment", "debug"):
