@@ -101,10 +101,10 @@ def test_a_signal_that_python_swallows_comes_again(capfd) -> None:
 
 OUTSIDE = """
 import os, signal, sys, time
-from cvtrain import interrupt
-interrupt.leave_at_once()
+from cvtrain import signals
+signals.leave_at_once()
 if sys.argv[1] == "end":
-    interrupt.ends_with(3)
+    signals.ends_with(3)
 os.kill(os.getpid(), signal.SIGTERM)
 time.sleep(10)
 """

@@ -61,7 +61,7 @@ class Cache:
     def load(self, key: bytes) -> Boxes | None:
         """The best boxes of an image, as many as are wanted; None: they have to be made."""
         try:
-            with np.load(self.path(key), allow_pickle=False) as arrays:
+            with self.path(key).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 boxes, scores = arrays["boxes"], arrays["scores"]
                 total, seconds = int(arrays["total"]), float(arrays["seconds"])
         except BROKEN_NPZ:

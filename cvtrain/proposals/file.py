@@ -96,7 +96,7 @@ class ProposalFile:
         try:
             if not zipfile.is_zipfile(self.path):
                 raise zipfile.BadZipFile("it is no zip archive, or its end is missing")
-            with np.load(self.path, allow_pickle=False) as arrays:
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 held = {name: arrays[name] for name in arrays.files}
         except BROKEN_NPZ as error:
             raise DataError(

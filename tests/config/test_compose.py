@@ -343,7 +343,7 @@ def test_a_hidden_yaml_is_extended_not_chosen(cli: Cli, here: Path) -> None:
     assert done.code == 2
     assert "data=_base: there is no such data" in done.line
     (here / "my/data").mkdir(parents=True)
-    text = "defaults: [_base, _self_]\nname: mine\nreader: {_target_: my_pkg.Reader}\nbatch_size: 3"
+    text = "defaults: [_base, _self_]\nname: mine\nreader: {_target_: own_readers.Reader}\nbatch_size: 3"
     (here / "my/data/mine.yaml").write_text(text)
     (here / "my/data/_hidden.yaml").write_text("name: hidden")
     conf = ConfDirs([here / "my"])
@@ -351,8 +351,8 @@ def test_a_hidden_yaml_is_extended_not_chosen(cli: Cli, here: Path) -> None:
     assert "_hidden" not in conf.options("data")
     node = conf.node("data", "mine")
     assert (node["name"], node["batch_size"], node["val_fraction"]) == ("mine", 3, 0.2)
-    (here / "my_pkg.py").touch()
-    data = cli("--config-dir=my data=mine data.on_bad=fix trust=[my_pkg]").config["data"]
+    (here / "own_readers.py").touch()
+    data = cli("--config-dir=my data=mine data.on_bad=fix trust=[own_readers]").config["data"]
     assert (data["name"], data["batch_size"], data["on_bad"]) == ("mine", 3, "fix")
 
 

@@ -210,7 +210,7 @@ def _merge(old: _Entries | None, new: _Entries) -> _Entries:
 
 def _load(path: Path, warn: Callable[[str], None]) -> _Entries | None:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             entries = _Entries(**{name: arrays[name] for name in _Entries.__dataclass_fields__})
     except FileNotFoundError:
         return None

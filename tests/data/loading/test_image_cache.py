@@ -172,7 +172,7 @@ def growth() -> int:
 @linux
 def test_a_million_annotations_do_not_grow_a_worker():
     # In a process of its own: what the tests before have freed is no part of it.
-    command = "from tests.data.loading.test_cache import growth; print(growth())"
+    command = "from tests.data.loading.test_image_cache import growth; print(growth())"
     root = Path(__file__).parents[3]
     done = subprocess.run(
         [sys.executable, "-c", command], cwd=root, capture_output=True, text=True, check=True
