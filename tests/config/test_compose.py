@@ -343,7 +343,8 @@ def test_a_hidden_yaml_is_extended_not_chosen(cli: Cli, here: Path) -> None:
     assert done.code == 2
     assert "data=_base: there is no such data" in done.line
     (here / "my/data").mkdir(parents=True)
-    text = "defaults: [_base, _self_]\nname: mine\nreader: {_target_: own_readers.Reader}\nbatch_size: 3"
+    reader = "{_target_: own_readers.Reader}"
+    text = f"defaults: [_base, _self_]\nname: mine\nreader: {reader}\nbatch_size: 3"
     (here / "my/data/mine.yaml").write_text(text)
     (here / "my/data/_hidden.yaml").write_text("name: hidden")
     conf = ConfDirs([here / "my"])
