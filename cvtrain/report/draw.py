@@ -59,12 +59,15 @@ def colour(label: int) -> tuple[int, int, int]:
 def to_rgb8(image: Any) -> np.ndarray:
     """An image of any depth and channels, ``(H, W[, C])`` -> uint8 ``(H, W, 3)`` to look at.
 
-    More than three channels: the first three are shown. Floats are stretched to their range.
+    More than three channels: the first three are shown. Floats are shown as a network takes them,
+    0 black and 1 white; those outside of that range are stretched to the image's own.
     """
     array = np.asarray(image)
     array = array if array.ndim == 3 else array[:, :, None]  # (H, W) -> (H, W, 1)
     if array.dtype.kind == "f":
         low, high = float(np.nanmin(array)), float(np.nanmax(array))
+        if low >= 0 and high <= 1:
+            low, high = 0.0, 1.0
         array = np.nan_to_num((array - low) / max(high - low, 1e-9) * 255)
     elif array.dtype != np.uint8:
         array = array // (np.iinfo(array.dtype).max // 255)

@@ -7,7 +7,7 @@ from pathlib import Path
 from cvtrain.data.formats.base import Reader
 from cvtrain.data.formats.coco import COCOReader
 from cvtrain.data.formats.csv_labels import CSVReader
-from cvtrain.data.formats.files import data_root, walk
+from cvtrain.data.formats.files import data_root, folders, walk
 from cvtrain.data.formats.folder import FolderReader
 from cvtrain.data.formats.id_masks import IdMasksReader
 from cvtrain.data.formats.masks import MasksReader
@@ -53,6 +53,8 @@ class AutoReader(Reader):
         self.name, line = recognise(self.root)
         self.reader = READERS[self.name](self.root)
         self.found = f"{self.root}: {line}; splits: {', '.join(self.reader.splits())}"
+        if self.name == "voc" and (masks := voc_masks(self.root)):
+            self.found += f"; its masks: {masks}"
 
     @property
     def kinds(self) -> frozenset[str]:
@@ -81,6 +83,22 @@ def looks_like(root: Path) -> tuple[str, str] | None:
     return found[0] if len(found) == 1 else None
 
 
+def voc_masks(root: Path) -> str:
+    """What to type for Pascal VOC's masks, where a folder holds some; empty: it does not."""
+    years = [name for name in folders(root) if name.startswith("VOC")]
+    years += [f"VOCdevkit/{name}" for name in folders(root, "VOCdevkit")]
+    for parent in ("", *years):
+        place = root / parent
+        if not all((place / name).is_dir() for name in ("JPEGImages", "SegmentationClass")):
+            continue
+        inside = f" data.folder={parent}" if parent else ""
+        semantic = f"data=voc_segmentation{inside} for task=semantic_segmentation"
+        if (place / "SegmentationObject").is_dir():
+            return f"{semantic}, data=voc_objects{inside} for task=instance_segmentation"
+        return semantic
+    return ""
+
+
 def recognise(root: str | Path) -> tuple[str, str]:
     """Name of the format a folder has and one line on what was found.
 
@@ -88,6 +106,8 @@ def recognise(root: str | Path) -> tuple[str, str]:
         DataError: no layout fits, or several do; the message lists the layouts.
     """
     path = data_root(root)
+    if not VOCReader.detect(path) and (masks := voc_masks(path)):
+        raise DataError(f"{path} holds Pascal VOC's masks without boxes: write {masks}")
     found: dict[str, str] = {}
     doubts: list[DataError] = []
     for name, reader in READERS.items():

@@ -125,6 +125,9 @@ CODES: dict[str, Code] = {
         "note", "nothing", "a ring of fewer than 3 points covers no pixel and is dropped"
     ),
     "size-missing": Code("note", "nothing", "none needed: the file's own size is used"),
+    "masks-of-one-value": Code("note", "nothing", "none needed, if each image has one object"),
+    "background-numbered": Code("note", "nothing", "none needed, if it is an object"),
+    "void-numbered": Code("note", "nothing", "none needed, if it is an object"),
     "keypoints-ignored": Code("note", "nothing", "none needed: the boxes are read"),
     "keypoints-unsaid": Code(
         *("error", "nothing"),

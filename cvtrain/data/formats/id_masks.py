@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,22 @@ import numpy as np
 from cvtrain.data.formats.base import Reader, problem
 from cvtrain.data.formats.classes import given_names
 from cvtrain.data.formats.files import MalformedError, below, shorten, stem
+from cvtrain.data.formats.id_doubts import MaskLook, doubts, look
 from cvtrain.data.formats.mask_objects import MaskObject, in_threads, objects_of, read_pixels
 from cvtrain.data.formats.packing import Packer
 from cvtrain.data.formats.pairs import Pairs, describe, known_pairs, say_to
 from cvtrain.data.mask_file import VOID
 from cvtrain.data.table import CROWD, Classes, Problem, Split, Strings
 from cvtrain.errors import DataError
+
+
+@dataclass(frozen=True)
+class _Numbered:
+    """A mask's objects, the class value of each, and what the mask as a whole looks like."""
+
+    items: list[MaskObject]
+    classes: list[int]
+    look: MaskLook
 
 
 class IdMasksReader(Reader):
@@ -74,7 +85,7 @@ class IdMasksReader(Reader):
                 raise DataError(f"data.reader.classes={classes}: no such folder in {self.root}")
         self._masks_folder = str(below(self.root, "", masks))
         self._names = self._given(names)
-        self._objects: dict[str, list[tuple[list[MaskObject], list[int]] | MalformedError]] = {}
+        self._objects: dict[str, list[_Numbered | MalformedError]] = {}
 
     def _given(self, names: Any) -> dict[int, str] | None:
         """Class value -> name."""
@@ -111,6 +122,7 @@ class IdMasksReader(Reader):
         label_of = {value: k for k, value in enumerate(values)}
         found = iter(self._parsed(split, [mask for _, _, mask in listed if mask]))
         files: list[str] = []
+        looks: list[MaskLook] = []
         for _, image, mask in listed:
             row = packer.image(image)
             if not mask:
@@ -119,7 +131,8 @@ class IdMasksReader(Reader):
             if isinstance(objects, MalformedError):
                 say("mask-unreadable", mask, objects.message, image=row)
                 continue
-            for item, value in zip(*objects, strict=True):
+            looks.append(objects.look)
+            for item, value in zip(objects.items, objects.classes, strict=True):
                 crowd = self._divisor is not None and item.value < self._divisor
                 if crowd and value not in label_of:
                     continue  # a class that is not counted in objects: sky, road
@@ -131,6 +144,9 @@ class IdMasksReader(Reader):
                     message = f"class {value} is not among {shorten(list(label_of))}"
                     where = f"object {item.value}"
                     say("class-unknown", mask, message, where=where, image=row, annotation=at)
+        if self._divisor is None:
+            for code, message in doubts(looks, split, self._background):
+                say(code, self._masks_folder, message)
         names = [(self._names or {}).get(value, str(value)) for value in values]
         if self._names is None and self._divisor is None and self._semantic is None:
             names = ["object"]
@@ -151,7 +167,7 @@ class IdMasksReader(Reader):
             masks = [mask for _, _, mask in self._pairs.pack(split, Packer(), _silent) if mask]
             for found in self._parsed(split, masks):
                 if not isinstance(found, MalformedError):
-                    numbered = zip(*found, strict=True)
+                    numbered = zip(found.items, found.classes, strict=True)
                     seen |= {v for o, v in numbered if o.value >= (self._divisor or 0)}
         return sorted(seen)
 
@@ -161,21 +177,23 @@ class IdMasksReader(Reader):
             self._objects[split] = list(in_threads(self._parse, paths))
         return self._objects[split]
 
-    def _parse(self, path: Path) -> tuple[list[MaskObject], list[int]]:
-        """The objects of a file and the class value of each."""
+    def _parse(self, path: Path) -> _Numbered:
         pixels = read_pixels(path)
         objects = objects_of(pixels, self._background)
+        seen = look(pixels, objects)
         if self._divisor is not None:
             by = self._divisor
-            return objects, [o.value // by if o.value >= by else o.value for o in objects]
+            classes = [o.value // by if o.value >= by else o.value for o in objects]
+            return _Numbered(objects, classes, seen)
         if self._semantic is None:
-            return objects, [0] * len(objects)
+            return _Numbered(objects, [0] * len(objects), seen)
         name = path.relative_to(self.root / self._masks_folder).as_posix()
         semantic = read_pixels(_beside(self.root / self._semantic, name))
         if semantic.shape != pixels.shape:
             size, own = (f"{a.shape[1]} x {a.shape[0]}" for a in (semantic, pixels))
             raise MalformedError(f"its mask of classes is {size}, it is {own} pixels")
-        return objects, _majorities(pixels, semantic, [o.value for o in objects])
+        classes = _majorities(pixels, semantic, [o.value for o in objects])
+        return _Numbered(objects, classes, seen)
 
     def _unlisted(self, used: set[str]) -> list[str]:
         return self._pairs.unlisted(used)

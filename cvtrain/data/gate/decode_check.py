@@ -31,7 +31,7 @@ from cvtrain.data.formats.files import FORMATS, MAX_PIXELS
 from cvtrain.data.mask_file import is_lossy, mask_pixels, palette_colours
 from cvtrain.errors import DataError
 
-VERSION = f"3-{PIL.__version__}"
+VERSION = f"4-{PIL.__version__}"
 """Of what a record says; another version's cached records are not read."""
 
 OK, MISSING, EMPTY, UNREADABLE, TRUNCATED, BOMB, CHANNELS, NOT_FINITE = range(8)
@@ -44,7 +44,9 @@ RECORD = np.dtype(
         ("orientation", "u1"),  # EXIF, 1..8
         ("bits", "u1"),  # a channel
         ("lossy", "?"),  # the values are not exactly those that were saved
-        ("high", "f4"),  # the largest value, where a channel has more than 8 bits
+        ("low", "f4"),  # the smallest value, where a channel has more than 8 bits
+        ("high", "f4"),  # the largest
+        ("floating", "?"),  # the values are floats
         ("frames", "i4"),  # of an animation, pages of a TIFF
         ("height", "i4"),  # upright
         ("width", "i4"),
@@ -279,11 +281,13 @@ _LOW_BITS_LOST = ("RGB", "RGBA", "LA", "P", "PA", "CMYK")
 
 
 def _look_at_values(record: np.void, pixels: np.ndarray) -> None:
-    """The largest value; a float image that holds NaN or infinity is bad."""
+    """The range of the values; a float image that holds NaN or infinity is bad."""
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         odd = int((~np.isfinite(pixels)).sum())
         raise _BadFileError(NOT_FINITE, f"{odd:,} of {pixels.size:,} values are NaN or infinite")
-    record["high"] = pixels.max(initial=0)
+    if pixels.size:
+        record["low"], record["high"] = pixels.min(), pixels.max()
+    record["floating"] = pixels.dtype.kind == "f"
 
 
 def _sizes(record: np.void, height: int, width: int) -> None:

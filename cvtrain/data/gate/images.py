@@ -125,6 +125,14 @@ def _note_files(state: SplitState, probes: Probes, channels: int) -> None:
         high = int(records["high"][deep].max())
         files = f"{len(deep):,} 16-bit file{'' if len(deep) == 1 else 's'} of {state.name}"
         state.split_problem("value-range", f"values of the {files} reach {high:,} of 65,535")
+    floats = np.flatnonzero(ok & records["floating"])
+    if len(floats):
+        low, top = float(records["low"][floats].min()), float(records["high"][floats].max())
+        files = f"{len(floats):,} float file{'' if len(floats) == 1 else 's'} of {state.name}"
+        inside = low >= 0 and top <= 1
+        code = "value-range" if inside else "float-range"
+        also = "" if inside else ", and are taken as they are: a network expects 0 to 1"
+        state.split_problem(code, f"values of the {files} reach from {low:g} to {top:g}{also}")
     for i in np.flatnonzero(ok):
         promised = decode_check.extension_format(state.table.files[int(i)])
         held = records["format"][i].decode()

@@ -71,9 +71,10 @@ GATE_CODES: dict[str, Code] = {
     "value-range": Code(
         "note",
         "nothing",
-        "none needed; 65535 is white: where the values end far below it, images are dark; "
-        "multiply 12-bit values by 16",
+        "none needed; 65535, or 1.0 of floats, is white: where the values end far below it, images "
+        "are dark; multiply 12-bit values by 16",
     ),
+    "float-range": Code("note", "nothing", "scale them to 0 to 1, or save them as 16-bit files"),
     "extension-lies": Code("note", "nothing", "none needed: the content decides; rename the file"),
     "image-frames": Code("note", "nothing", "none needed; save other frames as files of their own"),
     "duplicate-image": Code("note", "nothing", "delete one of them"),

@@ -60,7 +60,10 @@ _DOUBTS = ("keypoints-unsaid",)
 _MOST_WORKERS = 16
 _SHOWN = 5
 _SPELLED_OUT = frozenset(
-    {"file-not-read", "classes-absent", "folders-inside", "separator-doubtful"}
+    {
+        *("file-not-read", "classes-absent", "folders-inside", "separator-doubtful"),
+        *("masks-of-one-value", "background-numbered", "void-numbered", "float-range"),
+    }
 )
 """Notes, one a split at most, that the summary gives in full: what is read as what."""
 

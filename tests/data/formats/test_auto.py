@@ -141,3 +141,22 @@ def test_no_folder(root):
 def test_a_file_is_no_folder(make):
     with pytest.raises(DataError, match="is a file"):
         AutoReader(make.text("x.zip", "x"))
+
+
+@pytest.mark.parametrize("parent", ["", "VOC2012", "VOCdevkit/VOC2012"])
+@pytest.mark.parametrize("objects", [False, True])
+def test_masks_of_pascal_voc_without_boxes_are_named(make, parent, objects) -> None:
+    base = f"{parent}/" if parent else ""
+    make.image(f"{base}JPEGImages/a.jpg")
+    make.mask(f"{base}SegmentationClass/a.png", [0, 1], "P")
+    if objects:
+        make.mask(f"{base}SegmentationObject/a.png", [0, 1], "P")
+    make.text(f"{base}ImageSets/Segmentation/train.txt", "a")
+    folder = f" data.folder={parent}" if parent else ""
+    line = f"write data=voc_segmentation{folder} for task=semantic_segmentation"
+    line += f", data=voc_objects{folder} for task=instance_segmentation" if objects else ""
+    with pytest.raises(DataError) as caught:
+        AutoReader(make.root)
+    assert str(caught.value).endswith(line)
+    make.voc(f"{base}Annotations/a.xml", ("cat", 1, 1, 2, 2))
+    assert f"its masks: data=voc_segmentation{folder}" in AutoReader(make.root).found

@@ -106,6 +106,16 @@ def broken(make, img, ann):
         make.text("instances/train/a.png", "x")
         return IdMasksReader(make.root)
 
+    def numbered(*values):
+        def build():
+            for k in "abc":
+                make.image(f"images/train/{k}.jpg", size=(len(values), 1))
+                make.mask(f"instances/train/{k}.png", values)
+            return IdMasksReader(make.root)
+
+        build.__name__ = f"numbered_{'_'.join(map(str, values))}"
+        return build
+
     def csv():
         make.image("a.jpg")
         make.text("labels.csv", "image,label\na.jpg,a|b;a|b\n,a")
@@ -140,6 +150,7 @@ def broken(make, img, ann):
         jpeg_masks,
         object_masks,
         id_masks,
+        *(numbered(*values) for values in ((0, 255), (1, 2, 1), (0, 1, 255))),
         csv,
         separated,
         joined,

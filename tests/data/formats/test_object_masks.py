@@ -307,3 +307,54 @@ def test_black_is_the_background_of_a_palette_whatever_its_index(make):
     image.putpalette([0, 0, 0, 0, 128, 0])
     image.save(make.root / "instances/a.png")
     assert IdMasksReader(make.root).read("train").table.boxes.tolist() == [[0, 0, 60, 40]]
+
+
+def _numbered(make, pixels, masks=4):
+    for k in range(masks):
+        save(make.root / f"images/train/{k}.png", picture(k))
+        save(make.root / f"instances/train/{k}.png", pixels(k))
+    return IdMasksReader(make.root)
+
+
+def _apart(*values, background=0):
+    """A block of each value, six at most, none touching another."""
+    out = np.full(SIZE, background, np.uint8)
+    for k, value in enumerate(values):
+        y, x = 1 + 9 * (k // 3), 1 + 10 * (k % 3)
+        out[y : y + 6, x : x + 7] = value
+    return out
+
+
+@pytest.mark.parametrize(
+    ("pixels", "code", "part"),
+    [
+        (_apart(255, 255), "masks-of-one-value", "the value 255 alone, in 4 of them of several"),
+        (_apart(1), "masks-of-one-value", "data=masks for task=semantic_segmentation"),
+        (_apart(2, 3, background=1), "background-numbered", "data.reader.background=[0,1]"),
+        (_apart(1, 2, 255), "void-numbered", "data.reader.background=[0,255]"),
+    ],
+)
+def test_masks_that_may_mean_something_else(make, pixels, code, part) -> None:
+    reader = _numbered(make, lambda k: pixels)
+    report = gate(reader)
+    (found,) = [p for p in report.problems if p.code != "no-val-split"]
+    assert (found.code, part in found.message) == (code, True)
+    assert any(part in line for line in report.summary_lines())
+    background = [int(v) for v in part.partition("[")[2].rstrip("]").split(",") if v]
+    if background:  # what is named settles it
+        report = gate(IdMasksReader(make.root, background=background))
+        assert {p.code for p in report.problems} == {"no-val-split"}
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        lambda k: _apart(1, 2, 3),
+        lambda k: _apart(k + 1),
+        lambda k: _apart(1, 200, 255),
+        lambda k: _apart(1, 2, background=k),
+        lambda k: np.where(_apart(9) == 9, 0, 4).astype(np.uint8),
+    ],
+)
+def test_masks_that_number_objects_are_not_doubted(make, pixels) -> None:
+    assert {p.code for p in gate(_numbered(make, pixels)).problems} == {"no-val-split"}

@@ -479,3 +479,21 @@ def test_the_range_of_16_bit_files_is_said(dataset, box, shape, ending) -> None:
         "values of the 2 16-bit files of train reach 4,001 of 65,535",
         "values of the 1 16-bit file of val reach 4,002 of 65,535",
     ]
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (40, 60, 3)])
+@pytest.mark.parametrize(
+    ("low", "high", "code"),
+    [(0.25, 1.0, "value-range"), (0.0, 255.0, "float-range"), (-1.5, 1.0, "float-range")],
+)
+def test_the_range_of_float_files_is_said(dataset, box, shape, low, high, code) -> None:
+    for name in ("a.tif", "b.tif"):
+        pixels = dataset.draws.uniform(low, high, shape).astype(np.float32)
+        pixels[3, 5], pixels[4, 6] = low, high
+        cv2.imwrite(str(dataset.root / name), pixels)
+        dataset.add(name, boxes=[box])
+    report = dataset.gate("detection")
+    (found,) = [p for p in report.notes if p.code in ("value-range", "float-range")]
+    assert found.code == code
+    assert f"values of the 2 float files of train reach from {low:g} to {high:g}" in found.message
+    assert (found.message in report.summary_lines()) == (code == "float-range")

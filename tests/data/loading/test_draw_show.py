@@ -136,6 +136,14 @@ def test_any_depth_can_be_looked_at(image):
     assert out.dtype == np.uint8
 
 
+def test_floats_are_shown_as_a_network_takes_them():
+    half = np.full((4, 5, 3), 0.5, np.float32)
+    half[0, 0] = 0.75
+    assert (to_rgb8(half)[1:] == 127).all()
+    wide = np.linspace(-3, 500, 60, dtype=np.float64).reshape(4, 5, 3)
+    assert (to_rgb8(wide).min(), to_rgb8(wide).max()) == (0, 255)
+
+
 def test_a_grid_has_a_cell_for_each_picture(tmp_path):
     pictures = [np.full((40 + 5 * k, 60, 3), 40 * k, np.uint8) for k in range(5)]
     out = grid(pictures, 3, [f"a rather long caption of picture number {k}" for k in range(5)])
