@@ -37,20 +37,20 @@ install: $(STAMP) ## .venv with cvtrain (editable) and the development tools
 
 # uv inside the venv: a resolver that takes seconds where pip takes minutes. The constraints pin the
 # tested set; --compile-bytecode makes the first start as fast as the second.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml .ci/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "cvtrain needs python3 >= 3.11; say PYTHON=/path/to/python3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode \
-	  --constraint constraints.txt --editable . --group dev
+	  --constraint .ci/constraints.txt --editable . --group dev
 	@touch $@
 
-constraints: $(STAMP) ## resolve the newest set anew into constraints.txt; run all tests after
+constraints: $(STAMP) ## resolve the newest set anew into .ci/constraints.txt; run all tests after
 	$(BIN)/uv pip compile --quiet pyproject.toml --group dev --extra mlflow --universal --upgrade \
 	  --python-version 3.11 --no-annotate --no-header --output-file $(VENV)/resolved.txt
-	@{ sed -n 1p constraints.txt; cat $(VENV)/resolved.txt; } > $(VENV)/constraints.txt
-	@mv $(VENV)/constraints.txt constraints.txt
+	@{ sed -n 1p .ci/constraints.txt; cat $(VENV)/resolved.txt; } > $(VENV)/constraints.txt
+	@mv $(VENV)/constraints.txt .ci/constraints.txt
 
 clean: ## remove .venv and build products
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache

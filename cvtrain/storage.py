@@ -13,6 +13,8 @@ import math
 import os
 import secrets
 import shutil
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -233,6 +235,13 @@ def json_list_lines(entries: Iterable[Any]) -> Iterator[str]:
 def json_line(value: Any) -> str:
     """One value as JSON on one line."""
     return json.dumps(jsonable(value), allow_nan=False)
+
+
+BROKEN_NPZ = (
+    *(OSError, ValueError, KeyError, EOFError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+"""What numpy and zipfile raise of an .npz with wrong bytes in it, depending on where they are."""
 
 
 # What is kept between runs: below the user's cache, never in the data ----------------------------

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
-from cvtrain.text import printable_lines
+from cvtrain.text import printable_lines, say
 
 WIDE = 10_000
 """Columns where nobody watches: a file has no width, tables keep their columns side by side."""
@@ -41,3 +44,29 @@ class Terminal(Console):
                 yield segment
             else:
                 yield Segment(printable_lines(segment.text), segment.style)
+
+
+def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table; in a terminal nothing is cut, cells take the lines they need.
+
+    In a pipe a row is a line, its columns aligned.
+    """
+    if sys.stdout.isatty():
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+        for i, title in enumerate(titles):
+            words = [word for row in [list(titles), *rows] for word in row[i].split()]
+            table.add_column(
+                title,
+                style="bold" if i == 0 else "",
+                no_wrap=i == 0,
+                overflow="fold",
+                min_width=min(24, max(map(len, words), default=0)) if i else None,
+            )
+        for row in rows:
+            table.add_row(*row)
+        Terminal().print(table)
+        return
+    widths = [max(len(r[i]) for r in [list(titles), *rows]) for i in range(len(titles) - 1)]
+    for row in [list(titles), *rows]:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        say("  ".join([*cells, row[-1]]).rstrip())

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import textwrap
 from collections.abc import Callable, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 LONGEST_NAME = 200
 """Bytes of a file's name that is made from a foreign one; file systems take 255."""
@@ -136,3 +137,9 @@ def _fitting(name: str, suffix: str) -> str:
     digest = "~" + hashlib.blake2b(raw, digest_size=6).hexdigest()
     kept = raw[: LONGEST_NAME - len(suffix.encode()) - len(digest)]
     return kept.decode("utf-8", "ignore") + digest + suffix
+
+
+def relative(path: Path) -> str:
+    """A path as it is printed: relative to the working directory where that is shorter."""
+    from_here = os.path.relpath(path)
+    return from_here if len(from_here) < len(str(path)) else str(path)

@@ -15,7 +15,7 @@ from cvtrain.config.groups import pick
 from cvtrain.config.runs import run_config
 from cvtrain.errors import UsageError
 from cvtrain.report.fingerprint import differing, fingerprint
-from cvtrain.sweep import child
+from cvtrain.text import relative
 
 RESULTS = "results.json"
 
@@ -81,7 +81,7 @@ def find(words: Sequence[str]) -> tuple[list[Run], list[str]]:
             raise UsageError(f"{word}: {said}")
         if folder.is_file():
             parent = folder.parent.parent if folder.parent.name == "checkpoints" else folder.parent
-            raise UsageError(f"{word} is a file; give the run's folder: {child.near(parent)}")
+            raise UsageError(f"{word} is a file; give the run's folder: {relative(parent)}")
         if (folder / "config.yaml").is_file():
             runs.append(_read(folder, word))
             continue
@@ -93,17 +93,15 @@ def find(words: Sequence[str]) -> tuple[list[Run], list[str]]:
         jobs.sort(key=lambda p: (len(p.name), p.name))
         done = [p for p in jobs if (p / RESULTS).is_file()]
         if not done:
-            last = child.near(jobs[-1])
+            last = relative(jobs[-1])
             raise UsageError(
                 f"{word}: none of its {len(jobs)} runs was finished; the last, {last}, "
                 f"{_unfinished(jobs[-1], last)}"
             )
         skipped += [
-            f"skipped: {child.near(p)} {_unfinished(p, child.near(p))}"
-            for p in jobs
-            if p not in done
+            f"skipped: {relative(p)} {_unfinished(p, relative(p))}" for p in jobs if p not in done
         ]
-        runs += [_read(p, child.near(p)) for p in done]
+        runs += [_read(p, relative(p)) for p in done]
     return runs, skipped
 
 
@@ -114,7 +112,7 @@ def _read(folder: Path, shown: str) -> Run:
     name = results.get("checkpoint") or "checkpoints/best.ckpt"
     checkpoint = folder / str(name)
     if not checkpoint.is_file():
-        raise UsageError(f"{shown}: its checkpoint is gone ({child.near(checkpoint)})")
+        raise UsageError(f"{shown}: its checkpoint is gone ({relative(checkpoint)})")
     trained = results
     if "train_seconds" not in results:  # the folder of an evaluation: ask the run it evaluated
         path = checkpoint.parents[1] / RESULTS
@@ -166,7 +164,7 @@ def _json(path: Path) -> dict[str, Any]:
 def _again(path: Path) -> str:
     """What to do about a broken file of results."""
     return (
-        f"score it again: cvtrain eval ckpt={child.near(path.parent)}; compare takes the folder "
+        f"score it again: cvtrain eval ckpt={relative(path.parent)}; compare takes the folder "
         "that this names"
     )
 

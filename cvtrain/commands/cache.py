@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cvtrain.commands.list import print_table
 from cvtrain.config import suggest
 from cvtrain.config.command import Command, CommandLine
 from cvtrain.config.groups import ConfDirs
 from cvtrain.errors import RunError, UsageError
 from cvtrain.storage import CACHE_KINDS, cache_folder, cache_home
+from cvtrain.terminal import print_table
 from cvtrain.text import say
 
 COMMAND = Command(

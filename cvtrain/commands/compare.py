@@ -22,8 +22,7 @@ from cvtrain.config.overrides import by_key, parse
 from cvtrain.config.runs import check_root, own_folder
 from cvtrain.errors import CvtrainError, UsageError
 from cvtrain.outside import download_unless_strange, refuse_outside
-from cvtrain.sweep import child
-from cvtrain.text import say
+from cvtrain.text import relative, say
 
 if TYPE_CHECKING:
     from cvtrain.engine.benchmark import Cost
@@ -129,7 +128,7 @@ def compare(cfg: Mapping[str, Any]) -> int:
     paths = [write_atomic(folder / "compare.md", lambda file: file.write(text))]
     paths.append(plot_pareto(comparison, folder / "compare.png"))
     paths.append(comparison.write_csv(folder / "compare.csv"))
-    say(f"\n{', '.join(child.near(path) for path in paths)}")
+    say(f"\n{', '.join(relative(path) for path in paths)}")
     return failures.FAILED if failed else failures.DONE
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
-import sys
 from collections.abc import Sequence
 
 from cvtrain.config import suggest
 from cvtrain.config.command import Command, CommandLine
 from cvtrain.config.groups import GROUPS, ConfDirs, timm_names
 from cvtrain.errors import UsageError
-from cvtrain.text import say
+from cvtrain.terminal import print_table
 
 COMMAND = Command(
     "list",
@@ -140,34 +139,3 @@ def _timm(pattern: str, listed: set[str]) -> Rows:
             weights = f"timm; pretrained: {', '.join(tags)}" if tags else "timm; no weights"
             rows.append([name, weights])
     return rows
-
-
-def print_table(titles: Sequence[str], rows: Rows) -> None:
-    """A table; in a terminal nothing is cut, cells take the lines they need.
-
-    In a pipe a row is a line, its columns aligned.
-    """
-    if sys.stdout.isatty():
-        from rich.box import SIMPLE_HEAD
-        from rich.table import Table
-
-        from cvtrain.terminal import Terminal
-
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-        for i, title in enumerate(titles):
-            words = [word for row in [list(titles), *rows] for word in row[i].split()]
-            table.add_column(
-                title,
-                style="bold" if i == 0 else "",
-                no_wrap=i == 0,
-                overflow="fold",
-                min_width=min(24, max(map(len, words), default=0)) if i else None,
-            )
-        for row in rows:
-            table.add_row(*row)
-        Terminal().print(table)
-        return
-    widths = [max(len(r[i]) for r in [list(titles), *rows]) for i in range(len(titles) - 1)]
-    for row in [list(titles), *rows]:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        say("  ".join([*cells, row[-1]]).rstrip())

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cvtrain.commands._tables import checked_tables
 from cvtrain.config.command import Command
-from cvtrain.config.proposals import checked_tables
 from cvtrain.config.runs import own_folder
 from cvtrain.lock import locked
 

@@ -13,7 +13,7 @@ from cvtrain.config.compose import absolute
 from cvtrain.config.groups import ConfDirs, pick
 from cvtrain.config.overrides import Typed, by_key
 from cvtrain.errors import UsageError
-from cvtrain.sweep.child import near
+from cvtrain.text import relative
 
 OWN = ("resume", "resume_data", "trust")
 """Keys of the command itself, which are no changes of the run."""
@@ -67,7 +67,7 @@ def _check(t: Typed, config: dict[str, Any], folder: Path, conf: ConfDirs) -> No
         why = _GROUPS.get(t.key, f"the run has its own {t.key}; single keys of it may change")
         raise UsageError(
             f"{t.text} beside resume=: {why}, or start a new run from these weights with "
-            f"backbone.weights={near(folder)}"
+            f"backbone.weights={relative(folder)}"
         )
     if t.kind == "delete":
         raise UsageError(f"{t.text} beside resume=: write {t.key}=null")
@@ -79,7 +79,7 @@ def _check(t: Typed, config: dict[str, Any], folder: Path, conf: ConfDirs) -> No
     if said := suggest.unknown_keys([t], base, conf, "train"):
         raise UsageError(said)
     if reason := refusal(t.key):
-        reason = reason.replace("RUN_DIR", near(folder))
+        reason = reason.replace("RUN_DIR", relative(folder))
         raise UsageError(f"{t.text} beside resume=: {reason}")
     if other := readable_keys.other_task(t.key, pick(config, "task.name")):
         raise UsageError(f"{t.text} would not be read: {other}")

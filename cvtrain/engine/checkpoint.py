@@ -17,11 +17,11 @@ from lightning_fabric.plugins import CheckpointIO
 
 from cvtrain.data.table import Classes
 from cvtrain.engine.build import build_model
-from cvtrain.engine.rundir import shown
 from cvtrain.errors import CheckpointError, UsageError
 from cvtrain.models.base import Model
 from cvtrain.outside import check_stored
 from cvtrain.storage import replacing
+from cvtrain.text import relative
 
 MODEL_PREFIX = "model."
 """What a checkpoint's ``state_dict`` puts before the names of the model's own weights."""
@@ -128,7 +128,7 @@ def _whole_one(file: Path) -> str:
         except CheckpointError:
             continue
         said = f"{name} beside it is whole, of epoch {epoch + 1}"
-        return f"; {said}: ckpt={shlex.quote(shown(other))}"
+        return f"; {said}: ckpt={shlex.quote(relative(other))}"
     return ""
 
 

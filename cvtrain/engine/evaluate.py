@@ -18,12 +18,13 @@ from cvtrain.engine.device import choose_device
 from cvtrain.engine.evaluation import score, write_scores
 from cvtrain.engine.launch import launch, started_elsewhere
 from cvtrain.engine.process_group import join_world
-from cvtrain.engine.rundir import RunDir, claimed, new_run_dir, shown, stored_config
+from cvtrain.engine.rundir import RunDir, claimed, new_run_dir, stored_config
 from cvtrain.engine.session import session
 from cvtrain.errors import DataError, UsageError
 from cvtrain.outside import download_unless_strange, outside, refuse_outside, with_seals
 from cvtrain.signals import exit_code
 from cvtrain.storage import write_json_atomic
+from cvtrain.text import relative
 
 # How a run was trained that its evaluation does not take over: where, and on how much.
 _HERE = {
@@ -89,7 +90,7 @@ def _check_root(data: Mapping[str, Any], ckpt: str) -> None:
     if isinstance(root, str) and data.get("download") is None and not Path(root).is_dir():
         raise UsageError(
             f"the data of this run are no longer in {root}; where they are now says "
-            f"cvtrain eval ckpt={shlex.quote(shown(Path(ckpt)))} data.root=FOLDER"
+            f"cvtrain eval ckpt={shlex.quote(relative(Path(ckpt)))} data.root=FOLDER"
         )
 
 

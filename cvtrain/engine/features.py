@@ -21,12 +21,12 @@ from cvtrain.data.loader import Loader
 from cvtrain.data.views import Views
 from cvtrain.data.worker import start_worker
 from cvtrain.distributed import broadcast, rank
-from cvtrain.engine.rundir import shown
 from cvtrain.errors import RunError, UsageError
 from cvtrain.models.base import Model
 from cvtrain.models.classification.heads import FittedHead
 from cvtrain.structures import Batch
 from cvtrain.tasks.base import Task
+from cvtrain.text import relative
 from cvtrain.transfer.feature_cache import Key, Store
 from cvtrain.transfer.features import Features, on_features
 from cvtrain.version import __version__
@@ -110,7 +110,7 @@ def _read(store: Store, task: Task, trainer: pl.Trainer, loader: Batches, name: 
     if features is None:
         raise RunError(f"the features in {store.path} cannot be read: delete the folder")
     if there:
-        LOG.info(f"features of {_counted(loader.dataset, name)} taken from {shown(store.path)}")
+        LOG.info(f"features of {_counted(loader.dataset, name)} taken from {relative(store.path)}")
     return features
 
 
@@ -121,7 +121,7 @@ def _compute(store: Store, task: Task, trainer: pl.Trainer, loader: Batches, nam
     size = store.path.joinpath("features.npy").stat().st_size / 1e6
     LOG.info(
         f"features of {_counted(loader.dataset, name)} computed in {seconds:.1f} s, kept in "
-        f"{shown(store.path)} ({size:.1f} MB)"
+        f"{relative(store.path)} ({size:.1f} MB)"
     )
 
 

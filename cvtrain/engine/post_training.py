@@ -21,11 +21,12 @@ from cvtrain.callbacks.console import LOG
 from cvtrain.distributed import broadcast, rank
 from cvtrain.engine.checkpoint import MODEL_PREFIX, AtomicCheckpointIO
 from cvtrain.engine.features import Batches, in_order, one_pass
-from cvtrain.engine.rundir import RunDir, shown
+from cvtrain.engine.rundir import RunDir
 from cvtrain.errors import RunError
 from cvtrain.models.staged import Stage, Staged
 from cvtrain.structures import Batch
 from cvtrain.tasks.base import Task
+from cvtrain.text import relative
 from cvtrain.transfer.feature_cache import Arrays, Key
 from cvtrain.version import __version__
 
@@ -97,7 +98,7 @@ class Stages:
         for name in self.model.stages:
             entry = self._kept(name, key)
             if entry is not None:
-                LOG.info(f"stage {name}: {entry['said']}; from {shown(self._path(name))}")
+                LOG.info(f"stage {name}: {entry['said']}; from {relative(self._path(name))}")
                 done.append(entry)
                 continue
             if examples is None:
@@ -144,7 +145,7 @@ class Stages:
             arrays.write(self._batches(), len(self.images))
         counted = f"stage features: {len(self._samples):,} training images"
         if found is not None:
-            LOG.info(f"{counted}, taken from {shown(arrays.path)}")
+            LOG.info(f"{counted}, taken from {relative(arrays.path)}")
             return found
         found = arrays.read()
         if found is None:
@@ -154,7 +155,7 @@ class Stages:
         self._keep(entry, key)
         done[:] = [entry, *(e for e in done if e["name"] != FEATURES)]
         LOG.info(
-            f"{counted} ({rows}), {seconds:.1f} s, kept in {shown(arrays.path)} "
+            f"{counted} ({rows}), {seconds:.1f} s, kept in {relative(arrays.path)} "
             f"({arrays.size / 1e6:.1f} MB)"
         )
         return found

@@ -24,7 +24,7 @@ from cvtrain.engine.checkpoint import load_model
 from cvtrain.engine.device import Device, choose_device
 from cvtrain.engine.evaluate import model_changes, run_settings
 from cvtrain.engine.logs import log_quietly
-from cvtrain.engine.rundir import RunDir, claimed, new_run_dir, shown, stored_config
+from cvtrain.engine.rundir import RunDir, claimed, new_run_dir, stored_config
 from cvtrain.engine.session import session
 from cvtrain.errors import CvtrainError, DataError, RunError
 from cvtrain.failures import translate
@@ -39,7 +39,7 @@ from cvtrain.signals import exit_code
 from cvtrain.storage import write_json_list_atomic
 from cvtrain.structures import Batch, ImageInfo, Prediction
 from cvtrain.tasks.base import Task
-from cvtrain.text import output_file, printable
+from cvtrain.text import output_file, printable, relative
 
 SHOWN = 20
 """Images in the printed table; all are in predictions.json."""
@@ -150,10 +150,10 @@ class _Predicting:
         if left_out:
             said += f", {len(left_out)} skipped (named above)"
         LOG.info(said)
-        LOG.info(f"predictions: {shown(path)}")
-        LOG.info(f"images with them drawn: {shown(self.pictures)}")
+        LOG.info(f"predictions: {relative(path)}")
+        LOG.info(f"images with them drawn: {relative(self.pictures)}")
         if (folder := self.run.path / "masks").exists():
-            LOG.info(f"class maps: {shown(folder)}")
+            LOG.info(f"class maps: {relative(folder)}")
         return 1 if left_out else 0
 
     def _entries(self) -> Iterator[dict[str, Any]]:

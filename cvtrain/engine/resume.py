@@ -13,9 +13,10 @@ from cvtrain.callbacks.console import LOG
 from cvtrain.config.changes import Change, changes, with_copies
 from cvtrain.data.fingerprint import Fingerprint
 from cvtrain.engine.checkpoint import load_checkpoint
-from cvtrain.engine.rundir import RunDir, shown
+from cvtrain.engine.rundir import RunDir
 from cvtrain.errors import CheckpointError, CvtrainError, DataError, UsageError
 from cvtrain.tasks.base import Task
+from cvtrain.text import relative
 
 
 class Resumed:
@@ -170,7 +171,7 @@ def load_last(run: RunDir, typed: Sequence[str] = ()) -> Resumed | None:
     if not run.last.exists():
         if not run.best.exists():
             return None
-        LOG.info(f"{shown(run.last)} is missing: resuming from {run.best.name}")
+        LOG.info(f"{relative(run.last)} is missing: resuming from {run.best.name}")
         return Resumed(run.best, load_checkpoint(run.best))
     try:
         return Resumed(run.last, load_checkpoint(run.last))
@@ -184,7 +185,7 @@ def _remedy(run: RunDir, typed: Sequence[str]) -> str:
         best = load_checkpoint(run.best, mmap=True)
     except CvtrainError:
         return "best.ckpt is of no help either: start a new run"
-    names = " ".join(shlex.quote(shown(path)) for path in (run.best, run.last))
+    names = " ".join(shlex.quote(relative(path)) for path in (run.best, run.last))
     return (
         f"best.ckpt beside it is whole, of epoch {int(best['epoch']) + 1}; to resume from there: "
         f"cp {names} && {command(run, *map(shlex.quote, typed))}"

@@ -26,6 +26,7 @@ from cvtrain.storage import (
     write_atomic,
     write_json_atomic,
 )
+from cvtrain.text import relative
 from cvtrain.version import __version__
 
 _PACKAGES = (
@@ -57,7 +58,7 @@ class RunDir:
         self.log = self.path / "train.log"
 
     def __str__(self) -> str:
-        return shown(self.path)
+        return relative(self.path)
 
     def refuse_if_used(self, data: str | Path | None = None) -> None:
         """Raise UsageError where another run's files, or ``data``, would be written into."""
@@ -159,11 +160,6 @@ def stored_config(config: Mapping[str, Any], run: RunDir) -> dict[str, Any]:
     }
     once |= {"score_threshold", "what", "out", "latency_runs", "run_dir_is_typed"}
     return {**{k: v for k, v in config.items() if k not in once}, "run_dir": str(run.path)}
-
-
-def shown(path: Path) -> str:
-    """A path as it is printed: relative where it lies below the working directory."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def environment() -> dict[str, Any]:

@@ -22,12 +22,12 @@ from torch import Tensor
 
 from cvtrain.callbacks.console import LOG
 from cvtrain.engine.checkpoint import LoadedRun, load_model
-from cvtrain.engine.rundir import shown
 from cvtrain.engine.session import session
 from cvtrain.errors import RunError, UsageError
 from cvtrain.models.backbones.base import Backbone
 from cvtrain.models.backbones.timm_backbone import TimmBackbone
 from cvtrain.storage import replacing
+from cvtrain.text import relative
 from cvtrain.version import __version__
 
 BODY = "body."
@@ -82,7 +82,7 @@ def export_backbone(loaded: LoadedRun, out: str | Path) -> Exported:
     backbone = getattr(loaded.model, "backbone", None)
     name = loaded.config["model"].get("name", type(loaded.model).__name__)
     if not isinstance(backbone, Backbone):
-        raise UsageError(f"{shown(loaded.path)}: model={name} has no backbone to export")
+        raise UsageError(f"{relative(loaded.path)}: model={name} has no backbone to export")
     state: dict[str, Tensor] = dict(backbone.state_dict())
     untrained: list[str] = []
     call = None
@@ -155,8 +155,8 @@ def _say(loaded: LoadedRun, done: Exported) -> None:
     name = node.get("name", backbone.architecture)
     averaged = (loaded.config.get("callbacks") or {}).get("ema") is not None
     LOG.info(
-        f"{shown(done.path)}: {name}, {done.tensors} tensors, "
-        f"{done.path.stat().st_size / 1e6:.1f} MB, from {shown(loaded.path)} "
+        f"{relative(done.path)}: {name}, {done.tensors} tensors, "
+        f"{done.path.stat().st_size / 1e6:.1f} MB, from {relative(loaded.path)} "
         f"(epoch {loaded.epoch + 1}{', averaged weights' if averaged else ''})"
     )
     if done.untrained:
@@ -173,4 +173,4 @@ def _say(loaded: LoadedRun, done: Exported) -> None:
     LOG.info(f"images: {channels} in 0..1, normalized by mean {mean}, std {std}")
     if done.call:
         LOG.info(f"in Python: {done.call}")
-    LOG.info(f"in another run: backbone={name} backbone.weights={shown(done.path)}")
+    LOG.info(f"in another run: backbone={name} backbone.weights={relative(done.path)}")

@@ -15,9 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from cvtrain import storage
-from cvtrain.data.formats.files import BROKEN_NPZ
 from cvtrain.proposals.selective_search import VERSION, Boxes, Settings
-from cvtrain.storage import replacing
+from cvtrain.storage import BROKEN_NPZ, replacing
 
 KEPT = 2000
 """Boxes kept of an image where fewer are asked for, so that a smaller number finds them too."""

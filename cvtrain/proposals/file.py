@@ -29,13 +29,12 @@ from typing import Any
 
 import numpy as np
 
-from cvtrain.data.formats.files import BROKEN_NPZ
 from cvtrain.data.table import Table
 from cvtrain.errors import DataError, UsageError
 from cvtrain.proposals.names import Names
 from cvtrain.proposals.selective_search import Boxes
 from cvtrain.proposals.source import Prepared
-from cvtrain.storage import replacing
+from cvtrain.storage import BROKEN_NPZ, replacing
 from cvtrain.text import printable
 
 _SHOWN = 3

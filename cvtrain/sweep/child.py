@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,9 +84,3 @@ def monitored(folder: Path) -> tuple[str | None, float | None, str]:
     metrics = json.loads(results.read_text(encoding="utf-8")).get("metrics", {})
     value = metrics.get(name)
     return name, float(value) if isinstance(value, (int, float)) else None, mode
-
-
-def near(path: Path) -> str:
-    """A path relative to here where that is shorter."""
-    relative = os.path.relpath(path)
-    return relative if len(relative) < len(str(path)) else str(path)

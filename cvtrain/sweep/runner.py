@@ -47,7 +47,8 @@ from cvtrain.storage import (
     write_json_atomic,
 )
 from cvtrain.sweep import child
-from cvtrain.text import say
+from cvtrain.terminal import print_table
+from cvtrain.text import relative, say
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -291,13 +292,11 @@ def _summary(folder: Path, planned: Sequence[Sequence[str]]) -> int:
     _print_table([lines[0], *([*row[:4], own] for row, own in zip(lines[1:], varied, strict=True))])
     left = len(typed) - len(records)
     missing = f", {left} {NOT_STARTED}" if left else ""
-    say(f"{len(typed)} jobs, {failed} failed{missing}: {child.near(folder / 'sweep.csv')}")
+    say(f"{len(typed)} jobs, {failed} failed{missing}: {relative(folder / 'sweep.csv')}")
     return failures.FAILED if failed or left or not records else failures.DONE
 
 
 def _print_table(lines: Sequence[Sequence[str]]) -> None:
-    from cvtrain.commands.list import print_table
-
     rounded = [
         [*row[:3], f"{float(row[3]):.4f}" if re.match(r"-?[\d.]", row[3]) else row[3], row[4]]
         for row in lines[1:]

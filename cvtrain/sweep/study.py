@@ -36,7 +36,7 @@ from cvtrain.signals import SIGNALS, Interrupted
 from cvtrain.storage import RUN_MARKER, mark_run_folder, write_atomic, write_json_atomic
 from cvtrain.sweep import child
 from cvtrain.sweep.plan import NAME, SCRATCH, Plan, StudyJob, make_plan, study_of, words_of
-from cvtrain.text import duration, printable, say
+from cvtrain.text import duration, printable, relative, say
 
 if TYPE_CHECKING:
     from cvtrain.report.study import Grid
@@ -149,7 +149,7 @@ def _stored(folder: Path) -> dict[str, Any]:
         command = [*(f"--config-dir={d}" for d in stored["config_dirs"]), *words]
         raise UsageError(
             f"this study did not begin here; if it is right, type it: cvtrain "
-            f"{printable(' '.join(map(shlex.quote, command)))} sweep_dir={child.near(folder)}"
+            f"{printable(' '.join(map(shlex.quote, command)))} sweep_dir={relative(folder)}"
         )
     return stored
 
@@ -192,7 +192,7 @@ class _Study:
                 before = [o for o in record["overrides"] if o not in job.overrides]
                 now = [o for o in job.overrides if o not in record["overrides"]]
                 raise UsageError(
-                    f"{child.near(self.folder)} holds a study with other settings: {job.name} ran "
+                    f"{relative(self.folder)} holds a study with other settings: {job.name} ran "
                     f"with {' '.join(before) or 'less'}, now it would with "
                     f"{' '.join(now) or 'less'}; choose another sweep_dir="
                 )
@@ -260,7 +260,7 @@ class _Study:
         counts = [_counted(len(study[k]), what) for k, what in keys.items() if len(study[k]) > 1]
         varied = f" ({' x '.join(counts)})" if len(counts) > 1 else ""
         before = f", {done} finished before" if done else ""
-        say(f"{_counted(total, 'run')}{varied}{before}: {child.near(self.folder)}")
+        say(f"{_counted(total, 'run')}{varied}{before}: {relative(self.folder)}")
         mark_run_folder(self.folder)
         self._write_record()
         try:
@@ -270,7 +270,7 @@ class _Study:
                 say(self._progress(job, number))
         except child.STOPS:
             self._report()
-            say(f"stopped; to resume: cvtrain resume={child.near(self.folder)}")
+            say(f"stopped; to resume: cvtrain resume={relative(self.folder)}")
             raise
         return self._report()
 
@@ -362,7 +362,7 @@ class _Study:
         text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         said = [line for line in lines if line.startswith("cvtrain: ")] or lines or ["no output"]
-        return f"{said[-1].removeprefix('cvtrain: ')} ({child.near(path)})"
+        return f"{said[-1].removeprefix('cvtrain: ')} ({relative(path)})"
 
     # What it leaves ----------------------------------------------------------------------------
 
@@ -430,7 +430,7 @@ class _Study:
         missing = len(self.left) - len(failed)
         count = f"{_counted(len(self.plan.jobs), 'run')}, {len(failed)} failed"
         count += f", {missing} not finished" if missing else ""
-        say(f"{count}: {child.near(self.folder / 'study.md')}, study.png, study.csv")
+        say(f"{count}: {relative(self.folder / 'study.md')}, study.png, study.csv")
         return failures.FAILED if self.left else failures.DONE
 
     def _title(self) -> str:

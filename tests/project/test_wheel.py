@@ -36,7 +36,7 @@ def test_wheel_and_sdist_carry_the_configs(built: Path) -> None:
     with tarfile.open(sdist) as archive:
         inside = {"/".join(name.split("/")[1:]) for name in archive.getnames()}
     assert configs <= inside
-    assert {"Makefile", "README.md", "LICENSE", "CHANGELOG.md", "constraints.txt"} <= inside
+    assert {"Makefile", "README.md", "LICENSE", "CHANGELOG.md", ".ci/constraints.txt"} <= inside
 
 
 @pytest.mark.slow

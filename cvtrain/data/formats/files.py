@@ -10,8 +10,6 @@ import os
 import posixpath
 import re
 import reprlib
-import zipfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -32,13 +30,6 @@ _OTHERS = ".heic .heif .jxl .psd .svg .tga .exr .hdr .dds .pcx .eps .dcm"
 _RAW = ".dng .cr2 .cr3 .nef .arw .orf .raf .rw2"
 OTHER_IMAGE_SUFFIXES = frozenset((*_OTHERS.split(), *_RAW.split()))
 """Images that are not read; they are counted and named, so that nobody wonders where they went."""
-
-
-BROKEN_NPZ = (
-    *(OSError, ValueError, KeyError, EOFError, RuntimeError, MemoryError),
-    *(zipfile.BadZipFile, zlib.error),
-)
-"""What numpy and zipfile raise of an .npz with wrong bytes in it, depending on where they are."""
 
 
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")

@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 
 from cvtrain import storage
-from cvtrain.data.formats.files import BROKEN_NPZ
 from cvtrain.data.gate.decode_check import RECORD, VERSION, Probes, probe_files
 from cvtrain.errors import RunError
-from cvtrain.storage import replacing
+from cvtrain.storage import BROKEN_NPZ, replacing
 
 _FRESH_NS = 2_000_000_000
 """A file changed less than this before it was looked at is not remembered: it could change again
