@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from cvtrain.engine.rundir import RunDir, environment, new_run_dir, shown, stored_config
+from cvtrain.engine.rundir import RunDir, environment, new_run_dir, stored_config
 from cvtrain.errors import RunError, UsageError
+from cvtrain.text import relative
 
 
 def test_new_folders_do_not_collide(tmp_path, monkeypatch) -> None:
@@ -55,8 +56,8 @@ def test_a_folder_that_cannot_be_made(tmp_path) -> None:
 
 def test_paths_outside_the_working_directory_are_shown_whole(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert shown(tmp_path / "a" / "b") == "a/b"
-    assert shown(Path("/elsewhere")) == "/elsewhere"
+    assert relative(tmp_path / "a" / "b") == "a/b"
+    assert relative(Path("/elsewhere")) == "/elsewhere"
 
 
 def test_the_environment_is_described() -> None:
