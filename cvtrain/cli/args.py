@@ -65,7 +65,11 @@ def parse(argv: Sequence[str]) -> CommandLine:
             words.append(word)
     if len(verbs) > 1:
         raise UsageError(f"one verb a command: {' or '.join(verbs)}, not {' and '.join(verbs)}")
-    line.help = words == ["help"]
+    if words[:1] == ["help"]:
+        topics = [*words[1:], *verbs]
+        if len(topics) > 1:
+            raise UsageError(f"help: one topic, not {' and '.join(topics)}")
+        line.help, line.topic = True, topics[0] if topics else ""
     line.verb = verbs[0] if verbs else "train"
     if line.help:
         return line

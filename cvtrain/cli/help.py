@@ -1,11 +1,16 @@
-"""``cvtrain --help``: verbs, groups with their options, keys, ten examples. No Hydra, no torch."""
+"""``cvtrain --help`` and ``cvtrain help TOPIC``: verbs, groups, keys, guides; no Hydra, no torch."""
 
 from __future__ import annotations
 
+import re
 import textwrap
+from pathlib import Path
 
-from cvtrain.config.command import commands
+from cvtrain.config.command import command, commands, names
 from cvtrain.config.groups import GROUPS, ConfDirs, timm_names
+from cvtrain.config.readable_keys import root_keys
+from cvtrain.config.suggest import nearest
+from cvtrain.errors import UsageError
 
 WIDTH = 100
 """Columns the help fits into."""
@@ -75,10 +80,47 @@ def text(conf: ConfDirs) -> str:
         _table("Keys (cvtrain --cfg job shows all; Hydra's override grammar)", _KEYS, 24),
         _table("Flags", _FLAGS, 27),
         _examples(),
+        f"Guides: cvtrain help {' | '.join(guides(conf))}, or a verb\n",
         "Exit codes: 0 done, 1 the data or the run failed, 2 the command was wrong, 130 Ctrl-C, "
         "143 SIGTERM.",
     ]
     return "\n".join(parts)
+
+
+def guides(conf: ConfDirs) -> dict[str, Path]:
+    """Topic -> its page: the README of a group's folder, of conf itself, and of the code."""
+    pages = {group: conf.own / group / "README.md" for group in GROUPS}
+    pages |= {
+        "conf": conf.own / "README.md",
+        "add": Path(__file__).resolve().parents[1] / "README.md",
+    }
+    return {topic: path for topic, path in pages.items() if path.is_file()}
+
+
+def about(topic: str, conf: ConfDirs) -> str:
+    """A guide, or what a verb reads.
+
+    Raises:
+        UsageError: there is no such topic.
+    """
+    pages = guides(conf)
+    if topic in pages:
+        page = pages[topic].read_text(encoding="utf-8")
+        return re.sub(r"<!--.*?-->\n|</?details>.*\n", "", page).rstrip("\n")
+    if topic not in names():
+        close = nearest(topic, [*pages, *names()])
+        hint = f"did you mean {close}?" if close else f"there are {', '.join(pages)} and each verb"
+        raise UsageError(f"help {topic}: there is no such topic; {hint}")
+    verb = command(topic)
+    lines = [f"cvtrain {verb.name}: {verb.about}"]
+    outside = [key for key in root_keys() if verb.does_read(key)]
+    inside = [group for group in GROUPS if verb.reads_below(group)]
+    if outside:
+        lines += ["", *_row("keys", " ".join(f"{key}=" for key in outside), 8)]
+    if inside:
+        lines += ["", *_row("groups", " ".join(inside), 8)]
+        lines += ["", "cvtrain --cfg job shows a group's keys, cvtrain list GROUP its options"]
+    return "\n".join(lines)
 
 
 def _table(title: str, rows: dict[str, str], indent: int) -> str:
@@ -108,8 +150,8 @@ def _groups(conf: ConfDirs) -> str:
 
 
 def _examples() -> str:
-    wide = max(len(c) for c in EXAMPLES) + 2
+    wide = max(len(words) for words in EXAMPLES) + 2
     lines = ["Examples:"]
-    for command, about in EXAMPLES.items():
-        lines.append(f"  {command}".ljust(wide + 2) + f"# {about}")
+    for words, comment in EXAMPLES.items():
+        lines.append(f"  {words}".ljust(wide + 2) + f"# {comment}")
     return "\n".join(lines) + "\n"

@@ -92,10 +92,11 @@ def _run(words: Sequence[str]) -> int:
 def _help(line: CommandLine) -> int:
     from shutil import get_terminal_size
 
-    from cvtrain.cli.help import text
+    from cvtrain.cli.help import about, text
     from cvtrain.text import wrapped
 
-    page = text(ConfDirs(line.config_dirs))
+    conf = ConfDirs(line.config_dirs)
+    page = about(line.topic, conf) if line.topic else text(conf)
     print(wrapped(page, get_terminal_size().columns) if sys.stdout.isatty() else page)
     return failures.DONE
 

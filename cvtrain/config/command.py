@@ -33,6 +33,7 @@ class CommandLine:
         words: what follows a verb that takes words.
         config_dirs: folders given with ``--config-dir``.
         cfg: ``job`` with ``--cfg job``: print the composed configuration and stop.
+        topic: what ``help`` is asked about; empty: everything.
         completion: the argument of ``-sc``, e.g. ``install=bash``.
     """
 
@@ -45,6 +46,7 @@ class CommandLine:
     resolve: bool = False
     multirun: bool = False
     help: bool = False
+    topic: str = ""
     version: bool = False
     debug: bool = False
 

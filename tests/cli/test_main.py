@@ -152,6 +152,20 @@ def test_a_verb_of_a_package_of_ones_own(
 # --help ----------------------------------------------------------------------------------------
 
 
+def test_help_of_a_topic_is_its_guide_or_what_a_verb_reads(cli: Cli) -> None:
+    for topic, part in {
+        "data": "## The gate",
+        "conf": "three_convs",
+        "add": "## Add a verb",
+        "predict": "source= score_threshold=",
+    }.items():
+        done = cli(f"help {topic}")
+        assert (done.code, part in done.out) == (0, True), topic
+        assert "<!--" not in done.out
+    assert "did you mean augment?" in cli("help augmnt").line
+    assert cli("help data model").code == 2
+
+
 def test_help_fits_and_names_everything(cli: Cli) -> None:
     for command in ("--help", "-h", "help", "train model=nonsense --help"):
         done = cli(command)

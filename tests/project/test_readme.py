@@ -1,4 +1,4 @@
-"""README's own example of a user's model runs as typed, in an empty folder."""
+"""README's and the guides' examples run as typed, in an empty folder."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "conf").rglob("README.md")), ROOT / "cvtrain/README.md"]
+PAGES += [ROOT / "scripts/README.md", ROOT / "tests/README.md"]
+TEXT = "\n".join(page.read_text() for page in PAGES)
 
 
 def blocks(marker: str) -> list[tuple[str, str]]:
-    """(argument, text) of every fenced block behind ``<!-- marker argument -->``."""
+    """(argument, text) of every fenced block, on any page, behind ``<!-- marker argument -->``."""
     pattern = rf"<!-- {marker}:? ?(\S*) ?-->\n```\w+\n(.*?)```"
-    return re.findall(pattern, README.read_text(), flags=re.S)
+    return re.findall(pattern, TEXT, flags=re.S)
 
 
 def write_files(folder: Path) -> None:
@@ -69,9 +73,21 @@ def test_walk_throughs_of_a_folder_of_photos(tmp_path: Path) -> None:
 
 
 def test_readme_promises_only_verbs_and_groups_that_exist() -> None:
-    text = README.read_text()
-    root = README.parent / "conf"
+    root = ROOT / "conf"
     for group in ("task", "model", "backbone", "data", "experiment"):
-        named = set(re.findall(rf"(?<![\w.]){group}=([a-z]\w*)", text)) - {"three_convs"}
+        named = set(re.findall(rf"(?<![\w.]){group}=([a-z]\w*)", TEXT)) - {"three_convs", "mine"}
         known = {path.stem for path in (root / group).glob("*.yaml")}
         assert named <= known | {"coco128"}, group
+
+
+def test_the_front_page_is_short_and_its_links_lead_somewhere() -> None:
+    assert len(README.read_text()) <= 7000
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page}: {link}"
+
+
+def test_every_folder_and_module_of_the_package_is_on_its_page() -> None:
+    text = (ROOT / "cvtrain/README.md").read_text()
+    folders = {path.parent.name for path in (ROOT / "cvtrain").glob("*/__init__.py")}
+    assert {name for name in folders if f"`{name}/`" not in text} == set()
