@@ -1,4 +1,4 @@
-"""``cvtrain --help`` and ``cvtrain help TOPIC``: verbs, groups, keys, guides; no Hydra, no torch."""
+"""``cvtrain --help`` and ``cvtrain help TOPIC``: verbs, groups, keys, guides. No torch here."""
 
 from __future__ import annotations
 
