@@ -136,24 +136,24 @@ def _permit(target: Any, trust: Sequence[str], path: str) -> None:
 
 
 def _refusal(where: str, target: str, path: str, real: str = "") -> str:
-    said = f"{where}={target}{f' (which is {real})' if real and real != target else ''}"
+    message = f"{where}={target}{f' (which is {real})' if real and real != target else ''}"
     slot = slot_of(path)
     package, _, rest = (real or target).partition(".")
     if package not in LIBRARIES and package not in sys.stdlib_module_names:
         return (
-            f"{said} is not in a package cvtrain knows; "
+            f"{message} is not in a package cvtrain knows; "
             f"if you trust it, add trust=[{package}] to the command"
         )
-    said += " is not among the things a config may build"
+    message += " is not among the things a config may build"
     if slot == "augment" and package == "albumentations" and rest in NOT_TAKEN:
-        return f"{said}: it {NOT_TAKEN[rest]}"
+        return f"{message}: it {NOT_TAKEN[rest]}"
     last = target.rpartition(".")[2]
     known = {t.rpartition(".")[2]: t for t in allowed(slot) if t.startswith(f"{package}.")}
     if close := difflib.get_close_matches(last, known, n=1, cutoff=0.8):
-        return f"{said}; did you mean {known[close[0]]}?"
+        return f"{message}; did you mean {known[close[0]]}?"
     if package in LIBRARIES and last[:1].isupper():  # no function
-        said += f"; if you trust it, add trust=[{target}] to the command"
-    return said
+        message += f"; if you trust it, add trust=[{target}] to the command"
+    return message
 
 
 def _below(name: str, prefixes: Sequence[str]) -> bool:

@@ -117,8 +117,8 @@ def _is_there(handle: int, folder: Path) -> bool:
 
 def _holder(handle: int) -> str:
     try:
-        said = json.loads(os.pread(handle, 1 << 16, 0))
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(said["since"]))
-        return f"process {said['pid']} on {said['host']} since {since}"
+        message = json.loads(os.pread(handle, 1 << 16, 0))
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(message["since"]))
+        return f"process {message['pid']} on {message['host']} since {since}"
     except (ValueError, KeyError, TypeError):  # it has the lock and has not written yet
         return "another process"

@@ -59,8 +59,8 @@ def small_disk() -> Callable[..., Any]:
             signal.alarm(seconds)  # one that hangs is killed
             os.close(read)
             try:
-                said = _mount(folder, size)
-                answer = ("skip", said) if said else ("done", work())
+                message = _mount(folder, size)
+                answer = ("skip", message) if message else ("done", work())
             except BaseException:
                 answer = ("failed", traceback.format_exc())
             with os.fdopen(write, "wb") as pipe:

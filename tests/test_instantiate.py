@@ -151,12 +151,12 @@ def test_what_is_no_dotted_name_is_refused(target: object) -> None:
 
 
 def test_the_refusal_says_what_to_add() -> None:
-    said = {
+    message = {
         "torch.nn.CrossEntropyLoss": "trust=[torch.nn.CrossEntropyLoss]",
         "my_pkg.Loss": "trust=[my_pkg]",
         "cvtrain.losses.focal.FocalLos": "did you mean cvtrain.losses.focal.FocalLoss?",
     }
-    for target, remedy in said.items():
+    for target, remedy in message.items():
         with pytest.raises(UsageError) as caught:
             resolve(target, path="loss")
         assert remedy in str(caught.value)

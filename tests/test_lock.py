@@ -40,11 +40,11 @@ def test_a_folder_is_held_once(tmp_path) -> None:
     with locked(tmp_path):
         with pytest.raises(HeldError) as caught, locked(tmp_path):
             pass
-        said = str(caught.value)
-        assert said.startswith(f"run_dir={tmp_path} is in use by process {os.getpid()} on ")
-        assert socket.gethostname() in said
-        assert said.endswith("wait until it ends, or choose another folder")
-        assert "\n" not in said
+        message = str(caught.value)
+        assert message.startswith(f"run_dir={tmp_path} is in use by process {os.getpid()} on ")
+        assert socket.gethostname() in message
+        assert message.endswith("wait until it ends, or choose another folder")
+        assert "\n" not in message
         assert isinstance(caught.value, UsageError)
         with pytest.raises(HeldError, match=r"^resume=.*or stop it$"), locked(tmp_path, "resume"):
             pass

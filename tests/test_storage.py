@@ -86,8 +86,8 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, small_disk) -> None:
             reserve(file, 1 << 20)
         return str(caught.value), path.read_text(), sorted(p.name for p in tmp_path.iterdir())
 
-    said, text, names = small_disk(tmp_path, 64 << 10, work)
-    assert said == (
+    message, text, names = small_disk(tmp_path, 64 << 10, work)
+    assert message == (
         f"cannot write {tmp_path / 'a.txt'}: No space left on device; free some space there or "
         "choose another run_dir=DIR"
     )

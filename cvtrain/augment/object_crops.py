@@ -68,8 +68,8 @@ class ObjectCrops:
         box, label = chosen[:4], int(chosen[4])
         if self.first is None or epoch < self.first:
             return self._cut(scene, box, label), "centred object"
-        window, said = self._window(scene, box, generator)
-        return self._cut(scene, window, None), said
+        window, message = self._window(scene, box, generator)
+        return self._cut(scene, window, None), message
 
     def _objects(self, scene: Scene) -> np.ndarray:
         """float64 ``(N, 5)``: boxes and classes, tiny ones left out."""

@@ -62,9 +62,9 @@ class Augmentation:
             partner: gives another original, drawn from the same generator.
         """
         for _ in range(TRIES):
-            out, said = self._draw(scene, epoch, generator, partner)
+            out, message = self._draw(scene, epoch, generator, partner)
             if not lost(scene, out) or not self._can_be_kept(scene):
-                return out, said
+                return out, message
         return None, []
 
     def _draw(
@@ -76,21 +76,21 @@ class Augmentation:
     ) -> tuple[Scene, list[str]]:
         is_open = self.closes is None or epoch < self.closes
         limits = {"min_visibility": self.min_visibility, "min_area": self.min_area}
-        said = []
+        message = []
         if self.crops is not None:
             scene, done = self.crops(scene, epoch, generator)
-            said.append(done)
+            message.append(done)
         if is_open and self.mosaic > 0 and generator.random() < self.mosaic:
             scenes = [scene, partner(), partner(), partner()]
             height, width = self.pipeline.size
             scene = mosaic(scenes, generator, height, width, resize=self.pipeline.resize, **limits)
-            said.append("mosaic")
+            message.append("mosaic")
         out = self.pipeline(scene, generator)
-        said += self.pipeline.applied
+        message += self.pipeline.applied
         if is_open and self.copy_paste > 0 and generator.random() < self.copy_paste:
             out = copy_paste(out, self.pipeline(partner(), generator), generator, **limits)
-            said.append("copy-paste")
-        return out, said
+            message.append("copy-paste")
+        return out, message
 
     def _can_be_kept(self, scene: Scene) -> bool:
         """Whether any object is large enough in the network's input, or there is a mask."""

@@ -129,13 +129,13 @@ class ProgressBar(pl.Callback):
         if history is None or trainer.state.fn != "fit":
             return []
         spent = time.perf_counter() - self._epoch
-        said = f"run: {duration(history.seconds + spent)} passed"
+        message = f"run: {duration(history.seconds + spent)} passed"
         epochs = (trainer.max_epochs or 0) - trainer.current_epoch
         if share:
             self._estimate = spent / share  # its validation is not known yet
         left = history.left(epochs, max(spent, self._estimate))
         assert left is not None
-        return [f"{said}, {duration(max(0.0, left - spent))} left"]
+        return [f"{message}, {duration(max(0.0, left - spent))} left"]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._epoch = time.perf_counter()

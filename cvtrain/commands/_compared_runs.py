@@ -77,8 +77,8 @@ def find(words: Sequence[str]) -> tuple[list[Run], list[str]]:
     for word in words:
         folder = Path(absolute(word))
         if not folder.exists():
-            said = suggest.missing_path("RUN", word, folder).removeprefix(f"RUN={word}: ")
-            raise UsageError(f"{word}: {said}")
+            message = suggest.missing_path("RUN", word, folder).removeprefix(f"RUN={word}: ")
+            raise UsageError(f"{word}: {message}")
         if folder.is_file():
             parent = folder.parent.parent if folder.parent.name == "checkpoints" else folder.parent
             raise UsageError(f"{word} is a file; give the run's folder: {relative(parent)}")
@@ -196,9 +196,9 @@ def refuse(runs: Sequence[Run]) -> None:
         seen[checkpoint] = run
     first = runs[0]
     for run in runs[1:]:
-        said = _difference(first, run)
-        if said:
-            raise UsageError(f"{first.shown} and {run.shown} do not compare: {said}")
+        message = _difference(first, run)
+        if message:
+            raise UsageError(f"{first.shown} and {run.shown} do not compare: {message}")
 
 
 def _difference(one: Run, other: Run) -> str | None:

@@ -58,9 +58,9 @@ def compare_config(command: CommandLine, conf: ConfDirs) -> dict[str, Any]:
     check_root([t for t in typed if "." not in t.key], command.verb)
     given = by_key(typed)
     for t in typed:
-        said = rules.wrong(t.key, t.value, typed=t.shown) if t.key in _OF_ALL_RUNS else None
-        if said:
-            raise UsageError(said)
+        message = rules.wrong(t.key, t.value, typed=t.shown) if t.key in _OF_ALL_RUNS else None
+        if message:
+            raise UsageError(message)
     if not command.words:
         raise UsageError(
             "compare needs run folders, or the folder of a sweep: cvtrain compare runs/a runs/b"
@@ -180,8 +180,8 @@ def _comparison(
     ]
     config = runs[0].config
     mode = str(pick(config, "task.mode") or "max")
-    said = f"{runs[0].results['task'].replace('_', ' ')} on {title}"
-    return Comparison(rows, str(pick(config, "task.monitor")), mode, said, score)
+    message = f"{runs[0].results['task'].replace('_', ' ')} on {title}"
+    return Comparison(rows, str(pick(config, "task.monitor")), mode, message, score)
 
 
 def _row(run: Run, name: str, cost: Cost | CvtrainError, score: str) -> Row:
@@ -234,7 +234,7 @@ def _print(comparison: Comparison) -> None:
         )
     elif len(comparison.classes) > 1:
         console.print(Text(f"\n{comparison.score} per class", style="bold"), classes)
-    said = f"\n* Pareto front of {comparison.monitor} over latency; {comparison.device}"
-    notes = [said, *([PROPOSED] if comparison.proposed else [])]
+    message = f"\n* Pareto front of {comparison.monitor} over latency; {comparison.device}"
+    notes = [message, *([PROPOSED] if comparison.proposed else [])]
     for note in [*notes, "what each column counts: compare.md"]:
         console.print(note, style="dim", soft_wrap=not console.is_terminal)

@@ -245,9 +245,9 @@ def _originals(dataset: VisionDataset, rows: Sequence[int], names: Sequence[str]
     for row in rows:
         sample = dataset[row]
         assert sample.truth is not None
-        said = _classes(sample.truth, names)
+        message = _classes(sample.truth, names)
         file = Path(sample.info.file_name).name
-        caption = f"{said} ({file})" if said else file
+        caption = f"{message} ({file})" if message else file
         source = dataset.proposals
         found = None if source is None else source.boxes(dataset.table.files[row]).boxes
         column.append((_picture(dataset.image(row), sample.truth, names, found), caption))
@@ -262,18 +262,18 @@ def _variants(
     columns: list[Column] = [[] for _ in range(count)]
     for row in rows:
         drawn = [dataset.augmented(epoch, row) for epoch in range(EPOCHS)]
-        said = [", ".join(words) or "unchanged" for _, words in drawn]
+        message = [", ".join(words) or "unchanged" for _, words in drawn]
         left = list(range(EPOCHS))
         chosen: list[int] = []
         for _ in range(count):
-            best = _least_shown(left, said, [said[e] for e in chosen], shown)
-            shown[said[best]] += 1
+            best = _least_shown(left, message, [message[e] for e in chosen], shown)
+            shown[message[best]] += 1
             left.remove(best)
             chosen.append(best)
         for column, epoch in zip(columns, sorted(chosen), strict=True):
             sample: Sample = drawn[epoch][0]
             picture = _picture(sample.image, sample.target, names, sample.proposals)
-            column.append((picture, f"epoch {epoch + 1}: {said[epoch]}"))
+            column.append((picture, f"epoch {epoch + 1}: {message[epoch]}"))
     return columns
 
 

@@ -100,8 +100,8 @@ def plain(config: Any, *, resolve: bool = False) -> dict[str, Any]:
         raw = pick(OmegaConf.to_container(config), key) if key else None
         where = f"{key}={raw}: " if isinstance(raw, str) else ""
         missing = re.fullmatch("Interpolation key '(.*)' not found", one_line(error))
-        said = f"there is no key {missing[1]} to take it from" if missing else one_line(error)
-        raise UsageError(f"{where}{said}") from error
+        message = f"there is no key {missing[1]} to take it from" if missing else one_line(error)
+        raise UsageError(f"{where}{message}") from error
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
 
@@ -167,8 +167,8 @@ def compose_command(command: CommandLine, conf: ConfDirs) -> Composed:
             if pick(plain(config), "task.inference") and config.task.inference.mode is None:
                 config.task.inference.mode = shown_as(plain(config))
             mode = pick(plain(config), "task.inference.mode")
-            if said := readable_keys.of_tiles([t.key for t in typed if not t.sweep], mode):
-                raise UsageError(said)
+            if message := readable_keys.of_tiles([t.key for t in typed if not t.sweep], mode):
+                raise UsageError(message)
             _drop_void(config, typed, conf)
             proposals.check(config, typed)
             proposals.check_joint(config)
@@ -215,9 +215,9 @@ def check_reads(verb: str, typed: Sequence[Typed], *, multirun: bool = False) ->
             raise UsageError(f"{t.text}: write {aliases.replacement(t.key, t.shown)}")
         if t.key.startswith("hydra") and not multirun:
             raise UsageError(f"{t.text}: hydra's own settings are read only by a multirun (-m)")
-        said = readable_keys.complaint(verb, t.key, multirun=multirun)
-        if said:
-            raise UsageError(said)
+        message = readable_keys.complaint(verb, t.key, multirun=multirun)
+        if message:
+            raise UsageError(message)
 
 
 def check_options(typed: Sequence[Typed], conf: ConfDirs) -> list[Typed]:
@@ -311,26 +311,26 @@ def check_pair(flat: dict[str, Any], conf: ConfDirs, typed: Sequence[Typed], ver
 def check_keys(typed: Sequence[Typed], base: DictConfig, conf: ConfDirs, verb: str) -> None:
     """Refuse unknown keys and values of another type than the default's."""
     flat = plain(base)
-    said = suggest.unknown_keys(typed, flat, conf, verb)
-    if said:
-        raise UsageError(said)
+    message = suggest.unknown_keys(typed, flat, conf, verb)
+    if message:
+        raise UsageError(message)
     for t in typed:
         group = t.key.split(".")[0]
         void = readable_keys.VOID.get((group, str(pick(flat, f"{group}.name")), t.key))
         if void:
             raise UsageError(f"{t.text} would not be read: {void}")
-        said = readable_keys.other_task(t.key, pick(flat, "task.name"))
-        if said:
-            raise UsageError(f"{t.text} would not be read: {said}")
-        said = proposals.unread(t, flat, verb)
-        if said:
-            raise UsageError(said)
+        message = readable_keys.other_task(t.key, pick(flat, "task.name"))
+        if message:
+            raise UsageError(f"{t.text} would not be read: {message}")
+        message = proposals.unread(t, flat, verb)
+        if message:
+            raise UsageError(message)
         if t.kind == "add" and suggest.has(flat, t.key):
             raise UsageError(f"{t.text}: the key is there already; write {t.key}={t.shown}")
         if t.kind in ("set", "add", "force") and not t.sweep and not _is_interpolation(t.value):
-            said = rules.wrong(t.key, t.value, _default(base, flat, t.key), typed=t.shown)
-            if said:
-                raise UsageError(said)
+            message = rules.wrong(t.key, t.value, _default(base, flat, t.key), typed=t.shown)
+            if message:
+                raise UsageError(message)
 
 
 def _is_interpolation(value: Any) -> bool:
@@ -447,9 +447,9 @@ def finish(composed: Composed) -> dict[str, Any]:
     flat = plain(composed.config, resolve=True)
     for key in rules.RULES:
         if suggest.has(flat, key) and key not in composed.void:
-            said = rules.wrong(key, pick(flat, key))
-            if said:
-                raise UsageError(said)
+            message = rules.wrong(key, pick(flat, key))
+            if message:
+                raise UsageError(message)
     if flat["command"] == "train":
         judge(flat, trust=flat.get("trust") or ())
     settled(flat.get("augment"))
@@ -491,9 +491,9 @@ def check_backbone(flat: dict[str, Any]) -> None:
     target, name = pick(flat, "backbone._target_"), pick(flat, "backbone.name")
     if str(target).endswith(".TimmBackbone") and not timm_has(str(name)):
         raise UsageError(suggest.unknown_timm(str(name)))
-    said = refused_option(pick(flat, "backbone.options") or {})
-    if said:
-        raise UsageError(said)
+    message = refused_option(pick(flat, "backbone.options") or {})
+    if message:
+        raise UsageError(message)
 
 
 def check_training(flat: dict[str, Any]) -> None:
@@ -502,9 +502,11 @@ def check_training(flat: dict[str, Any]) -> None:
     """
     optimizer = flat.get("optimizer") or {}
     if optimizer.get("name") and not optimizer.get("_target_"):
-        said = refused_optimizer(str(optimizer["name"]), str(optimizer.get("library") or "torch"))
-        if said:
-            raise UsageError(said)
+        message = refused_optimizer(
+            str(optimizer["name"]), str(optimizer.get("library") or "torch")
+        )
+        if message:
+            raise UsageError(message)
     Schedule(flat.get("scheduler"), total_steps=1, epochs=1)
 
 

@@ -113,8 +113,8 @@ class ConfDirs:
         path = self.path(group, option)
         if path is None:
             return ""
-        said = _group_node(load(path), group).get("about")
-        return str(said) if said else first_sentence(path)
+        message = _group_node(load(path), group).get("about")
+        return str(message) if message else first_sentence(path)
 
     def tasks_of(self, model: str) -> list[str]:
         """The tasks a model's yaml lists; one that extends another model's yaml has that one's."""

@@ -55,8 +55,10 @@ def with_typed(
     mode = pick(changed, "task.inference.mode")
     if unread := readable_keys.of_tiles([t.key for t in typed], mode):
         raise UsageError(unread)
-    if "resume_data" in given and (said := rules.wrong("resume_data", given["resume_data"].value)):
-        raise UsageError(said)
+    if "resume_data" in given and (
+        message := rules.wrong("resume_data", given["resume_data"].value)
+    ):
+        raise UsageError(message)
     _check_root(changed, given, folder)
     return with_copies(config, changed)
 
@@ -76,8 +78,8 @@ def _check(t: Typed, config: dict[str, Any], folder: Path, conf: ConfDirs) -> No
     groups = ("data", "trainer")
     every = {group: _every_key(conf, group) for group in groups}
     base = {**config, **{g: {**every[g], **(config.get(g) or {})} for g in groups}}
-    if said := suggest.unknown_keys([t], base, conf, "train"):
-        raise UsageError(said)
+    if message := suggest.unknown_keys([t], base, conf, "train"):
+        raise UsageError(message)
     if reason := refusal(t.key):
         reason = reason.replace("RUN_DIR", relative(folder))
         raise UsageError(f"{t.text} beside resume=: {reason}")
@@ -85,8 +87,8 @@ def _check(t: Typed, config: dict[str, Any], folder: Path, conf: ConfDirs) -> No
         raise UsageError(f"{t.text} would not be read: {other}")
     default = pick(config, t.key)
     default = None if t.key in readable_keys.PATHS else default
-    if said := rules.wrong(t.key, t.value, default, typed=t.shown):
-        raise UsageError(said)
+    if message := rules.wrong(t.key, t.value, default, typed=t.shown):
+        raise UsageError(message)
 
 
 def _every_key(conf: ConfDirs, group: str) -> dict[str, Any]:
@@ -126,8 +128,8 @@ def _check_stored(config: Mapping[str, Any], path: Path) -> None:
     """Refuse values of config.yaml that somebody has edited out of range."""
     for key in rules.RULES:
         value = pick(config, key)
-        if value is not None and (said := rules.wrong(key, value)):
-            raise UsageError(f"{path}: {said}")
+        if value is not None and (message := rules.wrong(key, value)):
+            raise UsageError(f"{path}: {message}")
 
 
 def _check_root(config: Mapping[str, Any], given: Mapping[str, Typed], folder: Path) -> None:

@@ -152,9 +152,9 @@ def resume_config(command: CommandLine, conf: ConfDirs) -> dict[str, Any]:
     if config is None:
         raise UsageError(f"resume={text} is not a run folder: it has no config.yaml")
     trust = given["trust"].value if "trust" in given else []
-    said = rules.wrong("trust", trust)
-    if said:
-        raise UsageError(said)
+    message = rules.wrong("trust", trust)
+    if message:
+        raise UsageError(message)
     refuse_links(folder)
     there = outside(config)
     again = [t for t in typed if t.key in there and t.kind == "set"]
@@ -277,11 +277,11 @@ def check_root(typed: Iterable[Typed], verb: str) -> None:
     known = dict.fromkeys(readable_keys.root_keys())
     for t in typed:
         if t.kind != "set" or t.key not in known:
-            said = suggest.unknown_keys([t], known, ConfDirs(), verb)
-            raise UsageError(said or f"{t.text}: write {t.key}=VALUE")
-        said = rules.wrong(t.key, t.value, typed=t.shown)
-        if said:
-            raise UsageError(said)
+            message = suggest.unknown_keys([t], known, ConfDirs(), verb)
+            raise UsageError(message or f"{t.text}: write {t.key}=VALUE")
+        message = rules.wrong(t.key, t.value, typed=t.shown)
+        if message:
+            raise UsageError(message)
 
 
 def existing_checkpoint(verb: str, given: Mapping[str, Typed]) -> Path:
@@ -397,9 +397,9 @@ def _check_nested(
     base = {k: base[k] for k in ("data", "trainer") if k in base}
     base["task"] = {"inference": inference or {}}
     base["model"] = _after_training(run)
-    said = suggest.unknown_keys(typed, base, conf, verb)
-    if said:
-        raise UsageError(said)
+    message = suggest.unknown_keys(typed, base, conf, verb)
+    if message:
+        raise UsageError(message)
     for t in typed:
         if t.kind not in ("set", "group"):
             raise UsageError(f"{t.text}: write {t.key}={t.shown or 'VALUE'}")
@@ -414,8 +414,8 @@ def _check_nested(
                 raise UsageError(wrong)
     mode = by_key(typed).get("task.inference.mode")
     chosen = pick(run, "task.inference.mode") if mode is None else mode.value
-    if said := readable_keys.of_tiles([t.key for t in typed], chosen):
-        raise UsageError(said)
+    if message := readable_keys.of_tiles([t.key for t in typed], chosen):
+        raise UsageError(message)
     root = by_key(typed).get("data.root")
     if root is not None:
         check_paths({"data": {"root": absolute(root.value)}}, typed)

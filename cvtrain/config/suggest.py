@@ -79,26 +79,26 @@ def _unknown(t: Typed, base: dict[str, Any], known: set[str], conf: ConfDirs) ->
             hint = f"; {t.key} is a key of {group}={' | '.join(others)}" if others else ""
             return f"{t.key}= is not read: there is no {group} in this run ({group}=null){hint}"
         option = node.get("name") if isinstance(node, dict) else None
-        said = f"{group}={option}" if isinstance(option, str) else group
+        message = f"{group}={option}" if isinstance(option, str) else group
         others = _options_with(conf, group, t.key.removeprefix(group + "."))
         siblings = pick(base, parent)
         inside = list(siblings) if isinstance(siblings, dict) else []
         own = [k for k in inside if not k.startswith("_")]
         if leaf == "strength" and "magnitude" in own:
             now = pick(base, f"{parent}.magnitude")
-            return f"{said} has no {t.key}; did you mean {parent}.magnitude ({now} here)?"
+            return f"{message} has no {t.key}; did you mean {parent}.magnitude ({now} here)?"
         close = difflib.get_close_matches(
             leaf, inside if leaf.startswith("_") else own, n=1, cutoff=0.6
         )
         if close:
-            return f"{said} has no {t.key}; did you mean {parent}.{close[0]}={shown}?"
+            return f"{message} has no {t.key}; did you mean {parent}.{close[0]}={shown}?"
         if others:
-            return f"{t.key} is a key of {group}={' | '.join(others)}, not of {said}"
+            return f"{t.key} is a key of {group}={' | '.join(others)}, not of {message}"
         elsewhere = _close_key(t, known)
         if elsewhere:
-            return f"{said} has no {t.key}; did you mean {elsewhere}={shown}?"
+            return f"{message} has no {t.key}; did you mean {elsewhere}={shown}?"
         add = f"; a new argument: +{t.key}={shown}" if group in _OPEN and t.shown else ""
-        return f"{said} has no {t.key}; {parent} has {joined(own)}{add}"
+        return f"{message} has no {t.key}; {parent} has {joined(own)}{add}"
     option = _as_option(t, conf)
     if option:
         return f"unknown key {t.key}; did you mean {option}?"

@@ -153,9 +153,9 @@ def _unmixed(settler: Settler) -> None:
 
 
 def _check_head(settler: Settler, head: Any, heads: list[str]) -> None:
-    said = rules.wrong("transfer.head", head)
-    if said or head is None:
-        raise UsageError(said or f"transfer.head=null: choose {' | '.join(heads)}")
+    message = rules.wrong("transfer.head", head)
+    if message or head is None:
+        raise UsageError(message or f"transfer.head=null: choose {' | '.join(heads)}")
     model, task = settler.get("model.name"), settler.get("task.name")
     if head not in heads:
         raise UsageError(

@@ -61,10 +61,12 @@ def join_labelled(
     """
     labelled, report = read_labelled(data, seed=seed, progress=progress)
     count, classes = sum(map(len, labelled)), len(labelled[0].classes)
-    said = f"{data['classification_root']}: {count:,} images with only a class, {classes} classes"
+    message = (
+        f"{data['classification_root']}: {count:,} images with only a class, {classes} classes"
+    )
     if report.rejected:
-        said += f", {report.rejected:,} images dropped"
-    return (*unite(boxed, labelled), [said])
+        message += f", {report.rejected:,} images dropped"
+    return (*unite(boxed, labelled), [message])
 
 
 def read_labelled(

@@ -315,14 +315,14 @@ class VisionDataset(Dataset[Sample]):
         stream = [self.seed, epoch, row, *again, 1] if again else [self.seed, epoch, row]
         generator = np.random.default_rng(stream)
         height, width = scene.image.shape[:2]
-        moved, said = augmentation(
+        moved, message = augmentation(
             scene, epoch, generator, lambda: self.scene(int(generator.integers(len(self))))
         )
         if moved is None or (self.task == "localization" and not len(moved.boxes)):
             return self._plain(row, scene), []
         info = self._info(row, height, width, None)
         boxes = self._boxes(moved.keypoints)
-        return Sample(moved.image, self._target(row, moved), info, proposals=boxes), said
+        return Sample(moved.image, self._target(row, moved), info, proposals=boxes), message
 
     def _plain(self, row: int, scene: Scene) -> Sample:
         sample = self._fitted(row, scene)

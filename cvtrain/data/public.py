@@ -282,15 +282,15 @@ def _receive(archive: Archive, part: Path, say: Callable[[str], None]) -> None:
         if have and answer.status != http.HTTPStatus.PARTIAL_CONTENT:
             have = 0
         with part.open("ab" if have else "wb") as file:
-            told = have * 10 // archive.size
+            note = have * 10 // archive.size
             while block := answer.read(_BLOCK):
                 file.write(block)
                 have += len(block)
                 if have > archive.size:
                     break  # not the file that is wanted; the digest says so
-                if have * 10 // archive.size > told:
-                    told = have * 10 // archive.size
-                    say(f"  {archive.name}: {told * 10} % of {_bytes(archive.size)}")
+                if have * 10 // archive.size > note:
+                    note = have * 10 // archive.size
+                    say(f"  {archive.name}: {note * 10} % of {_bytes(archive.size)}")
     if have < archive.size:
         raise http.client.IncompleteRead(b"", archive.size - have)
 

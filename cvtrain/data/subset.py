@@ -178,12 +178,12 @@ def _what_was_kept(before: dict[str, Table], now: dict[str, Table], task: str | 
     """``1,500 of 3,000 images kept (train 1,000, val 500)``, of objects too where there are."""
     splits = ", ".join(f"{name} {len(table):,}" for name, table in now.items())
     images, of_images = (sum(map(len, tables.values())) for tables in (now, before))
-    said = f"{images:,} of {of_images:,} images kept ({splits})"
+    message = f"{images:,} of {of_images:,} images kept ({splits})"
     objects, of_objects = (
         sum(t.num_annotations for t in tables.values()) for tables in (now, before)
     )
     counted = of_objects and task != "classification"
-    return f"{said}, {objects:,} of {of_objects:,} objects" if counted else said
+    return f"{message}, {objects:,} of {of_objects:,} objects" if counted else message
 
 
 def _keep_images(chosen: Selection, task: str | None, number: int, seed: int) -> None:

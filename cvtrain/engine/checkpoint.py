@@ -127,8 +127,8 @@ def _whole_one(file: Path) -> str:
             epoch = int(load_checkpoint(other, mmap=True).get("epoch", 0))
         except CheckpointError:
             continue
-        said = f"{name} beside it is whole, of epoch {epoch + 1}"
-        return f"; {said}: ckpt={shlex.quote(relative(other))}"
+        message = f"{name} beside it is whole, of epoch {epoch + 1}"
+        return f"; {message}: ckpt={shlex.quote(relative(other))}"
     return ""
 
 

@@ -50,10 +50,10 @@ def weigh_classes(
             loss.weigh(seen, whole)
         except ValueError as error:
             raise UsageError(f"loss.{error}") from error
-    said = _said(losses[0], names, seen, "images" if isinstance(whole, int) else "pixels")
+    message = _said(losses[0], names, seen, "images" if isinstance(whole, int) else "pixels")
     if sampler == "balanced" and isinstance(losses[0].class_weights, str):
-        said += "; with data.sampler=balanced rare classes are favored twice: choose one of both"
-    return said
+        message += "; with data.sampler=balanced rare classes are favored twice: choose one of both"
+    return message
 
 
 def _said(loss: ClassWeighted, names: Sequence[str], counts: Sequence[int], unit: str) -> str:

@@ -223,7 +223,7 @@ def set_key(settings: dict[str, Any], key: str, value: Any) -> None:
 def _run_dir(config: Mapping[str, Any], run_config: Mapping[str, Any]) -> RunDir:
     if config.get("run_dir"):
         run = RunDir(config["run_dir"])
-        run.refuse_if_used(run_config["data"].get("root"))
+        run.raise_if_used(run_config["data"].get("root"))
         return run
     return new_run_dir(run_config["task"]["name"], run_config["model"]["name"], "-eval")
 
@@ -236,14 +236,14 @@ def _same_classes(loaded: LoadedRun, names: tuple[str, ...]) -> None:
     missing = [n for n in known if n not in names]
     extra = [n for n in names if n not in known]
     if missing or extra:
-        said = "; ".join(
+        message = "; ".join(
             f"{what}: {', '.join(which[:5])}{' ...' if len(which) > 5 else ''}"
             for what, which in (("not in the data", missing), ("not in the model", extra))
             if which
         )
     else:
-        said = "the same names in another order"
+        message = "the same names in another order"
     raise DataError(
         f"the data's {len(names)} classes are not the {len(known)} that "
-        f"{Path(loaded.path).name} was trained on ({said}); use the classes of the training data"
+        f"{Path(loaded.path).name} was trained on ({message}); use the classes of the training data"
     )

@@ -95,8 +95,8 @@ def write_scores(
     details = dict(task.metrics.details())
     if task.name in OBJECT_TASKS:
         scored = [info.index for info in task.metrics.infos()]
-        said = too_few(config["model"], objects_of(table)[scored])
-        details["notes"] = [*details["notes"], *([said] if said else [])]
+        message = too_few(config["model"], objects_of(table)[scored])
+        details["notes"] = [*details["notes"], *([message] if message else [])]
     pictures = callbacks.get("pictures")
     if isinstance(pictures, Pictures):
         pictures.draw(task)
@@ -143,7 +143,7 @@ def _draw_worst(
     """The images on which the task did worst, truth and prediction side by side, as worst.png."""
     from cvtrain.report.plots import plot_predictions
 
-    images, predictions, truths, infos, said = [], [], [], [], []
+    images, predictions, truths, infos, message = [], [], [], [], []
     for entry in worst[:WORST_DRAWN]:
         image = dataset.image(entry["index"])
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]  # (1, C, H, W)
@@ -153,17 +153,17 @@ def _draw_worst(
         infos.append(ImageInfo(entry["index"], name, name, height, width))
         if isinstance(task.metrics, InstanceSegmentationMetrics):
             predicted, truth = task.metrics.shown(entry["index"])
-            said.append(_counted(entry))
+            message.append(_counted(entry))
         else:
             predicted, truth = _class_maps(run, task, entry, dataset)
             right = f"{entry['pixel_accuracy']:.0%} of pixels right"
-            said.append(f"IoU {entry['mean_iou']:.2f}, {right}")
+            message.append(f"IoU {entry['mean_iou']:.2f}, {right}")
         predictions.append(predicted)
         truths.append(truth)
     if images:
         path = run.plots / "worst.png"
         names = task.classes.names
-        plot_predictions(images, predictions, truths, names, path, infos=infos, said=said)
+        plot_predictions(images, predictions, truths, names, path, infos=infos, said=message)
 
 
 def _class_maps(

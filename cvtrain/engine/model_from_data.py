@@ -47,8 +47,8 @@ def _anchors(config: Mapping[str, Any], data: DataModule, count: int) -> list[li
         )
     found, iou = kmeans_sizes(torch.from_numpy(sizes), count, seed=seed)
     pairs = [[round(float(v), 4) for v in pair] for pair in found]
-    said = ", ".join(f"{w:.2f} x {h:.2f}" for w, h in pairs)
-    LOG.info(f"{count} anchors of {len(sizes):,} boxes: {said}; average IoU {iou:.3f}")
+    message = ", ".join(f"{w:.2f} x {h:.2f}" for w, h in pairs)
+    LOG.info(f"{count} anchors of {len(sizes):,} boxes: {message}; average IoU {iou:.3f}")
     return pairs
 
 

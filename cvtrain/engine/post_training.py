@@ -79,11 +79,11 @@ class Stages:
             RunError: there is no room for what they learn from.
         """
         made = self._fit() if rank() == 0 else None
-        told: list[dict[str, Any]] = broadcast(made)
-        for entry in told:
+        note: list[dict[str, Any]] = broadcast(made)
+        for entry in note:
             if "state" in entry:
                 self._stage(entry["name"]).load_state_dict(entry["state"])
-        return [{k: v for k, v in entry.items() if k != "state"} for entry in told]
+        return [{k: v for k, v in entry.items() if k != "state"} for entry in note]
 
     def _stage(self, name: str) -> Stage:
         return cast(Stage, self.model.stages[name])
@@ -105,15 +105,15 @@ class Stages:
                 examples = self._examples(key, done)
             started = time.perf_counter()
             stage = self._stage(name).cpu()
-            said = stage.fit(examples)
+            message = stage.fit(examples)
             entry = {
                 "name": name,
                 "seconds": time.perf_counter() - started,
-                "said": said,
+                "said": message,
                 "state": stage.state_dict(),
             }
             self._keep(entry, key)
-            LOG.info(f"stage {name}: {said}, {entry['seconds']:.1f} s")
+            LOG.info(f"stage {name}: {message}, {entry['seconds']:.1f} s")
             done.append(entry)
         return done
 

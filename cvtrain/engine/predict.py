@@ -101,7 +101,7 @@ def predict(config: dict[str, Any]) -> int:
 def _run_dir(config: Mapping[str, Any], settings: Mapping[str, Any]) -> RunDir:
     if config.get("run_dir"):
         run = RunDir(config["run_dir"])
-        run.refuse_if_used(config["source"])
+        run.raise_if_used(config["source"])
         return run
     return new_run_dir(settings["task"]["name"], settings["model"]["name"], "-predict")
 
@@ -146,10 +146,10 @@ class _Predicting:
             raise DataError(f"none of the {len(self.images)} images could be predicted")
         self._print()
         count = len(self.rows)
-        said = f"{count} image{'s' if count != 1 else ''} in {seconds:.1f} s"
+        message = f"{count} image{'s' if count != 1 else ''} in {seconds:.1f} s"
         if left_out:
-            said += f", {len(left_out)} skipped (named above)"
-        LOG.info(said)
+            message += f", {len(left_out)} skipped (named above)"
+        LOG.info(message)
         LOG.info(f"predictions: {relative(path)}")
         LOG.info(f"images with them drawn: {relative(self.pictures)}")
         if (folder := self.run.path / "masks").exists():
@@ -179,7 +179,7 @@ class _Predicting:
         """Each image's prediction; of a batch that fails, those of the images that do not."""
         try:
             with self.autocast():
-                originals = self.task.predicted(batch.to(self.device))
+                originals = self.task.predict_batch(batch.to(self.device))
         except (CvtrainError, MemoryError, torch.OutOfMemoryError) as error:
             if len(batch) == 1:
                 self._leave_out(batch.infos[0], translate(error, self.settings) or error)
@@ -278,8 +278,8 @@ class _Predicting:
         if prediction.probs is not None and threshold is not None:  # any number of classes
             order = prediction.probs.argsort(descending=True).tolist()
             found = [k for k in order if prediction.probs[k] >= threshold]
-            said = ", ".join(f"{names[k]} {float(prediction.probs[k]):.2f}" for k in found)
-            return said or f"nothing ({names[order[0]]} {float(prediction.probs[order[0]]):.2f})"
+            message = ", ".join(f"{names[k]} {float(prediction.probs[k]):.2f}" for k in found)
+            return message or f"nothing ({names[order[0]]} {float(prediction.probs[order[0]]):.2f})"
         if prediction.probs is not None:
             best, score = prediction.best()
             bare = prediction.boxes is not None and not len(prediction.boxes)
@@ -302,12 +302,12 @@ class _Predicting:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
         table.add_column(overflow="fold")
         table.add_column(overflow="fold")
-        for name, said in self.rows[:SHOWN]:
-            table.add_row(printable(name), printable(said))
+        for name, message in self.rows[:SHOWN]:
+            table.add_row(printable(name), printable(message))
         if len(self.rows) > SHOWN:
             table.add_row(f"({len(self.rows) - SHOWN} more)", "", style="dim")
         console().print(table)
-        log_quietly("\n".join(printable(f"{name}  {said}") for name, said in self.rows))
+        log_quietly("\n".join(printable(f"{name}  {message}") for name, message in self.rows))
 
 
 def _single(batch: Batch, k: int) -> Batch:

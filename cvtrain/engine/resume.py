@@ -102,12 +102,12 @@ class Resumed:
         if not self.changes:
             return
         listed = ", ".join(map(str, self.changes))
-        said = f"{run} is finished ({why}): nothing would come of {listed}"
+        message = f"{run} is finished ({why}): nothing would come of {listed}"
         if knob:
             key = knob.partition("=")[0]
             words = [shlex.quote(w) for w in typed if w.partition("=")[0].lstrip("+") != key]
-            said += f"; to train longer: {command(run, *words, knob)}"
-        raise UsageError(said)
+            message += f"; to train longer: {command(run, *words, knob)}"
+        raise UsageError(message)
 
 
 class FollowChanges(pl.Callback):
@@ -127,7 +127,7 @@ class FollowChanges(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Task)
-        if not pl_module.learns or not (self.resumed.changes or self.resumed.data_changed):
+        if not pl_module.is_trained or not (self.resumed.changes or self.resumed.data_changed):
             return
         optimizer = trainer.optimizers[0]
         scheduler: Any = trainer.lr_scheduler_configs[0].scheduler

@@ -60,7 +60,7 @@ class RunDir:
     def __str__(self) -> str:
         return relative(self.path)
 
-    def refuse_if_used(self, data: str | Path | None = None) -> None:
+    def raise_if_used(self, data: str | Path | None = None) -> None:
         """Raise UsageError where another run's files, or ``data``, would be written into."""
         refuse_data_folder("run_dir", self.path, data)
         if (self.path / "predictions.json").exists() and not self.last.exists():
@@ -125,7 +125,7 @@ def claimed(config: Mapping[str, Any], choose: Callable[[], RunDir]) -> Iterator
                 if config.get("resume") or is_typed(config):
                     raise
         if run is not None and not config.get("resume"):
-            run.refuse_if_used()
+            run.raise_if_used()
         yield RunDir(broadcast(None if run is None else str(run.path)))
 
 

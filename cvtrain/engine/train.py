@@ -81,7 +81,7 @@ def train(config: dict[str, Any]) -> int:
         run = stack.enter_context(claimed(config, lambda: _run_dir(config)))
         training = _Training(config, device, environment, run)
         try:
-            training.recall()
+            training.restore()
             if training.is_finished:
                 training.say_finished()
                 return 0
@@ -109,7 +109,7 @@ def _run_dir(config: Mapping[str, Any]) -> RunDir:
         return RunDir(config["resume"])
     run = RunDir(config["run_dir"]) if config.get("run_dir") else None
     if run is not None and (is_typed(config) or not run.path.exists()):
-        run.refuse_if_used()
+        run.raise_if_used()
         return run
     return new_run_dir(config["task"]["name"], (config.get("model") or {}).get("name", "model"))
 
@@ -139,7 +139,7 @@ class _Training:
 
     # Before the first epoch --------------------------------------------------------------------
 
-    def recall(self) -> None:
+    def restore(self) -> None:
         """Callbacks, and how far a resumed run had come."""
         if self.config.get("resume"):
             self.resumed = load_last(self.run, self.config.get("overrides") or ())
@@ -165,7 +165,7 @@ class _Training:
         model = self._model(len(self.data.classes))
         self._weigh_classes(model)
         # A model whose phases do not fit into so many epochs says so before anything is written.
-        model.begin_epoch(0, self.epochs)
+        model.on_epoch_start(0, self.epochs)
         self.transfer = build_transfer(config, model)
         self.task = build_task(
             config, model, self.data.classes, trust=self.trust, transfer=self.transfer
@@ -203,9 +203,9 @@ class _Training:
 
     def _weigh_classes(self, model: Model) -> None:
         data = self.data
-        said = weigh_classes(model, data.classes.names, data.class_counts, data.sampler)
-        if said:
-            LOG.info(said)
+        message = weigh_classes(model, data.classes.names, data.class_counts, data.sampler)
+        if message:
+            LOG.info(message)
 
     def _watch_training(self) -> None:
         """What the task does to training batches, and what it counts of them."""
@@ -228,7 +228,7 @@ class _Training:
         """The model; that of a resumed run needs no file of weights, it has its own backbone."""
         if self.resumed is None:
             model = build_model(self.config, num_classes, trust=self.trust)
-            model.start(self.data.classes.names)
+            model.load_pretrained(self.data.classes.names)
             return model
         model = build_model(without_downloads(self.config), num_classes, trust=self.trust)
         prefix = MODEL_PREFIX + "backbone."
@@ -256,7 +256,7 @@ class _Training:
             self.run.path,
             callbacks,
             self.loggers,
-            phased=self.task.model.phased,
+            has_frozen_epochs=self.task.model.has_frozen_epochs,
         )
 
     def _check_data(self, classes: Any, data: Fingerprint) -> None:
@@ -290,13 +290,13 @@ class _Training:
         if self.transfer is not None:
             LOG.info(self.transfer.summary(task.model, self.epochs))
         optimizer = self.config["optimizer"]  # none where a head is fitted
-        if optimizer and (doubt := task.model.doubts(str(optimizer["name"]))):
+        if optimizer and (doubt := task.model.optimizer_warning(str(optimizer["name"]))):
             LOG.warning(doubt)
         LOG.info(f"{data['name']}: {sizes[0]:,} training images, {sizes[1]:,} for validation")
         if task.name in OBJECT_TASKS:
             counts = [objects_of(self.data.tables[split]) for split in ("train", "val")]
-            if said := too_few(self.config["model"], np.concatenate(counts)):
-                LOG.info(f"note: {said}")
+            if message := too_few(self.config["model"], np.concatenate(counts)):
+                LOG.info(f"note: {message}")
         LOG.info(f"run folder: {self.run}")
 
     # Epochs ------------------------------------------------------------------------------------
@@ -365,8 +365,8 @@ class _Training:
             val_dataloaders=self.val_loader,
             ckpt_path=None if self.resumed is None else str(self.resumed.path),
         )
-        if said := self._why_stopped(len(self.history.rows)):
-            LOG.info(f"stopped after epoch {len(self.history.rows)}: {said}")
+        if message := self._why_stopped(len(self.history.rows)):
+            LOG.info(f"stopped after epoch {len(self.history.rows)}: {message}")
 
     # After the last epoch ----------------------------------------------------------------------
 
@@ -456,10 +456,10 @@ class _Training:
         knob = self._what_would_train_longer()
         typed = self.config.get("overrides") or ()
         self.resumed.refuse_idle(self.run, f"{count}{f'; {why}' if why else ''}", knob, typed)
-        said = f"this run is finished ({count}{f': {why}' if why else ''})"
+        message = f"this run is finished ({count}{f': {why}' if why else ''})"
         if knob:
-            said += f". To train longer: {command(self.run, knob)}"
-        LOG.info(said)
+            message += f". To train longer: {command(self.run, knob)}"
+        LOG.info(message)
         LOG.info(f"run folder: {self.run}")
 
     def say_how_to_go_on(self) -> None:

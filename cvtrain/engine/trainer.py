@@ -56,11 +56,12 @@ def build_trainer(
     folder: Path,
     callbacks: list[pl.Callback],
     loggers: list[Any],
-    phased: bool = False,
+    has_frozen_epochs: bool = False,
 ) -> pl.Trainer:
     """A Trainer that is silent, unsharded by itself, and writes checkpoints atomically.
 
-    ``phased``: some parameters get no gradient in some epochs, which processes must look out for.
+    ``has_frozen_epochs``: some parameters get no gradient in some epochs, which processes must
+    look out for.
 
     Raises:
         UsageError: a value out of range, or one that Lightning refuses.
@@ -69,7 +70,7 @@ def build_trainer(
     strategy = str(values.get("strategy") or "auto")
     if strategy == "auto" and device.world_size > 1:
         strategy = "ddp"
-    if strategy == "ddp" and phased:
+    if strategy == "ddp" and has_frozen_epochs:
         strategy = "ddp_find_unused_parameters_true"
     plugins: list[Any] = [AtomicCheckpointIO()]
     if environment is not None:

@@ -194,12 +194,12 @@ class Blend:
         maps = self.see(crops, around, windows).unflatten(0, (len(windows), -1))  # (n, B, K, h, w)
         self._grow(windows[0].bottom, maps[0])
         assert self.held is not None
-        for column, window, said in zip(columns, windows, maps, strict=True):
+        for column, window, message in zip(columns, windows, maps, strict=True):
             x0, x1 = max(window.left, self.left), min(window.right, self.right)
             inside = slice(x0 - window.left, x1 - window.left)
             y0 = max(window.top, self.base)
             weight = self.down[row][y0 - window.top :, None] * self.across[column][inside]
-            part = said[:, :, y0 - window.top :, inside].float() * weight
+            part = message[:, :, y0 - window.top :, inside].float() * weight
             self.held[
                 :, :, y0 - self.base : window.bottom - self.base, x0 - self.left : x1 - self.left
             ] += part

@@ -44,8 +44,8 @@ class TverskyLoss(nn.Module):
         counted = (masks != IGNORE_INDEX)[:, None]  # (B, 1, H, W)
         true = own.sum(dim=(0, 2, 3))  # (K,)
         hit = (probs * own).sum(dim=(0, 2, 3))
-        said = (probs * counted).sum(dim=(0, 2, 3))
-        weighed = self.alpha * (said - hit) + self.beta * (true - hit)
+        message = (probs * counted).sum(dim=(0, 2, 3))
+        weighed = self.alpha * (message - hit) + self.beta * (true - hit)
         index = (hit + self.smooth) / (hit + weighed + self.smooth).clamp(min=1e-7)
         there = true > 0
         return ((1 - index) * there).sum() / there.sum().clamp(min=1)

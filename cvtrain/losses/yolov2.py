@@ -161,7 +161,7 @@ class YOLOv2Loss(nn.Module):
         slot, aim, mine, labels = slot[kept], aim[kept], truth[kept], labels[kept]
         code, objectness = flat[:, :4], flat[:, 4].sigmoid()
 
-        said = torch.cat([code[slot, :2].sigmoid(), code[slot, 2:]], dim=1)  # (M, 4)
+        message = torch.cat([code[slot, :2].sigmoid(), code[slot, 2:]], dim=1)  # (M, 4)
         height, width = grid.image_size
         weight = 2 - (area(mine) / (height * width)).clamp(max=1)  # (M,)
         iou = elementwise(boxes[slot], mine)
@@ -172,7 +172,7 @@ class YOLOv2Loss(nn.Module):
             empty = empty & (pairwise(boxes, truth).amax(dim=1) <= self.ignore_iou)
         empty = empty & (covered(clip(boxes, grid.image_size), ignored) <= IGNORE_SHARE)
         terms = {
-            "coord": self.coord * (weight * (said - aim).square().sum(dim=1)).sum(),
+            "coord": self.coord * (weight * (message - aim).square().sum(dim=1)).sum(),
             "objectness": self.objectness * (objectness[slot] - iou).square().sum(),
             "no_object": self.no_object * (objectness.square() * empty).sum(),
             "classes": self.classes * class_loss(flat[slot, 5:], labels).sum(),

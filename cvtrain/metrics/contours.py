@@ -35,9 +35,9 @@ def device_counts(predicted: Tensor, truth: Tensor) -> tuple[np.ndarray, np.ndar
     labels = [label for label in present if label != IGNORE_INDEX]
     counts = []
     for label in labels:
-        said, true = _edge(predicted, label), _edge(truth, label)
-        near_said, near_true = said & _within(true, reach), true & _within(said, reach)
-        counts.append(torch.stack([m.sum() for m in (said, near_said, true, near_true)]))
+        message, true = _edge(predicted, label), _edge(truth, label)
+        near_said, near_true = message & _within(true, reach), true & _within(message, reach)
+        counts.append(torch.stack([m.sum() for m in (message, near_said, true, near_true)]))
     if not counts:
         return np.zeros(0, np.int64), np.zeros((0, 4), np.int64)
     table = torch.stack(counts).cpu().numpy()  # (n, 4)
@@ -117,12 +117,12 @@ def _counts(predicted: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.nd
     )
     classes, counts = [], []
     for label in found[found != IGNORE_INDEX].tolist():
-        said, true = boundary(predicted, label), boundary(truth, label)
-        if said.any() or true.any():
-            near_said, near_true = _near(true, reach), _near(said, reach)
+        message, true = boundary(predicted, label), boundary(truth, label)
+        if message.any() or true.any():
+            near_said, near_true = _near(true, reach), _near(message, reach)
             classes.append(label)
             counts.append(
-                [said.sum(), (said & near_said).sum(), true.sum(), (true & near_true).sum()]
+                [message.sum(), (message & near_said).sum(), true.sum(), (true & near_true).sum()]
             )
     return np.array(classes, np.int64), np.array(counts, np.int64).reshape(-1, 4)
 

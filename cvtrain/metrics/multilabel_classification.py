@@ -70,9 +70,9 @@ class MultilabelClassificationMetrics(Metrics):
         truths = np.zeros((len(records), k), bool)
         for row, record in zip(truths, records, strict=True):
             row[record.annotated] = True
-        said = scores >= THRESHOLD  # (N, K)
-        right = (said & truths).sum(0)  # (K,)
-        predicted, actual = said.sum(0), truths.sum(0)
+        message = scores >= THRESHOLD  # (N, K)
+        right = (message & truths).sum(0)  # (K,)
+        predicted, actual = message.sum(0), truths.sum(0)
         precision, recall, f1 = _rates(right, predicted, actual)
         curves = [average_precision(truths[:, c], scores[:, c]) for c in range(k)]
         ap = np.array([area for area, _ in curves])
@@ -83,7 +83,7 @@ class MultilabelClassificationMetrics(Metrics):
             "f1_micro": float(micro[2]),
             "precision_micro": float(micro[0]) if records else float("nan"),
             "recall_micro": float(micro[1]),
-            "exact_match": _mean((said == truths).all(1).astype(np.float64)),
+            "exact_match": _mean((message == truths).all(1).astype(np.float64)),
         }
         per_class = [
             {

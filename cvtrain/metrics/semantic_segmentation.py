@@ -76,23 +76,23 @@ class SemanticSegmentationMetrics(Metrics):
     def _record(self, prediction: Prediction, truth: Target, info: ImageInfo) -> Record:
         """Counted where the prediction is: of a GPU's no image crosses, but the counts."""
         k = len(self.classes)
-        said = self._mask(prediction.mask, "Prediction.mask", info)
-        true = self._pack_truth(truth, info).to(said.device)
-        if said.shape != true.shape:
-            shapes = tuple(said.shape), tuple(true.shape)
+        message = self._mask(prediction.mask, "Prediction.mask", info)
+        true = self._pack_truth(truth, info).to(message.device)
+        if message.shape != true.shape:
+            shapes = tuple(message.shape), tuple(true.shape)
             raise ValueError(
                 f"{info.file_name}: a mask of {shapes[0]} predicted, "
                 f"the ground truth is {shapes[1]}"
             )
         # Void truths come last, in a row of their own.
         rows = torch.where(true == IGNORE_INDEX, k, true.int())
-        counts = torch.bincount((rows * k + said).flatten(), minlength=(k + 1) * k)
+        counts = torch.bincount((rows * k + message).flatten(), minlength=(k + 1) * k)
         matrix = counts.cpu().numpy()  # int64 ((K + 1) K,)
         places = np.flatnonzero(matrix[: k * k])
         packed = PackedCounts(
             places.astype(np.int32),
             matrix[places],
-            *boundary_counts(said, true),
+            *boundary_counts(message, true),
             void=int(matrix[k * k :].sum()),
         )
         return Record(info, matrix.reshape(k + 1, k).sum(axis=0), packed)
@@ -268,10 +268,10 @@ def _overlaps(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
 def _boundary_f(counts: np.ndarray, there: np.ndarray) -> np.ndarray:
     """``(K, 4)`` of ``boundary_counts`` -> ``(K,)`` F; NaN where the truth has no boundary."""
     values = np.full(len(counts), np.nan)
-    for c, (said, near_said, true, near_true) in enumerate(counts.tolist()):
+    for c, (message, near_said, true, near_true) in enumerate(counts.tolist()):
         if not there[c] or not true:
             continue
-        precision = near_said / said if said else 0.0
+        precision = near_said / message if message else 0.0
         recall = near_true / true
         both = precision + recall
         values[c] = 2 * precision * recall / both if both else 0.0

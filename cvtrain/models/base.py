@@ -25,11 +25,12 @@ class Model(nn.Module, ABC):
     ``(P, 4)``, P at least 1, xyxy network pixels inside the image, best first; None otherwise.
 
     Attributes:
-        phased: whether some parameters get no gradient in some epochs (``begin_epoch``, or a
-            backbone that is fixed for a time). Several processes must know.
+        has_frozen_epochs: whether some parameters get no gradient in some epochs
+            (``on_epoch_start``, or a backbone that is fixed for a time). Several processes must
+            know.
     """
 
-    phased: bool = False
+    has_frozen_epochs: bool = False
 
     @abstractmethod
     def forward(self, images: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -50,7 +51,7 @@ class Model(nn.Module, ABC):
     def decode(self, outputs: Any) -> list[Prediction]:
         """Raw outputs -> one prediction an image, in network pixels."""
 
-    def start(self, class_names: Sequence[str]) -> None:
+    def load_pretrained(self, class_names: Sequence[str]) -> None:
         """Called once before a new run trains, not for one that is resumed or a checkpoint's.
 
         A model that offers weights of a whole system to start from takes them here, where it is
@@ -61,11 +62,11 @@ class Model(nn.Module, ABC):
             CheckpointError: they do not fit.
         """
 
-    def doubts(self, optimizer: str) -> str:
+    def optimizer_warning(self, optimizer: str) -> str:
         """What speaks against training this with that optimizer, in one line; empty: nothing."""
         return ""
 
-    def begin_epoch(self, epoch: int, epochs: int) -> None:
+    def on_epoch_start(self, epoch: int, epochs: int) -> None:
         """Called before each training epoch: whatever changes with time is decided here.
 
         A pure function of its arguments, so that a resumed run changes what the uninterrupted one
@@ -78,7 +79,7 @@ class Model(nn.Module, ABC):
             epochs: of the whole run.
         """
 
-    def begin_batch(self, epoch: int, batch: int) -> None:
+    def on_batch_start(self, epoch: int, batch: int) -> None:
         """Called before the loss of each training batch: what changes within an epoch.
 
         A pure function of its arguments, the same on every process.

@@ -93,8 +93,8 @@ def find_optimizer(name: str, library: str = "torch") -> Factory:
     Raises:
         UsageError: no such library or class, with the nearest names, or one that cannot train here.
     """
-    if said := refused_optimizer(name, library):
-        raise UsageError(said)
+    if message := refused_optimizer(name, library):
+        raise UsageError(message)
     known = _torch_optimizers() if library == "torch" else _timm_optimizers()
     if name.lower() not in known:  # a library whose source says less than it holds
         raise UsageError(

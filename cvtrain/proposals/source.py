@@ -70,8 +70,10 @@ class Prepared:
 
     def summary(self) -> str:
         """A line for the terminal."""
-        said = f"boxes made for {self.made:,} of {self.images:,} images in {self.wall:.1f} s"
-        return said + (f"; {self.seconds:.2f} processor seconds per image" if self.seconds else "")
+        message = f"boxes made for {self.made:,} of {self.images:,} images in {self.wall:.1f} s"
+        return message + (
+            f"; {self.seconds:.2f} processor seconds per image" if self.seconds else ""
+        )
 
 
 class SelectiveSearch:

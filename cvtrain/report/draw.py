@@ -408,10 +408,14 @@ def _tag_size(height: int, width: int) -> int:
 
 def _tags(labels: np.ndarray, names: Sequence[str], scores: Any, ignore: np.ndarray) -> list[str]:
     """What is written at each box."""
-    said = [_name(int(k), names) for k in labels]
+    message = [_name(int(k), names) for k in labels]
     if scores is not None:
-        said = [f"{text} {float(s):.2f}" for text, s in zip(said, np.asarray(scores), strict=True)]
-    return [f"{text} (ignored)" if void else text for text, void in zip(said, ignore, strict=True)]
+        message = [
+            f"{text} {float(s):.2f}" for text, s in zip(message, np.asarray(scores), strict=True)
+        ]
+    return [
+        f"{text} (ignored)" if void else text for text, void in zip(message, ignore, strict=True)
+    ]
 
 
 def _crowded(boxes: np.ndarray, tags: Sequence[str], size: tuple[int, int]) -> bool:

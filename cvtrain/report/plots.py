@@ -426,29 +426,29 @@ def _answer(prediction: Prediction, truth: Target, names: Sequence[str]) -> tupl
     if truth.probs is not None and truth.label is None:
         return _answers(prediction.probs, truth.probs, names)
     best, score = prediction.best()
-    said = f"{safe(names[best], 20)} {score:.2f}"
+    message = f"{safe(names[best], 20)} {score:.2f}"
     if truth.label is None:
-        return said, INK
+        return message, INK
     placed = True
     if prediction.boxes is not None and truth.boxes is not None and len(truth.boxes) == 1:
         iou = 0.0
         if len(prediction.boxes):
             pair = (t[:1].detach().cpu().numpy() for t in (prediction.boxes, truth.boxes))
             iou = float(box_ious(*pair)[0, 0])
-        said, placed = f"{said}, IoU {iou:.2f}", iou >= IOU_THRESHOLD
+        message, placed = f"{message}, IoU {iou:.2f}", iou >= IOU_THRESHOLD
     if best == int(truth.label):
-        return said, COLOURS[2] if placed else COLOURS[1]
-    return f"{said}, ground truth {safe(names[int(truth.label)], 20)}", COLOURS[1]
+        return message, COLOURS[2] if placed else COLOURS[1]
+    return f"{message}, ground truth {safe(names[int(truth.label)], 20)}", COLOURS[1]
 
 
 def _answers(probs: Tensor, truth: Tensor, names: Sequence[str]) -> tuple[str, str]:
     """``_answer`` where an image has any number of classes: two lines where it is wrong."""
-    said = [k for k in probs.argsort(descending=True).tolist() if probs[k] >= 0.5]
-    shown = ", ".join(f"{safe(names[k], 16)} {float(probs[k]):.2f}" for k in said) or "nothing"
+    message = [k for k in probs.argsort(descending=True).tolist() if probs[k] >= 0.5]
+    shown = ", ".join(f"{safe(names[k], 16)} {float(probs[k]):.2f}" for k in message) or "nothing"
     if len(shown) > 32:
-        shown = ", ".join(safe(names[k], 16) for k in said)
+        shown = ", ".join(safe(names[k], 16) for k in message)
     true = (truth >= 0.5).nonzero().flatten().tolist()
-    if sorted(said) == true:
+    if sorted(message) == true:
         return safe(shown, 34), COLOURS[2]
     truly = ", ".join(safe(names[k], 16) for k in true) or "nothing"
     return f"{safe(shown, 34)}\nground truth: {safe(truly, 28)}", COLOURS[1]

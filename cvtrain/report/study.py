@@ -128,15 +128,15 @@ def markdown(grid: Grid, metric: str, x_title: str, panel_title: str) -> str:
     lines.insert(1, "| " + " | ".join(["---"] * lead + ["---:"] * len(grid.lines)) + " |")
     seeds = ", ".join(map(str, grid.seeds))
     if len(grid.seeds) > 1:
-        said = f"{metric}: mean ± standard deviation over the seeds {seeds}"
-        said += f"; n = {len(grid.seeds)}" if grid.even else "; n is how many runs have a result"
+        message = f"{metric}: mean ± standard deviation over the seeds {seeds}"
+        message += f"; n = {len(grid.seeds)}" if grid.even else "; n is how many runs have a result"
     else:
-        said = f"{metric}, of one seed ({seeds})"
+        message = f"{metric}, of one seed ({seeds})"
     decided = [best for place in places if (best := grid.best(*place))]
     if decided:
         counts = ", ".join(f"{line} {sum(line in b for b in decided)}" for line in grid.lines)
-        said += f". Best mean of a row (of {len(decided)}): {counts}"
-    return "\n".join([*lines, "", said + "."])
+        message += f". Best mean of a row (of {len(decided)}): {counts}"
+    return "\n".join([*lines, "", message + "."])
 
 
 def plot(grid: Grid, path: str | Path, metric: str, x_title: str, title: str = "") -> Path:

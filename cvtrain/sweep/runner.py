@@ -155,9 +155,9 @@ def _check_jobs(
     """
     own = [t for t in typed if not t.key.startswith("hydra")]
     roots = [t for t in own if "." not in t.key and t.kind != "group"]
-    said = suggest.unknown_keys(roots, plain(hydra_compose([])), conf, "train")
-    if said:
-        raise UsageError(said)
+    message = suggest.unknown_keys(roots, plain(hydra_compose([])), conf, "train")
+    if message:
+        raise UsageError(message)
     planned = _combinations(own)
     for texts in planned:
         single = replace(command, overrides=texts, multirun=False)

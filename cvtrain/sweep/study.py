@@ -361,8 +361,8 @@ class _Study:
         path = self.folder / job.name / _LOG
         text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        said = [line for line in lines if line.startswith("cvtrain: ")] or lines or ["no output"]
-        return f"{said[-1].removeprefix('cvtrain: ')} ({relative(path)})"
+        message = [line for line in lines if line.startswith("cvtrain: ")] or lines or ["no output"]
+        return f"{message[-1].removeprefix('cvtrain: ')} ({relative(path)})"
 
     # What it leaves ----------------------------------------------------------------------------
 

@@ -46,7 +46,7 @@ class Task(pl.LightningModule, ABC):
         mix: makes what is trained on of a batch on the device, its epoch and its index there
             (mixup, cutmix); None: the batch as it is.
         coverage: counts the labels of the first epoch; None: nobody asks.
-        learns: whether an optimizer changes anything; a head that is fitted needs none.
+        is_trained: whether an optimizer changes anything; a head that is fitted needs none.
         results: after a validation, loss means and metrics by name, the same on every process.
         scores: the metrics among them.
     """
@@ -82,7 +82,7 @@ class Task(pl.LightningModule, ABC):
         self.transfer = transfer
         self.mix: Callable[[Batch, int, int], Batch] | None = None
         self.coverage: Coverage | None = None
-        self.learns = True
+        self.is_trained = True
         self.train_sums = TrainingSums()
         self.val_sums = LossSums()
         self.results: dict[str, float] = {}
@@ -94,23 +94,27 @@ class Task(pl.LightningModule, ABC):
     def to_original(self, prediction: Prediction, info: ImageInfo) -> Prediction:
         """A prediction in network pixels -> one in original pixels; both on the CPU."""
 
-    def originals(
+    def to_original_batch(
         self, predictions: Sequence[Prediction], infos: Sequence[ImageInfo]
     ) -> list[Prediction]:
         """A batch's predictions in original pixels, on the CPU."""
         pairs = zip(predictions, infos, strict=True)
         return [self.to_original(p.cpu(), info) for p, info in pairs]
 
-    def judged(self, batch: Batch) -> tuple[dict[str, Tensor], list[Prediction], list[Prediction]]:
+    def evaluate_batch(
+        self, batch: Batch
+    ) -> tuple[dict[str, Tensor], list[Prediction], list[Prediction]]:
         """Loss terms, predictions in network pixels and in original ones, of a validation batch."""
         terms, predictions = self.model.loss_and_predict(
             batch.images, batch.targets, batch.proposals
         )
-        return terms, predictions, self.originals(predictions, batch.infos)
+        return terms, predictions, self.to_original_batch(predictions, batch.infos)
 
-    def predicted(self, batch: Batch) -> list[Prediction]:
+    def predict_batch(self, batch: Batch) -> list[Prediction]:
         """Predictions in original pixels, of a batch without targets."""
-        return self.originals(self.model.predict(batch.images, batch.proposals), batch.infos)
+        return self.to_original_batch(
+            self.model.predict(batch.images, batch.proposals), batch.infos
+        )
 
     # The order of a run, fixed -----------------------------------------------------------------
 
@@ -132,22 +136,22 @@ class Task(pl.LightningModule, ABC):
 
     def on_train_epoch_start(self) -> None:
         if self.transfer is not None:
-            self.transfer.release(self.model)
-        self.model.begin_epoch(self.current_epoch, self.trainer.max_epochs or 1)
+            self.transfer.unfreeze(self.model)
+        self.model.on_epoch_start(self.current_epoch, self.trainer.max_epochs or 1)
         if self.transfer is not None:
-            self.transfer.hold(self.model, self.current_epoch)
+            self.transfer.freeze(self.model, self.current_epoch)
         self.train_sums.reset()
         self.results = {}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """The loss; where nothing learns it is reported alone, as it is without augmentation."""
-        if not self.learns:
+        if not self.is_trained:
             terms, _ = self.model.loss_and_predict(batch.images, batch.targets, batch.proposals)
             self.train_sums.add(terms, len(batch), self.global_step)
             return None
         if self.mix is not None:
             batch = self.mix(batch, self.current_epoch, batch_idx)
-        self.model.begin_batch(self.current_epoch, batch_idx)
+        self.model.on_batch_start(self.current_epoch, batch_idx)
         terms = self.model.loss(batch.images, batch.targets, batch.proposals)
         return self.train_sums.add(terms, len(batch), self.global_step)
 
@@ -175,7 +179,7 @@ class Task(pl.LightningModule, ABC):
         """
         if batch.truths is None:
             raise ValueError("a validation batch carries no ground truth")
-        terms, predictions, originals = self.judged(batch)
+        terms, predictions, originals = self.evaluate_batch(batch)
         self.val_sums.add(terms, len(batch), batch_idx)
         self.metrics.update(originals, batch.truths, batch.infos)
         return {"predictions": predictions, "originals": originals}
@@ -221,7 +225,7 @@ class Task(pl.LightningModule, ABC):
 
     def learning_rate(self) -> float:
         """The rate of the last optimizer step's schedule, highest of all groups; 0 without one."""
-        if not self.learns:
+        if not self.is_trained:
             return 0.0
         optimizers = self.optimizers()
         optimizer = optimizers[0] if isinstance(optimizers, list) else optimizers
@@ -233,13 +237,13 @@ class Task(pl.LightningModule, ABC):
         Raises:
             UsageError: what ``build_optimizer`` refuses.
         """
-        rates = None if self.transfer is None else self.transfer.rates(self.model)
+        rates = None if self.transfer is None else self.transfer.lr_factors(self.model)
         return build_optimizer(self.model, self.optimizer_config, self.optimizer_factory, rates)
 
     def configure_optimizers(self) -> Any:
         """An optimizer, and a schedule that is set at every step; None where nothing learns."""
-        self.learns = any(p.requires_grad for p in self.model.parameters())
-        if not self.learns and self.transfer is not None:
+        self.is_trained = any(p.requires_grad for p in self.model.parameters())
+        if not self.is_trained and self.transfer is not None:
             return None
         optimizer = self.make_optimizer()
         epochs = self.trainer.max_epochs or 1

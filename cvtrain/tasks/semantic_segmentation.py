@@ -67,22 +67,24 @@ class SemanticSegmentationTask(Task):
             raise UsageError(f"task.inference: {error}") from error
         self.inference.check(model)
 
-    def judged(self, batch: Batch) -> tuple[dict[str, Tensor], list[Prediction], list[Prediction]]:
+    def evaluate_batch(
+        self, batch: Batch
+    ) -> tuple[dict[str, Tensor], list[Prediction], list[Prediction]]:
         if self.inference.plain:
-            return super().judged(batch)
+            return super().evaluate_batch(batch)
         if self.inference.native:
-            terms, said = self._native(batch, batch.targets)
-            return terms, said, said
+            terms, message = self._native(batch, batch.targets)
+            return terms, message, message
         terms, _ = self.model.loss_and_predict(batch.images, batch.targets, batch.proposals)
         predictions = self._fitted(batch)
-        return terms, predictions, self.originals(predictions, batch.infos)
+        return terms, predictions, self.to_original_batch(predictions, batch.infos)
 
-    def predicted(self, batch: Batch) -> list[Prediction]:
+    def predict_batch(self, batch: Batch) -> list[Prediction]:
         if self.inference.plain:
-            return super().predicted(batch)
+            return super().predict_batch(batch)
         if self.inference.native:
             return self._native(batch, None)[1]
-        return self.originals(self._fitted(batch), batch.infos)
+        return self.to_original_batch(self._fitted(batch), batch.infos)
 
     def _native(
         self, batch: Batch, truths: list[Target] | None
@@ -114,7 +116,7 @@ class SemanticSegmentationTask(Task):
             mask = info.placement.mask_to_original(prediction.mask).to(torch.uint8)
         return replace(prediction, mask=mask, logits=None)
 
-    def originals(
+    def to_original_batch(
         self, predictions: Sequence[Prediction], infos: Sequence[ImageInfo]
     ) -> list[Prediction]:
         """On the device, where they are counted; whoever draws one takes it from there."""

@@ -153,7 +153,7 @@ class Arrays(_Folder):
         """The arrays, memory-mapped, read-only; None: not there, or damaged."""
         try:
             index = json.loads((self.path / _INDEX).read_text())
-            return {name: self._mapped(name, **said) for name, said in index.items()}
+            return {name: self._mapped(name, **message) for name, message in index.items()}
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
 

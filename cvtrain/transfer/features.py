@@ -53,12 +53,12 @@ class Features(Dataset[Any]):
     def __getitems__(self, keys: Sequence[tuple[int, ...]]) -> FeatureBatch:
         """A whole batch at once, as DataLoader asks for it."""
         rows = [key[1] if isinstance(key, tuple) else key for key in keys]
-        said = [self.samples.described(row) for row in rows]
-        truths = [s.truth for s in said if s.truth is not None]
+        message = [self.samples.described(row) for row in rows]
+        truths = [s.truth for s in message if s.truth is not None]
         return FeatureBatch(
             images=torch.from_numpy(self.features[rows]),
-            targets=[s.target for s in said],
-            infos=[s.info for s in said],
+            targets=[s.target for s in message],
+            infos=[s.info for s in message],
             truths=truths or None,
             rows=rows,
             samples=self.samples,

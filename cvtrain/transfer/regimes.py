@@ -66,7 +66,7 @@ class Transfer:
                 )
 
     @property
-    def phased(self) -> bool:
+    def has_frozen_epochs(self) -> bool:
         """Whether some stages learn in some epochs alone."""
         return bool(self.freeze_epochs) or self.unfreeze_every is not None
 
@@ -78,20 +78,20 @@ class Transfer:
 
     def begin(self, model: Model) -> None:
         """Fix what is fixed for good; before an optimizer is made, which is to take the rest."""
-        _backbone(model, self.name).hold(len(self.stages) - self.last)
-        model.phased = model.phased or self.phased
+        _backbone(model, self.name).freeze_stages(len(self.stages) - self.last)
+        model.has_frozen_epochs = model.has_frozen_epochs or self.has_frozen_epochs
 
-    def release(self, model: Model) -> None:
+    def unfreeze(self, model: Model) -> None:
         """Undo ``hold``, so that the model itself may say what is trained in the coming epoch."""
         backbone = _backbone(model, self.name)
-        backbone.hold(0)
+        backbone.freeze_stages(0)
         backbone.train(model.training)
 
-    def hold(self, model: Model, epoch: int) -> None:
+    def freeze(self, model: Model, epoch: int) -> None:
         """Fix what does not learn in ``epoch``."""
-        _backbone(model, self.name).hold(len(self.stages) - self.trained(epoch))
+        _backbone(model, self.name).freeze_stages(len(self.stages) - self.trained(epoch))
 
-    def rates(self, model: Model) -> dict[str, float]:
+    def lr_factors(self, model: Model) -> dict[str, float]:
         """Parameters of ``model`` that learn at a part of the rate -> that part."""
         if self.layer_decay == self.backbone_rate == 1:
             return {}
@@ -108,32 +108,32 @@ class Transfer:
         count, total = len(self.stages), _shown(p.numel() for p in model.parameters())
         fixed = {f"backbone.{name}" for stage in self.stages[: count - self.last] for name in stage}
         free = _shown(p.numel() for n, p in model.named_parameters() if n not in fixed)
-        said = f"transfer={self.name}: "
+        message = f"transfer={self.name}: "
         if self.unfreeze_every is not None:
             every = int(self.unfreeze_every)
             reached = self.trained(epochs - 1)
-            return said + (
+            return message + (
                 f"what stands on the backbone trains, and one more of its {count} stages every "
                 f"{every} epoch{'s' if every > 1 else ''}, {reached} of them in the last epoch"
             )
         if self.name == "scratch":
-            return said + f"random weights, all {count} stages train, {total} parameters"
+            return message + f"random weights, all {count} stages train, {total} parameters"
         if self.name == "feature_extraction":
             if not any(p.requires_grad for p in model.parameters()):
-                return said + f"the backbone is fixed, {self.head} is fitted to its features"
-            return said + f"the backbone is fixed, {free} of {total} parameters train"
+                return message + f"the backbone is fixed, {self.head} is fitted to its features"
+            return message + f"the backbone is fixed, {free} of {total} parameters train"
         if self.name == "partial":
-            return said + f"{self.last} of {count} stages train, {free} of {total} parameters"
-        said += f"all {count} stages train, {total} parameters"
+            return message + f"{self.last} of {count} stages train, {free} of {total} parameters"
+        message += f"all {count} stages train, {total} parameters"
         if self.layer_decay != 1:
             low, high = (self.backbone_rate * self.layer_decay**n for n in (count, 1))
-            said += f", at {low:.2g} (next to the image) to {high:.2g} of optimizer.lr"
+            message += f", at {low:.2g} (next to the image) to {high:.2g} of optimizer.lr"
         elif self.backbone_rate != 1:
-            said += f", the backbone's at {self.backbone_rate:.2g} of optimizer.lr"
+            message += f", the backbone's at {self.backbone_rate:.2g} of optimizer.lr"
         if self.freeze_epochs:
             first = "epoch" if self.freeze_epochs == 1 else f"{self.freeze_epochs} epochs"
-            said += f"; in the first {first} none"
-        return said
+            message += f"; in the first {first} none"
+        return message
 
 
 def _backbone(model: Model, regime: str) -> Backbone:

@@ -107,7 +107,7 @@ def test_an_object_is_where_its_pixels_are(name):
     pipeline, data, seen = compiled(node), scene(), 0
     for seed in range(25):
         out = pipeline(data, np.random.default_rng(seed))
-        if any(op in said for said in pipeline.applied for op in RECOLOURED):
+        if any(op in message for message in pipeline.applied for op in RECOLOURED):
             continue
         for mask, label in zip(out.masks, out.labels, strict=True):
             gray = out.image.mean(axis=2)

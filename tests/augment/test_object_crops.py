@@ -37,8 +37,8 @@ def test_the_first_stage_centres_one_object_and_knows_no_other_class() -> None:
     crops = ObjectCrops(first=2, background=0)
     found = {}
     for seed in range(20):
-        out, said = draw(crops, 1, seed)
-        assert said == "centred object"
+        out, message = draw(crops, 1, seed)
+        assert message == "centred object"
         found[tuple(np.unique(out.mask))] = out
     assert found.keys() == {(0, 1, 255), (0, 2)}
     cat = found[0, 1, 255]
@@ -53,8 +53,8 @@ def test_the_second_stage_keeps_all_classes_of_a_proposal_that_overlaps() -> Non
     crops = ObjectCrops(first=2, background=0)
     shapes = set()
     for seed in range(20):
-        out, said = draw(crops, 2, seed, windows=windows)
-        assert said == "proposal"
+        out, message = draw(crops, 2, seed, windows=windows)
+        assert message == "proposal"
         assert {1, 2} <= set(np.unique(out.mask))
         shapes.add(out.mask.shape)
         assert out.windows is None
@@ -66,8 +66,8 @@ def test_without_a_proposal_a_window_is_drawn_around_the_object() -> None:
     crops = ObjectCrops(first=0, context=1.0, background=0)
     for windows in (None, far):
         for seed in range(20):
-            out, said = draw(crops, 5, seed, windows=windows)
-            assert said == "drawn window"
+            out, message = draw(crops, 5, seed, windows=windows)
+            assert message == "drawn window"
             y, x = divmod(int(out.image[0, 0, 0]), 100)
             height, width = out.mask.shape
             box = np.array([x, y, x + width, y + height], float)
@@ -105,8 +105,8 @@ def test_an_image_without_objects_stays_whole() -> None:
     empty = scene()
     for value in (0, 255):
         empty.mask[:] = value
-        out, said = ObjectCrops(1, background=0)(empty, 0, np.random.default_rng(0))
-        assert said == "no object"
+        out, message = ObjectCrops(1, background=0)(empty, 0, np.random.default_rng(0))
+        assert message == "no object"
         assert out.mask.shape == (80, 100)
 
 
@@ -130,8 +130,8 @@ def test_it_goes_before_the_transforms_and_says_so() -> None:
     size = {"height": 32, "width": 48, "resize": "stretch"}
     ready = compile_augment(node, "semantic_segmentation", class_names=NAMES, **size)
     for epoch, want in ((0, "centred object"), (1, "centred object"), (2, "drawn window")):
-        out, said = ready(scene(), epoch, np.random.default_rng(0), list)
-        assert said == [want]
+        out, message = ready(scene(), epoch, np.random.default_rng(0), list)
+        assert message == [want]
         assert out.mask.shape == out.image.shape[:2] == (32, 48)
     again, _ = ready(scene(), 2, np.random.default_rng(0), list)
     assert np.array_equal(again.image, out.image)

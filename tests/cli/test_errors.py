@@ -22,6 +22,6 @@ def test_other_errors_are_one_line(kind: type[Exception]) -> None:
 def test_an_error_is_printed_without_controls(capsys, debug) -> None:
     error = DataError("a\x1b[31m.png: bad\n  b\udcff: worse")
     assert report(error, debug=debug) == 1
-    said = capsys.readouterr().err
-    assert "\x1b" not in said
-    assert said.endswith("cvtrain: a\\x1b[31m.png: bad\n  b\\udcff: worse\n")
+    message = capsys.readouterr().err
+    assert "\x1b" not in message
+    assert message.endswith("cvtrain: a\\x1b[31m.png: bad\n  b\\udcff: worse\n")

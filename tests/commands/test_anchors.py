@@ -77,14 +77,14 @@ def test_the_whole_verb_on_shapes(here: Path, capsys: pytest.CaptureFixture[str]
     assert {p.name for p in out.iterdir()} == {
         *(RUN_MARKER, "anchors.json", "anchors.csv", "anchors.png")
     }
-    said = json.loads((out / "anchors.json").read_text())
-    rows = said["clusters"]
+    message = json.loads((out / "anchors.json").read_text())
+    rows = message["clusters"]
     assert [row["k"] for row in rows] == [2, 3, 4, 5, 6, 7]
     assert all(len(row["anchors"]) == row["k"] for row in rows)
     assert all(0.2 * 0.9 < side < 0.7 for row in rows for pair in row["anchors"] for side in pair)
     iou = [row["average_iou"] for row in rows]
     assert iou == sorted(iou)
-    assert iou[-1] > said["model"]["average_iou"] > 0.5
+    assert iou[-1] > message["model"]["average_iou"] > 0.5
     table = list(csv.DictReader((out / "anchors.csv").open()))
     assert [float(row["average_iou"]) for row in table] == iou
     word = table[3]["anchors"]

@@ -270,9 +270,9 @@ def test_what_it_writes_where_one_model_cannot_be_measured(
         "trust": [],
     }
     assert compare(cfg) == 1
-    said = capsys.readouterr().out
-    assert "[2/3] m1: not measured: no memory" in said
-    assert "20.0 (10.0-30.0)" in said
+    message = capsys.readouterr().out
+    assert "[2/3] m1: not measured: no memory" in message
+    assert "20.0 (10.0-30.0)" in message
     assert sorted(p.name for p in (here / "out").iterdir()) == [
         RUN_MARKER,
         "compare.csv",

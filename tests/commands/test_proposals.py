@@ -109,14 +109,14 @@ def test_the_whole_verb_on_shapes(here: Path, capsys: pytest.CaptureFixture[str]
     names = {"proposals.npz", "recall.json", "recall.csv", "recall.png", "boxes.png"}
     names |= {RUN_MARKER}
     assert {p.name for p in out.iterdir()} == names
-    said = json.loads((out / "recall.json").read_text())
-    assert set(said["splits"]) == {"train", "val", "test"}
-    last = said["splits"]["train"]["curve"][-1]
+    message = json.loads((out / "recall.json").read_text())
+    assert set(message["splits"]) == {"train", "val", "test"}
+    last = message["splits"]["train"]["curve"][-1]
     assert 0.7 < last["MABO"] <= 1
     assert 0.9 <= last["recall50"] <= 1
     rows = list(csv.DictReader((out / "recall.csv").open()))
     assert {r["split"] for r in rows} == {"train", "val", "test"}
-    assert float(rows[-1]["MABO"]) == said["splits"]["test"]["curve"][-1]["MABO"]
+    assert float(rows[-1]["MABO"]) == message["splits"]["test"]["curve"][-1]["MABO"]
     with np.load(out / "proposals.npz", allow_pickle=False) as arrays:
         assert len(arrays["files"]) == 6
         assert arrays["starts"][-1] == len(arrays["boxes"])
@@ -129,7 +129,7 @@ def test_the_whole_verb_on_shapes(here: Path, capsys: pytest.CaptureFixture[str]
     assert cli_main.main([*read, "split=val", "run_dir=again"]) == 0
     again = json.loads((here / "again/recall.json").read_text())
     assert list(again["splits"]) == ["val"]
-    assert again["splits"]["val"] == said["splits"]["val"]
+    assert again["splits"]["val"] == message["splits"]["val"]
     capsys.readouterr()
     other = [w.replace("num_val=2", "num_val=4") for w in read] + ["run_dir=no"]
     assert cli_main.main(other) == 1
@@ -141,6 +141,6 @@ def test_run_dir_of_something_else(
     here: Path, finished_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (here / "file").touch()
-    for folder, said in ((finished_run, "holds a training run"), (here / "file", "is a file")):
+    for folder, message in ((finished_run, "holds a training run"), (here / "file", "is a file")):
         assert cli_main.main(["proposals", *SMALL, f"run_dir={folder}"]) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err

@@ -47,9 +47,9 @@ def test_the_data_sets_folder_is_not_written_to(verb: str, here: Path) -> None:
     (here / "photos" / "cats" / "a.png").touch()
     words = [verb, "data=yolo", "data.root=photos", "task=detection"]
     words += ["model=yolov2"] if verb == "anchors" else []
-    for folder, said in (("photos", "own folder"), ("photos/cats", "holds a.png")):
+    for folder, message in (("photos", "own folder"), ("photos/cats", "holds a.png")):
         command = parse([*words, f"run_dir={folder}"])
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             dispatch(verb, configuration(command, ConfDirs()))
     assert [p.name for p in here.rglob("*")] == ["photos", "cats", "a.png"]
 

@@ -40,9 +40,9 @@ def content(trained) -> dict:
 def refused(path: Path, kind: type[Exception] = CheckpointError) -> str:
     with pytest.raises(kind) as caught:
         load_model(path)
-    said = str(caught.value)
-    assert "\n" not in said
-    return said
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
 
 
 def test_a_model_is_taken_away_in_two_lines(trained) -> None:
@@ -73,9 +73,9 @@ def test_a_truncated_file(trained, tmp_path, part) -> None:
     data = (trained / "checkpoints" / "best.ckpt").read_bytes()
     path = tmp_path / "cut.ckpt"
     path.write_bytes(data[: int(part * len(data))])
-    said = refused(path)
-    assert str(path) in said
-    assert ("empty" if part == 0 else "truncated") in said
+    message = refused(path)
+    assert str(path) in message
+    assert ("empty" if part == 0 else "truncated") in message
 
 
 @pytest.mark.parametrize(("broken", "whole"), [("best", "last"), ("last", "best")])
@@ -87,9 +87,9 @@ def test_a_whole_checkpoint_beside_a_broken_one_is_named(
         shutil.copy(trained / "checkpoints" / f"{name}.ckpt", tmp_path)
     file = tmp_path / f"{broken}.ckpt"
     file.write_bytes(file.read_bytes()[:3000])
-    said = refused(file, CheckpointError)
-    epoch = load_model(said.rpartition("ckpt=")[2]).epoch + 1
-    assert said.endswith(f"{whole}.ckpt beside it is whole, of epoch {epoch}: ckpt={whole}.ckpt")
+    message = refused(file, CheckpointError)
+    epoch = load_model(message.rpartition("ckpt=")[2]).epoch + 1
+    assert message.endswith(f"{whole}.ckpt beside it is whole, of epoch {epoch}: ckpt={whole}.ckpt")
     (tmp_path / f"{whole}.ckpt").write_bytes(b"PK")
     assert refused(file, CheckpointError).endswith("truncated: its end is missing")
 

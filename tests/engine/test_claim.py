@@ -126,11 +126,11 @@ def test_of_two_starts_at_once_one_trains(tmp_path) -> None:
         )
         for seed in (1, 2)
     ]
-    said = [process.communicate(timeout=300)[1] for process in started]
+    message = [process.communicate(timeout=300)[1] for process in started]
     codes = [process.returncode for process in started]
-    assert sorted(codes) == [0, 2], said
+    assert sorted(codes) == [0, 2], message
     loser = codes.index(2)
-    lines = [line for line in said[loser].splitlines() if line]
+    lines = [line for line in message[loser].splitlines() if line]
     assert len(lines) == 1
     assert f"is in use by process {started[1 - loser].pid} on " in lines[0]
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())

@@ -28,8 +28,8 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 def test_counted_weights_are_said_and_stored(compose, tmp_path, capsys) -> None:
     config = compose(*SINGLE, *SMALL, "loss.class_weights=auto", "trainer.max_epochs=1")
     assert train(config) == 0
-    said = capsys.readouterr().out
-    assert "weights of classes, auto (training images): circle " in said
+    message = capsys.readouterr().out
+    assert "weights of classes, auto (training images): circle " in message
     run = tmp_path / "run"
     assert yaml.safe_load((run / "config.yaml").read_text())["loss"]["class_weights"] == "auto"
     loaded = load_model(run)  # counts nothing: the checkpoint brings its own
@@ -72,10 +72,10 @@ def test_predict_names_every_likely_class(compose, command, tmp_path, capsys) ->
     words = ("predict", f"ckpt={tmp_path}/run", f"source={tmp_path}/red.png")
     assert predict(command(*words, f"run_dir={tmp_path}/p")) == 0
     (entry,) = json.loads((tmp_path / "p" / "predictions.json").read_text())
-    said = capsys.readouterr().out
+    message = capsys.readouterr().out
     for name in entry["categories"]:
-        assert f"{name} {entry['scores'][name]:.2f}" in said
-    assert bool(entry["categories"]) != ("nothing (" in said)
+        assert f"{name} {entry['scores'][name]:.2f}" in message
+    assert bool(entry["categories"]) != ("nothing (" in message)
 
 
 def test_a_list_of_another_length_is_one_line(compose, tmp_path) -> None:

@@ -79,8 +79,8 @@ WORDS = (
 def test_more_can_be_asked_of_a_trained_model(compose, command, tmp_path, capsys) -> None:
     run = tmp_path / "run"
     assert train(compose(*WORDS)) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert said.count("more objects than model.max_detections=2 let the model predict") == 2
+    message = " ".join(capsys.readouterr().out.split())
+    assert message.count("more objects than model.max_detections=2 let the model predict") == 2
 
     def found(*words: str) -> list[int]:
         folder = tmp_path / f"eval{len(list(tmp_path.iterdir()))}"

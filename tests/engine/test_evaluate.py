@@ -106,13 +106,13 @@ def test_a_part_of_the_classes_stays_the_same_part(compose, run, tmp_path) -> No
     config = compose(*words, "task=classification", "model=classifier", "data.num_val=12")
     assert train(config) == 0
     trained = tmp_path / "run"
-    said = json.loads((trained / "check.json").read_text())["selection"]
-    assert said["classes"] == ["star", "circle"]
-    assert said["splits"]["train"]["images"] <= 8
+    message = json.loads((trained / "check.json").read_text())["selection"]
+    assert message["classes"] == ["star", "circle"]
+    assert message["splits"]["train"]["images"] <= 8
     assert results(run(trained))["metrics"] == results(trained)["metrics"]
     other = run(trained, "data=shapes", "data.num_val=9", "data.scene_seed=4")
-    said = json.loads((other / "check.json").read_text())["selection"]
-    assert said["classes"] == ["star", "circle"], "other data, the model's classes"
+    message = json.loads((other / "check.json").read_text())["selection"]
+    assert message["classes"] == ["star", "circle"], "other data, the model's classes"
     with pytest.raises(DataError, match="not in the data: star, circle"):
         run(trained, "data.classes=[square,triangle]")
 

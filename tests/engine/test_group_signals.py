@@ -147,14 +147,14 @@ def test_ctrl_c_in_a_terminal(tmp_path) -> None:
     if not pid:
         os.chdir(tmp_path)
         os.execv(sys.executable, [sys.executable, "-m", "cvtrain", *words])
-    said, typed = b"", False
+    message, typed = b"", False
     with contextlib.suppress(OSError):  # the terminal has closed
         while part := os.read(terminal, 65536):
-            said += part
-            if b"epoch   2/" in said and not typed:
+            message += part
+            if b"epoch   2/" in message and not typed:
                 typed = os.write(terminal, b"\x03") == 1
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    assert code == 130, said[-2000:]
-    assert said.rstrip().endswith(b"cvtrain resume=cut")
-    assert b"\x1b[?25h" in said[said.rindex(b"\x1b[?25l") :]  # the cursor is shown again
+    assert code == 130, message[-2000:]
+    assert message.rstrip().endswith(b"cvtrain resume=cut")
+    assert b"\x1b[?25h" in message[message.rindex(b"\x1b[?25l") :]  # the cursor is shown again
     assert all_end(pid)

@@ -175,10 +175,10 @@ BUILT = {
 
 @pytest.mark.parametrize("key", BUILT)
 def test_what_a_model_is_built_of(key: str, stranger, says, tmp_path) -> None:
-    value, said = BUILT[key]
+    value, message = BUILT[key]
     run = stranger(at(key, value))
     for verb in ("eval", "predict", "export", "resume"):
-        assert said in says(verb, run), verb
+        assert message in says(verb, run), verb
     with pytest.raises(CvtrainError, match=r"is not among|is no name|is no number"):
         cvtrain.load_model(str(run))
     assert not (tmp_path / "work" / "out").exists()
@@ -199,8 +199,8 @@ LEFT_ALONE = {
 
 @pytest.mark.parametrize("key", LEFT_ALONE)
 def test_resume_builds_its_own_alone(key: str, stranger, says) -> None:
-    value, said = LEFT_ALONE[key]
-    assert said in says("resume", stranger(at(key, value)))
+    value, message = LEFT_ALONE[key]
+    assert message in says("resume", stranger(at(key, value)))
 
 
 def test_other_verbs_do_without_them(stranger, says, tmp_path) -> None:
@@ -222,8 +222,8 @@ def test_other_verbs_do_without_them(stranger, says, tmp_path) -> None:
 def test_a_trusted_class_may_not_write_outside_either(stranger, says) -> None:
     trust = "trust=[pytorch_lightning.callbacks,pytorch_lightning.loggers]"
     run = stranger(many(at("callbacks.mine", CHECKPOINTS), at("logger.mine", CSV)))
-    said = says("resume", run, trust)
-    assert "type it: callbacks.mine.dirpath=../../home/other logger.mine.name=.." in said
+    message = says("resume", run, trust)
+    assert "type it: callbacks.mine.dirpath=../../home/other logger.mine.name=.." in message
 
 
 def test_files_outside_are_read_once_they_are_typed(stranger, says, around) -> None:
@@ -282,11 +282,11 @@ YAMLS = {
 
 @pytest.mark.parametrize("kind", YAMLS)
 def test_a_config_that_is_none(kind: str, stranger, says) -> None:
-    text, said = YAMLS[kind]
+    text, message = YAMLS[kind]
     run = stranger(lambda config: None)
     (run / "config.yaml").write_text(text)
     for verb in ("resume", "eval", "predict", "compare"):
-        assert said in says(verb, run), verb
+        assert message in says(verb, run), verb
 
 
 def test_links_that_lead_out_are_not_written_through(stranger, says, around) -> None:
@@ -312,9 +312,9 @@ def test_a_public_set_is_not_fetched_for_a_stranger(stranger, says, around) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("key", ["model.loss", "callbacks.mine"])
 def test_compare(key: str, stranger, says, tmp_path) -> None:
-    value, said = {**BUILT, **LEFT_ALONE}[key]
+    value, message = {**BUILT, **LEFT_ALONE}[key]
     result = says("compare", stranger(at(key, value)))
-    assert (said in result) if key in BUILT else result == ""
+    assert (message in result) if key in BUILT else result == ""
 
 
 # Seals -------------------------------------------------------------------------------------------

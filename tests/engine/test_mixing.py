@@ -66,9 +66,9 @@ def test_overfitted_batches_are_not_mixed(compose, monkeypatch) -> None:
 def test_classes_that_a_crop_or_their_size_lost_are_named(compose, tmp_path, capsys) -> None:
     words = ["augment=none", "augment.min_area=3000", "trainer.max_epochs=2"]
     assert train(compose(*words)) == 0
-    said = capsys.readouterr().out
-    assert said.count("not one label of ") == 1
-    assert "lower augment.min_area" in said
+    message = capsys.readouterr().out
+    assert message.count("not one label of ") == 1
+    assert "lower augment.min_area" in message
     with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 2
 

@@ -62,9 +62,9 @@ def assert_same(first: Path, second: Path) -> None:
     a, b = weights(first), weights(second)
     assert a.keys() == b.keys()
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
-    said = [(folder / "predictions.json").read_bytes() for folder in (first, second)]
-    assert said[0] == said[1]
-    assert len(said[0]) > 100
+    message = [(folder / "predictions.json").read_bytes() for folder in (first, second)]
+    assert message[0] == message[1]
+    assert len(message[0]) > 100
 
 
 def interrupt(*_: Any) -> Any:
@@ -111,9 +111,9 @@ def test_a_run_cut_in_a_stage_goes_on_with_it(
     with monkeypatch.context() as patch:
         patch.setattr(place, interrupt)
         assert train(compose(*WORDS)) == 143
-    said = capsys.readouterr().out.replace("\n", "")
-    assert f"resume={run}" in said
-    assert ("with the remaining stages" in said) == (stage != "scores")
+    message = capsys.readouterr().out.replace("\n", "")
+    assert f"resume={run}" in message
+    assert ("with the remaining stages" in message) == (stage != "scores")
     assert not (run / "results.json").exists()
     assert cache.exists()
     assert len([p for p in cache.iterdir() if "partial" not in p.name]) == (stage != "examples")

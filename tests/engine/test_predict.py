@@ -32,7 +32,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def run(command, trained, tmp_path, *words: str) -> tuple[int, Path]:
-    folder = tmp_path / "predicted"
+    folder = tmp_path / "predict_batch"
     words = ("predict", f"ckpt={trained}", f"run_dir={folder}", *words)
     return predict(command(*words)), folder
 
@@ -57,10 +57,10 @@ def test_a_folder_with_a_broken_file(command, trained, images, tmp_path, capsys)
     assert len(drawn) == 3
     with Image.open(folder / "images" / "deep er" / "ü.png") as picture:
         assert picture.width >= 40
-    said = capsys.readouterr().out
-    assert "broken.jpg" in said
-    assert "3 images" in said
-    assert "1 skipped" in said
+    message = capsys.readouterr().out
+    assert "broken.jpg" in message
+    assert "3 images" in message
+    assert "1 skipped" in message
 
 
 ODD = [b"x" * 251 + b".jpg", b"y" * 237 + b".jpg", b"caf\xe9.jpg", b"[a].jpg", b"\x1b[31mred\n.jpg"]
@@ -78,8 +78,8 @@ def test_odd_names_cost_nothing(command, trained, tmp_path, capsys) -> None:
     entries = json.loads((out / "predictions.json").read_text())
     assert {os.fsencode(e["file_name"]) for e in entries} == set(ODD)
     assert len(list((out / "images").iterdir())) == len(ODD)
-    said = capsys.readouterr().out
-    for text in (said, (out / "train.log").read_text("utf-8")):
+    message = capsys.readouterr().out
+    for text in (message, (out / "train.log").read_text("utf-8")):
         assert "\x1b" not in text
         for name in ODD:
             assert printable(os.fsdecode(name)) in text
@@ -98,7 +98,7 @@ def test_class_names_are_printed_as_they_are(command, trained, images, tmp_path,
         assert "\x1b" not in text
 
 
-@pytest.mark.parametrize("broken", ["draw", "save", "predicted", "memory"])
+@pytest.mark.parametrize("broken", ["draw", "save", "predict_batch", "memory"])
 def test_one_image_that_fails_costs_itself_alone(
     command, trained, images, tmp_path, capsys, monkeypatch, broken
 ) -> None:
@@ -120,21 +120,21 @@ def test_one_image_that_fails_costs_itself_alone(
 
         monkeypatch.setattr(module, broken, fails)
     else:
-        real = Task.predicted
+        real = Task.predict_batch
 
         def fails(self, batch):
             if any(info.width == 70 for info in batch.infos):
-                raise RunError("odd") if broken == "predicted" else MemoryError()
+                raise RunError("odd") if broken == "predict_batch" else MemoryError()
             return real(self, batch)
 
-        monkeypatch.setattr(Task, "predicted", fails)
+        monkeypatch.setattr(Task, "predict_batch", fails)
     code, out = run(command, trained, tmp_path, f"source={images}", "score_threshold=0")
     assert code == 1
     entries = json.loads((out / "predictions.json").read_text())
     assert {e["file_name"] for e in entries} == {"a.png", "deep er/ü.png"}
-    said = capsys.readouterr().out
-    assert "skipped: a.jpg" in said
-    assert "2 skipped" in said
+    message = capsys.readouterr().out
+    assert "skipped: a.jpg" in message
+    assert "2 skipped" in message
     assert "skipped: a.jpg" in (out / "train.log").read_text()
 
 
@@ -143,7 +143,7 @@ def test_a_prediction_that_is_not_finite_is_its_images_fault(
 ) -> None:
     from cvtrain.tasks.base import Task
 
-    real = Task.predicted
+    real = Task.predict_batch
 
     def fails(self, batch):
         found = real(self, batch)
@@ -152,13 +152,13 @@ def test_a_prediction_that_is_not_finite_is_its_images_fault(
             for p, info in zip(found, batch.infos, strict=True)
         ]
 
-    monkeypatch.setattr(Task, "predicted", fails)
+    monkeypatch.setattr(Task, "predict_batch", fails)
     monkeypatch.setattr(_Predicting, "_cut", lambda self, prediction: prediction)
     code, _ = run(command, trained, tmp_path, f"source={images}", "score_threshold=0")
     assert code == 1
-    said = capsys.readouterr().out
-    assert "skipped: a.jpg: its prediction is not finite" in said
-    assert "diverged" not in said
+    message = capsys.readouterr().out
+    assert "skipped: a.jpg: its prediction is not finite" in message
+    assert "diverged" not in message
 
 
 def test_a_full_disk_ends_all(command, trained, images, tmp_path, monkeypatch) -> None:

@@ -48,9 +48,9 @@ def edit(folder: Path, key: str, value: Any) -> None:
 def test_a_finished_run_says_so_and_how_to_train_longer(finished, command, capsys) -> None:
     before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
     assert train(command(f"resume={finished}")) == 0
-    said = capsys.readouterr().out
-    assert "finished (2 epochs)" in said
-    assert f"cvtrain resume={finished} trainer.max_epochs=4" in said.replace("\n", "")
+    message = capsys.readouterr().out
+    assert "finished (2 epochs)" in message
+    assert f"cvtrain resume={finished} trainer.max_epochs=4" in message.replace("\n", "")
     with pytest.raises(UsageError, match=r"optimizer.lr 0.005 -> 0.0001"):
         train(command(f"resume={finished}", "optimizer.lr=1e-4"))
     assert {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()} == before
@@ -73,9 +73,9 @@ def test_a_stopped_run_says_what_lets_it_train_longer(
     run = f"resume={tmp_path / 'run'}"
     with pytest.raises(
         UsageError, match=r"nothing would come of trainer\.max_epochs 3 -> 4"
-    ) as said:
+    ) as message:
         train(command(run, "trainer.max_epochs=4"))
-    words = str(said.value).partition("to train longer: cvtrain ")[2].split()
+    words = str(message.value).partition("to train longer: cvtrain ")[2].split()
     assert words[:2] == [run, "trainer.max_epochs=4"]
     assert words[2].startswith(longer)
     before = last_of(tmp_path / "run")["epoch"]
@@ -86,14 +86,14 @@ def test_a_stopped_run_says_what_lets_it_train_longer(
 def test_changes_beside_resume_reach_what_was_restored(finished, command, capsys) -> None:
     changes = ["trainer.max_epochs=4", "optimizer.lr=1e-4", "optimizer.weight_decay=0.01"]
     assert train(command(f"resume={finished}", *changes, "data.batch_size=8")) == 0
-    said = capsys.readouterr().out
-    assert changes_said(said) == {
+    message = capsys.readouterr().out
+    assert changes_said(message) == {
         "data.batch_size 4 -> 8",
         "optimizer.lr 0.005 -> 0.0001",
         "optimizer.weight_decay 0.05 -> 0.01",
         "trainer.max_epochs 2 -> 4",
     }
-    assert "scheduler=cosine over 4 epochs, after 2" in said
+    assert "scheduler=cosine over 4 epochs, after 2" in message
     with (finished / "metrics.csv").open(newline="") as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1", "2", "3"]
     last = last_of(finished)
@@ -240,10 +240,10 @@ def test_early_stopping_says_so_once_and_how_to_train_on(
     words = ["trainer.max_epochs=9", "callbacks.early_stopping.patience=1"]
     words += ["callbacks.early_stopping.min_delta=9"]
     assert train(compose(*words)) == 0
-    said = "stopped after epoch 2: mAP50 was validated once without being better than the "
-    assert (tmp_path / "run" / "train.log").read_text().count(said) == 1
+    message = "stopped after epoch 2: mAP50 was validated once without being better than the "
+    assert (tmp_path / "run" / "train.log").read_text().count(message) == 1
     out = capsys.readouterr().out
-    assert out.count(said) == 1
+    assert out.count(message) == 1
     assert "of epoch 1 by more than 9 (callbacks.early_stopping.patience=1)" in out
     assert train(command(f"resume={tmp_path / 'run'}")) == 0
     assert "callbacks.early_stopping.patience=2" in capsys.readouterr().out

@@ -29,10 +29,10 @@ def test_what_belongs_to_one_command_is_not_stored(tmp_path) -> None:
 
 def test_a_used_folder_is_refused(tmp_path) -> None:
     run = RunDir(tmp_path)
-    run.refuse_if_used()
+    run.raise_if_used()
     run.results.write_text("{}")
     with pytest.raises(UsageError, match="resume="):
-        run.refuse_if_used()
+        run.raise_if_used()
 
 
 def test_halves_of_files_are_swept(tmp_path) -> None:
@@ -71,4 +71,4 @@ def test_a_folder_of_predictions_is_refused(tmp_path) -> None:
     run.path.mkdir()
     (run.path / "predictions.json").write_text("[]")
     with pytest.raises(UsageError, match="already holds predictions: choose another run_dir"):
-        run.refuse_if_used()
+        run.raise_if_used()

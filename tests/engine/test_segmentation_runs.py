@@ -88,10 +88,10 @@ def recomputed(folder: Path, pairs: Path) -> float:
     both, either = np.zeros(3), np.zeros(3)
     for k in range(len(SIZES)):
         true = np.array(Image.open(pairs / "masks" / "val" / f"{k}.png"))
-        said = np.array(next(Image.open(p) for p in folder.rglob(f"masks/**/{k}.png")))
-        assert said.shape == SIZES[k]
+        message = np.array(next(Image.open(p) for p in folder.rglob(f"masks/**/{k}.png")))
+        assert message.shape == SIZES[k]
         for c in range(3):
-            a, b = (true == c), (said == c) & (true != 255)
+            a, b = (true == c), (message == c) & (true != 255)
             both[c] += (a & b).sum()
             either[c] += (a | b).sum()
     return float((both / either).mean())
@@ -131,8 +131,10 @@ def test_a_folder_of_all_kinds_of_images(segmented, command, tmp_path, capsys) -
     (source / "broken.png").write_bytes(b"\x89PNG no")
     for words in ([], ["task.inference.mode=fit"], ["task.inference.scales=[0.5,1]"]):
         out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
-        said = command("predict", f"ckpt={segmented}", f"source={source}", f"run_dir={out}", *words)
-        assert predict(said) == 1  # broken.png was left out
+        message = command(
+            "predict", f"ckpt={segmented}", f"source={source}", f"run_dir={out}", *words
+        )
+        assert predict(message) == 1  # broken.png was left out
         shapes = {p.name: Image.open(p).size for p in (out / "masks").iterdir()}
         assert shapes == {
             "a.png": (90, 70),

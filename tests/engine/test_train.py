@@ -136,8 +136,8 @@ def refused(config, kind: type[CvtrainError]) -> str:
 
 def test_a_loss_that_is_no_number_ends_the_run(compose) -> None:
     config = compose("optimizer.lr=1e30", "trainer.gradient_clip_val=null", "scheduler=none")
-    said = refused(config, RunError)
-    assert "not finite at step" in said
+    message = refused(config, RunError)
+    assert "not finite at step" in message
 
 
 def test_weights_that_diverge_in_the_last_step_do_not_pass_for_a_result(compose, tmp_path) -> None:
@@ -160,9 +160,9 @@ def test_out_of_memory_names_the_knobs(compose, monkeypatch, tmp_path) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.50 GiB. GPU 0 ...")
 
     monkeypatch.setattr(YOLO, "loss", explode)
-    said = refused(compose(), RunError)
+    message = refused(compose(), RunError)
     for part in ("3.50 GiB", "data.batch_size (now 4", "data.image_size (now", "precision"):
-        assert part in said
+        assert part in message
     assert "RunError: out of memory" in (tmp_path / "run" / "train.log").read_text()
 
 

@@ -47,8 +47,8 @@ def joint(files: Path) -> list[str]:
 
 def test_out_of_the_box_shapes_have_a_tree(compose, tmp_path, capsys) -> None:
     assert train(compose(*WORDS, "trainer.max_epochs=1")) == 0
-    said = capsys.readouterr().out
-    assert "tree: that of shapes; 6 nodes, 2 of them with others below" in said
+    message = capsys.readouterr().out
+    assert "tree: that of shapes; 6 nodes, 2 of them with others below" in message
     tree = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["model"]["tree"]
     assert tree["names"] == ["round", "polygon", "circle", "square", "triangle", "star"]
     assert load_model(tmp_path / "run").model.tree.size == 6

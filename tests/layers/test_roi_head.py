@@ -66,8 +66,8 @@ def slow(boxes: Tensor, target: Target, fixed: Fixed, low: float, beta: float) -
             other = objects[best]
             shift = 10 * ((other[2:] + other[:2]) / 2 - centre) / side
             wanted = torch.cat([shift, 5 * ((other[2:] - other[:2]) / side).log()])
-            said = codes[0, label - 1 if codes.shape[1] > 1 else 0]
-            for d in (said - wanted).abs().tolist():
+            message = codes[0, label - 1 if codes.shape[1] > 1 else 0]
+            for d in (message - wanted).abs().tolist():
                 distance += 0.5 * d * d / beta if d < beta else d - 0.5 * beta
         rows.append([entropy, distance])
     return rows

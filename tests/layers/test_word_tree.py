@@ -57,9 +57,9 @@ def test_a_flat_tree_is_a_softmax() -> None:
     logits, labels = torch.randn(6, 4) * 50, torch.tensor([0, 1, 2, 3, 0, 1])
     expected = F.cross_entropy(logits, labels, reduction="none")
     torch.testing.assert_close(tree.surprise(logits, labels), expected)
-    said, sure = tree.answer(logits, 0.5)
+    message, sure = tree.answer(logits, 0.5)
     torch.testing.assert_close(sure, logits.softmax(dim=1).amax(dim=1))
-    assert torch.equal(said, logits.argmax(dim=1))
+    assert torch.equal(message, logits.argmax(dim=1))
 
 
 def slow_answer(numbers: list[float], classes: list[int], threshold: float) -> tuple[int, float]:

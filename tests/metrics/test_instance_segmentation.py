@@ -194,12 +194,12 @@ def blobs(seed: int, images: int = 14):
             noise = rng.choice([0.0, 0.06, 0.25], (m, 1))
             moved = centres[source] + rng.normal(0, 1, (m, 2)) * axes[source] * noise
             grown = axes[source] * np.exp(rng.normal(0, 1, (m, 2)) * noise)
-            said = np.where(rng.random(m) < 0.85, labels[source], rng.integers(0, 4, m))
+            message = np.where(rng.random(m) < 0.85, labels[source], rng.integers(0, 4, m))
         else:
             moved, grown = rng.uniform(0, 80, (m, 2)), rng.uniform(5, 30, (m, 2))
-            said = rng.integers(0, 4, m)
+            message = rng.integers(0, 4, m)
         found, around = ellipses(moved, grown)
-        predictions.append(predicted(around, rng.integers(1, 20, m) / 20, found, said))
+        predictions.append(predicted(around, rng.integers(1, 20, m) / 20, found, message))
         infos.append(info(i, f"z/{(i * 5) % images}.png", size))
     return Classes(("a", "b", "c", "d"), (3, 7, 90, 91)), predictions, truths, infos
 
@@ -249,9 +249,9 @@ def test_an_image_is_kept_as_its_outlines_not_its_area() -> None:
     box = torch.tensor([[100.0, 100, 900, 900]]).expand(100, 4)
     labels = torch.zeros(100, dtype=torch.int64)
     metrics = InstanceSegmentationMetrics(ONE)
-    said = Prediction(boxes=box, scores=torch.full((100,), 0.5), labels=labels, rles=[rle] * 100)
+    message = Prediction(boxes=box, scores=torch.full((100,), 0.5), labels=labels, rles=[rle] * 100)
     truth = Target(boxes=box, labels=labels, rles=[dict(rle) for _ in range(100)])
-    metrics.update([said], [truth], [info(size=size)])
+    metrics.update([message], [truth], [info(size=size)])
     assert len(pickle.dumps(metrics.state())) < 8 * len(rle["counts"]) * 200
 
 
@@ -269,10 +269,10 @@ def test_entries_of_the_files() -> None:
     truth = metrics.ground_truth_json()["annotations"][0]
     assert (truth["category_id"], truth["area"], truth["iscrowd"]) == (7, 1200, 0)
     assert np.array_equal(decode_rle(truth["segmentation"]), rectangles(*boxes)[0])
-    said, true = metrics.shown(0)
-    assert said.rles == [entry["segmentation"]]
+    message, true = metrics.shown(0)
+    assert message.rles == [entry["segmentation"]]
     assert true.rles == [truth["segmentation"]]
-    assert list(metrics.prediction_entries(said, info(0, 139))) == [entry]
+    assert list(metrics.prediction_entries(message, info(0, 139))) == [entry]
 
 
 def test_the_worst_images_come_first() -> None:
@@ -316,19 +316,23 @@ def test_more_objects_than_coco_counts_are_said() -> None:
 
 def test_wrong_arguments_are_refused() -> None:
     box = [[0, 0, 5, 5]]
-    said, true = predicted(box, [0.5]), annotated(box)
+    message, true = predicted(box, [0.5]), annotated(box)
     metrics = InstanceSegmentationMetrics(ONE)
     for prediction, truth, what in (
-        (replace(said, rles=None), true, r"Prediction\.rles is None"),
-        (said, replace(true, rles=None), r"Target\.rles is None"),
-        (replace(said, rles=said.rles * 2), true, r"000\.png: 2 Prediction\.rles for 1 boxes"),
+        (replace(message, rles=None), true, r"Prediction\.rles is None"),
+        (message, replace(true, rles=None), r"Target\.rles is None"),
+        (
+            replace(message, rles=message.rles * 2),
+            true,
+            r"000\.png: 2 Prediction\.rles for 1 boxes",
+        ),
     ):
         with pytest.raises(ValueError, match=what):
             metrics.update([prediction], [truth], [info()])
     with pytest.raises(ValueError, match=r"size \[100, 120\], the image is \[120, 100\]"):
-        metrics.update([said], [true], [info(size=(120, 100))])
+        metrics.update([message], [true], [info(size=(120, 100))])
     with pytest.raises(RunError, match=r"the model's boxes for 000\.png are not finite"):
-        metrics.update([replace(said, boxes=said.boxes / 0)], [true], [info()])
+        metrics.update([replace(message, boxes=message.boxes / 0)], [true], [info()])
     assert len(metrics) == 0
     with pytest.raises(UsageError, match="backend 'coco': expected one of faster_coco_eval"):
         metrics_for("instance_segmentation", ONE, backend="coco")

@@ -83,23 +83,23 @@ def test_equal_to_scikit_learn(seed):
     want = [average_precision_score(truths[:, c], probs[:, c]) for c in seen]
     assert values["mAP"] == pytest.approx(np.mean(want), abs=1e-12)
     assert [rows[c]["AP"] for c in seen] == pytest.approx(want, abs=1e-12)
-    said = probs >= 0.5
+    message = probs >= 0.5
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of classes that do not occur
         by = {
             average: precision_recall_fscore_support(
-                truths, said, average=average, zero_division=np.nan
+                truths, message, average=average, zero_division=np.nan
             )
             for average in (None, "micro", "macro")
         }
     assert [r["f1"] for r in rows] == pytest.approx(by[None][2].tolist(), nan_ok=True)
     assert [rows[c]["recall"] for c in seen] == pytest.approx(by[None][1][seen].tolist())
-    told = np.flatnonzero(said.any(0))
+    told = np.flatnonzero(message.any(0))
     assert [rows[c]["precision"] for c in told] == pytest.approx(by[None][0][told].tolist())
     assert values["f1_macro"] == pytest.approx(by["macro"][2])
     for i, name in enumerate(("precision_micro", "recall_micro", "f1_micro")):
         assert values[name] == pytest.approx(by["micro"][i])
-    assert values["exact_match"] == pytest.approx((said == truths).all(1).mean())
+    assert values["exact_match"] == pytest.approx((message == truths).all(1).mean())
 
 
 def test_processes_and_batches_change_no_digit():

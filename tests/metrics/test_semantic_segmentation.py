@@ -29,9 +29,9 @@ def info(index: int, mask: np.ndarray, name: str = "") -> ImageInfo:
 
 
 def feed(metrics, pairs, start=0):
-    for n, (said, true) in enumerate(pairs, start=start):
+    for n, (message, true) in enumerate(pairs, start=start):
         metrics.update(
-            [Prediction(mask=torch.tensor(said))],
+            [Prediction(mask=torch.tensor(message))],
             [Target(mask=torch.tensor(true))],
             [info(n, true)],
         )
@@ -45,8 +45,10 @@ def scene(seed: int, images: int = 5) -> list[tuple[np.ndarray, np.ndarray]]:
     for _ in range(images):
         h, w = (int(v) for v in rng.integers(5, 30, 2))
         true = np.kron(rng.integers(0, 3, (4, 4)), np.ones((8, 8), np.int64))[:h, :w]
-        said = np.where(rng.random((h, w)) < 0.2, rng.integers(0, 4, (h, w)), np.roll(true, 1, 1))
-        pairs.append((said, np.where(rng.random((h, w)) < 0.1, 255, true)))
+        message = np.where(
+            rng.random((h, w)) < 0.2, rng.integers(0, 4, (h, w)), np.roll(true, 1, 1)
+        )
+        pairs.append((message, np.where(rng.random((h, w)) < 0.1, 255, true)))
     return pairs
 
 
@@ -54,15 +56,15 @@ def slow(pairs, k: int) -> dict[str, float]:
     """One pixel at a time."""
     matrix = [[0] * k for _ in range(k)]
     outline = [[0] * 4 for _ in range(k)]
-    for said, true in pairs:
+    for message, true in pairs:
         h, w = true.shape
         edges: dict[tuple[str, int], list[tuple[int, int]]] = {}
         for y in range(h):
             for x in range(w):
                 if true[y, x] == 255:
                     continue
-                matrix[true[y, x]][said[y, x]] += 1
-                for what, mask in (("said", said), ("true", true)):
+                matrix[true[y, x]][message[y, x]] += 1
+                for what, mask in (("said", message), ("true", true)):
                     around = [
                         mask[b, a]
                         for b, a in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1))
@@ -134,8 +136,8 @@ def test_by_hand_and_not_the_mean_over_images(metrics) -> None:
 
 def test_absent_classes_are_left_out_and_named(metrics) -> None:
     true = np.array([[0, 0, 1, 1]])
-    said = np.array([[0, 3, 1, 3]])
-    got = feed(metrics, [(said, true)]).compute()
+    message = np.array([[0, 3, 1, 3]])
+    got = feed(metrics, [(message, true)]).compute()
     assert got["mIoU"] == pytest.approx(0.5)
     details = metrics.details()
     assert details["notes"] == ["the means exclude 2 classes without ground truth: car, sign"]
@@ -241,8 +243,10 @@ def test_a_gpu_counts_boundaries_as_the_distance_transform_does(size) -> None:
         masks = coarse.repeat(side, axis=1).repeat(side, axis=2)[:, : size[0], : size[1]]
         masks = masks.astype(np.uint8)
         masks[1][rng.random(size) < 0.1] = 255
-        said, true = (torch.from_numpy(m.copy()) for m in masks)
-        for one, other in zip(boundary_counts(said, true), device_counts(said, true), strict=True):
+        message, true = (torch.from_numpy(m.copy()) for m in masks)
+        for one, other in zip(
+            boundary_counts(message, true), device_counts(message, true), strict=True
+        ):
             assert one.tolist() == other.tolist()
     void = torch.full(size, 255, dtype=torch.uint8)
-    assert [len(part) for part in device_counts(said, void)] == [0, 0]
+    assert [len(part) for part in device_counts(message, void)] == [0, 0]

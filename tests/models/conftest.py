@@ -234,7 +234,7 @@ def by_heart(
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps, pct_start=0.1)
     value = 0.0
     for step in range(1, steps + 1):
-        model.begin_epoch((step - 1) * EPOCHS // steps, EPOCHS)
+        model.on_epoch_start((step - 1) * EPOCHS // steps, EPOCHS)
         part = [(step * batch + i) % len(images) for i in range(batch)]
         given = None if boxes is None else [boxes[i] for i in part]
         loss = total_loss(model.loss(images[part], [targets[i] for i in part], given))

@@ -100,7 +100,7 @@ def test_alexnet() -> None:
         assert [c.conv.groups for c in backbone.convs.values()] == [1, 2, 1, 2, 2]  # type: ignore[union-attr]
         assert backbone.pooled(torch.zeros(1, 3, 224, 224)).shape == (1, 4096)
         assert parameters(backbone) + (4096 + 1) * 1000 == 60_965_224
-        backbone.use("maps")
+        backbone.set_output("maps")
         assert parameters(backbone) == 2_334_080
 
 

@@ -38,7 +38,7 @@ def build(name: str, compose_config: Any, size: int = 64, *overrides: str) -> An
 def test_any_image_size_gives_maps_as_declared(name: str, compose_config: Any) -> None:
     with torch.device("meta"):
         backbone = build(name, compose_config)
-        backbone.use("maps")
+        backbone.set_output("maps")
         backbone.eval()
     assert isinstance(backbone, Backbone)
     assert backbone.strides == sorted(set(backbone.strides))
@@ -73,7 +73,7 @@ def test_images_have_any_number_of_channels(name: str, channels: int, compose_co
 @named
 def test_every_parameter_serves_the_maps(name: str, compose_config: Any) -> None:
     backbone = build(name, compose_config)
-    backbone.use("maps")
+    backbone.set_output("maps")
     # Drop path and the like may leave a block out in training.
     backbone.eval()(torch.randn(2, 3, 64, 64))[-1].square().sum().backward()
     assert [n for n, p in backbone.named_parameters() if p.grad is None] == []
@@ -82,7 +82,7 @@ def test_every_parameter_serves_the_maps(name: str, compose_config: Any) -> None
 @named
 def test_every_parameter_serves_the_pooled_features(name: str, compose_config: Any) -> None:
     backbone = build(name, compose_config)
-    backbone.use("pooled")
+    backbone.set_output("pooled")
     features = backbone.eval().pooled(torch.randn(2, 3, 64, 64))
     assert features.shape == (2, backbone.num_features)
     features.square().sum().backward()
@@ -130,7 +130,7 @@ def test_padding_leaves_whole_patches_as_they_are() -> None:
 def test_options_reach_timm() -> None:
     with torch.device("meta"):
         backbone = TimmBackbone("resnet18", options={"output_stride": 16})
-        backbone.use("maps")
+        backbone.set_output("maps")
     assert backbone.strides[-1] == 16
     with pytest.raises(TypeError, match="colour"):
         TimmBackbone("resnet18", options={"colour": 1})
@@ -178,7 +178,7 @@ def test_wrong_keys_are_refused() -> None:
 def test_every_entry_is_in_one_stage(name: str, output: Any, compose_config: Any) -> None:
     with torch.device("meta"):
         backbone = build(name, compose_config)
-    backbone.use(output)
+    backbone.set_output(output)
     stages = backbone.stages()
     assert len(stages) >= max(2, len(backbone.strides))
     assert all(stages)

@@ -53,7 +53,7 @@ def test_all_is_taken_and_classes_by_their_names(
     model = build(3, file)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     with caplog.at_level(logging.INFO):
-        model.start(["raccoon", "Traffic_Light", "dog"])
+        model.load_pretrained(["raccoon", "Traffic_Light", "dog"])
     (line,) = [r.getMessage() for r in caplog.records]
     assert line.startswith(f"model.weights={file}: took 291 of the model's 295 tensors; ")
     assert "outputs of the background and of 2 of 3 classes; COCO has no raccoon" in line
@@ -81,13 +81,13 @@ def test_other_units_and_channels_keep_their_start(
 ) -> None:
     torch.manual_seed(0)
     model = FasterRCNN(TimmBackbone("resnet50", in_channels=1), 1, hidden=(64, 1024), weights=file)
-    model.start(["dog"])
+    model.load_pretrained(["dog"])
     (line,) = [r.getMessage() for r in caplog.records]
     assert "the layers of the classes keep" not in line
     assert "3 keep their random start (head.connected.0.weight, head.connected.0.bias" in line
     assert "first filters, for images of 3 channels, summed for 1 channel" in line
     other = FasterRCNN(TimmBackbone("resnet50"), 1, hidden=(1024, 64), weights=file)
-    other.start(["dog"])
+    other.load_pretrained(["dog"])
     assert "classes keep their random start (model.hidden differs)" in caplog.messages[-1]
 
 
@@ -97,14 +97,14 @@ def test_files_of_other_networks_are_refused(
     bare = tmp_path / "backbone.pth"
     torch.save({k: v for k, v in state.items() if k.startswith("backbone.body")}, bare)
     with pytest.raises(CheckpointError, match=r"it has no rpn\.conv\.weight\); a backbone's"):
-        build(1, bare).start(["dog"])
+        build(1, bare).load_pretrained(["dog"])
     few = tmp_path / "few.pth"
     name = "roi_heads.box_predictor.cls_score.weight"
     torch.save({**state, name: state[name][:5]}, few)
     with pytest.raises(CheckpointError, match="has 5 outputs where the weights trained on COCO"):
-        build(1, few).start(["dog"])
+        build(1, few).load_pretrained(["dog"])
     with pytest.raises(UsageError, match=r"model\.weights=.*none\.pth: there is no such file"):
-        build(1, tmp_path / "none.pth").start(["dog"])
+        build(1, tmp_path / "none.pth").load_pretrained(["dog"])
 
 
 def test_without_a_network_one_line_names_the_file(
@@ -114,7 +114,7 @@ def test_without_a_network_one_line_names_the_file(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     model = FasterRCNN(TimmBackbone("resnet50"), 1, pretrained=True)
     with pytest.raises(RunError) as caught:
-        model.start(["dog"])
+        model.load_pretrained(["dog"])
     assert str(caught.value) == (
         "could not fetch torchvision's Faster R-CNN weights (download.pytorch.org does not answer: "
         f"Network is unreachable); without a network, copy {SOURCE.url} here and say "
@@ -135,7 +135,7 @@ def test_a_fetched_file_is_kept_and_checked(
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     for _ in range(2):
-        FasterRCNN(TimmBackbone("resnet50"), 1, pretrained=True).start(["dog"])
+        FasterRCNN(TimmBackbone("resnet50"), 1, pretrained=True).load_pretrained(["dog"])
     assert asked == [(SOURCE.url, "258fb6c6")]
     assert f"from {SOURCE.url}, about 160 MB, into {tmp_path}" in caplog.messages[0]
 

@@ -284,15 +284,15 @@ def test_every_pairing_instantiates_on_the_meta_device(
         side -= side % 32  # transformers take whole patches alone
     words = (f"task={task}", f"model={name}", "data=shapes", f"data.image_size={side}")
     config = compose_config(*words, backbone=backbone)
-    model, said = None, ""
+    model, message = None, ""
     try:
         with torch.device("meta"):
             model = instantiate(config["model"], where="model", num_classes=20)
     except UsageError as error:
-        said = str(error)
-    if said:
-        assert backbone in SHALLOW, said
-        assert "choose another backbone" in said
+        message = str(error)
+    if message:
+        assert backbone in SHALLOW, message
+        assert "choose another backbone" in message
         return
     assert isinstance(model, Model)
     assert all(p.is_meta for p in model.parameters())
@@ -352,7 +352,7 @@ def test_one_batch_can_be_learnt_by_heart(
     metrics = metrics_for(task, Classes.from_names(["red", "green", "blue"]))
     value, truths = 0.0, targets
     for step in range(1, 401):
-        model.begin_epoch((step - 1) // 40, 10)  # some learn one thing after the other
+        model.on_epoch_start((step - 1) // 40, 10)  # some learn one thing after the other
         loss = total_loss(model.loss(images, targets, *given(name, images)))
         optimizer.zero_grad()
         loss.backward()

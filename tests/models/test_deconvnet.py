@@ -185,7 +185,7 @@ def test_it_starts_from_vgg16(tmp_path: Path) -> None:
     model = DeconvNet(
         CrossEntropy(), 2, image_size=224, width=64, weights=str(tmp_path / "timm.pt")
     ).eval()
-    model.start(["a", "b"])
+    model.load_pretrained(["a", "b"])
     x = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     vgg.eval()
     with torch.no_grad():
@@ -204,7 +204,7 @@ def test_it_starts_from_files_of_other_forms(tmp_path: Path) -> None:
     again = DeconvNet(
         CrossEntropy(), 3, image_size=64, width=4, hidden=16, weights=str(tmp_path / "other.pt")
     )
-    again.start(["a", "b", "c"])
+    again.load_pretrained(["a", "b", "c"])
     assert torch.equal(again.features[0].weight, model.features[0].weight)
     matrix = torchvision["classifier.0.weight"]
     assert torch.equal(again.fc6[0].weight.flatten(1), matrix)
@@ -212,22 +212,22 @@ def test_it_starts_from_files_of_other_forms(tmp_path: Path) -> None:
     run = {"cvtrain": {"config": {}}, "state_dict": {f"model.{k}": v for k, v in state.items()}}
     torch.save(run, tmp_path / "run.ckpt")
     again = make(weights=str(tmp_path / "run.ckpt"))
-    again.start(["a", "b", "c"])
+    again.load_pretrained(["a", "b", "c"])
     assert all(torch.equal(v, state[k]) for k, v in again.state_dict().items())
     fewer = make(num_classes=2, weights=str(tmp_path / "run.ckpt"))
-    fewer.start(["a", "b"])
+    fewer.load_pretrained(["a", "b"])
     assert torch.equal(fewer.levels[0][0][0].weight, model.levels[0][0][0].weight)
 
 
 def test_files_of_others_are_refused(tmp_path: Path) -> None:
     torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match="holds no VGG-16 with batch norm"):
-        make(weights=str(tmp_path / "a.pt")).start(["a"])
+        make(weights=str(tmp_path / "a.pt")).load_pretrained(["a"])
     torch.save(make(width=8).state_dict(), tmp_path / "b.pt")
     with pytest.raises(CheckpointError, match=r"its first layer has 8 channels, model\.width=4"):
-        make(weights=str(tmp_path / "b.pt")).start(["a"])
+        make(weights=str(tmp_path / "b.pt")).load_pretrained(["a"])
     with pytest.raises(UsageError, match="no"):
-        make(weights=str(tmp_path / "none.pt")).start(["a"])
+        make(weights=str(tmp_path / "none.pt")).load_pretrained(["a"])
 
 
 @pytest.mark.parametrize(

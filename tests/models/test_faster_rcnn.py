@@ -235,7 +235,7 @@ def test_the_backbones_last_layers_run_on_regions() -> None:
         x = torch.rand(2, 3, 224, 224)
         *_, fine, coarse = whole.eval()(x)
         torch.testing.assert_close(model.eval().backbone(x)[-1], fine)
-        torch.testing.assert_close(model.backbone.later(fine), coarse)  # of 14 x 14
+        torch.testing.assert_close(model.backbone.forward_tail(fine), coarse)  # of 14 x 14
 
 
 def test_vggs_connected_layers_run_on_regions() -> None:

@@ -119,9 +119,9 @@ def test_what_was_fetched_before_needs_no_network(
         taken = TimmBackbone("resnet18", pretrained=True, in_channels=1)
     torch.testing.assert_close(taken.body.conv1.weight, source.conv1.weight.sum(1, keepdim=True))
     assert torch.equal(taken.body.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
-    said = [r.getMessage() for r in caplog.records if r.name.startswith("cvtrain")]
-    assert said[0] == f"pretrained weights of resnet18: {cached}, fetched before"
-    assert "first filters, for images of 3 channels, summed for 1 channel" in said[1]
+    message = [r.getMessage() for r in caplog.records if r.name.startswith("cvtrain")]
+    assert message[0] == f"pretrained weights of resnet18: {cached}, fetched before"
+    assert "first filters, for images of 3 channels, summed for 1 channel" in message[1]
 
 
 def test_a_model_without_weights(reachable: None) -> None:

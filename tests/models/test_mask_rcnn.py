@@ -98,7 +98,7 @@ def test_the_c4_form_of_figure_4() -> None:
 def test_the_last_stage_runs_once_on_a_region(monkeypatch: pytest.MonkeyPatch) -> None:
     model = c4().train()
     seen = []
-    later = model.backbone.later
+    later = model.backbone.forward_tail
 
     def counted(x: Tensor) -> Tensor:
         seen.append(len(x))
@@ -259,7 +259,7 @@ def test_coco_weights_are_taken_masks_by_the_names_of_classes(
     model = MaskRCNN(TimmBackbone("resnet50"), 2, weights=file)
     before = model.masks.logits.weight.clone()
     with caplog.at_level("INFO"):
-        model.start(["raccoon", "dog"])
+        model.load_pretrained(["raccoon", "dog"])
     (line,) = [r.getMessage() for r in caplog.records]
     assert line.startswith(f"model.weights={file}: took 301 of the model's 307 tensors; ")
     assert "outputs of the background and of 1 of 2 classes; COCO has no raccoon" in line
@@ -276,7 +276,7 @@ def test_coco_weights_are_taken_masks_by_the_names_of_classes(
 
 def test_other_mask_channels_keep_their_start(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = MaskRCNN(TimmBackbone("resnet50"), 1, mask_channels=64, weights=file)
-    model.start(["dog"])
+    model.load_pretrained(["dog"])
     (line,) = [r.getMessage() for r in caplog.records]
     assert "took 291 of the model's 307 tensors" in line
     assert "12 keep their random start (masks.convs.0.weight" in line
@@ -288,7 +288,7 @@ def test_a_file_of_faster_rcnn_is_refused(file: Path, tmp_path: Path) -> None:
     torch.save({k: v for k, v in state.items() if "mask" not in k}, bare)
     model = MaskRCNN(TimmBackbone("resnet50"), 1, weights=bare)
     with pytest.raises(CheckpointError, match=r"holds no Mask R-CNN of torchvision's .*masks\.log"):
-        model.start(["dog"])
+        model.load_pretrained(["dog"])
 
 
 SMALL = ("model=mask_rcnn", "backbone=darknet_tiny", "model.channels=32", "model.hidden=[128,128]")

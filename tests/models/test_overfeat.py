@@ -170,24 +170,24 @@ def test_first_the_classifier_then_the_regressor(make: Make) -> None:
     model = make(classifier_epochs=0.5)
     stages = []
     for epoch in range(5):
-        model.begin_epoch(epoch, 5)
+        model.on_epoch_start(epoch, 5)
         stages.append(int(model.stage))
     assert stages == [CLASSIFIER, CLASSIFIER, REGRESSOR, REGRESSOR, REGRESSOR]
-    model.begin_epoch(0, 5)
+    model.on_epoch_start(0, 5)
     assert int(model.stage) == CLASSIFIER
-    model.begin_epoch(0, 1)
+    model.on_epoch_start(0, 1)
     assert int(model.stage) == BOTH
     counted = make(classifier_epochs=4)
     for epoch, stage in ((3, CLASSIFIER), (4, REGRESSOR)):
-        counted.begin_epoch(epoch, 5)
+        counted.on_epoch_start(epoch, 5)
         assert int(counted.stage) == stage
     with pytest.raises(UsageError, match=r"model\.classifier_epochs=4 leaves the regressor none"):
-        counted.begin_epoch(0, 4)
+        counted.on_epoch_start(0, 4)
     for share in (0.001, 0.999):  # each phase gets an epoch at least
         model = make(classifier_epochs=share)
-        model.begin_epoch(0, 3)
+        model.on_epoch_start(0, 3)
         assert int(model.stage) == CLASSIFIER
-        model.begin_epoch(2, 3)
+        model.on_epoch_start(2, 3)
         assert int(model.stage) == REGRESSOR
 
 
@@ -228,7 +228,7 @@ def test_before_the_regressor_is_trained_there_is_a_class_and_no_box(make: Make)
 
 def test_the_stage_is_part_of_a_checkpoint(make: Make) -> None:
     model, again = make(), make()
-    model.begin_epoch(0, 4)
+    model.on_epoch_start(0, 4)
     again.load_state_dict(model.state_dict())
     assert int(again.stage) == CLASSIFIER
 

@@ -109,13 +109,13 @@ def test_the_losses_are_those_of_the_windows_one_by_one(make: Make) -> None:
 def test_each_phase_has_its_term(make: Make) -> None:
     model = make()
     images, targets = torch.zeros(1, 3, 96, 96, dtype=torch.uint8), [target((0, 0, 50, 50, 2))]
-    model.begin_epoch(0, 4)
+    model.on_epoch_start(0, 4)
     assert int(model.stage) == CLASSIFIER
     assert set(model.loss(images, targets)) == {"classes", "num_objects"}
     boxes = model.predict(images)[0].boxes
     assert boxes is not None
     assert len(boxes) == 0  # no regressor yet
-    model.begin_epoch(3, 4)
+    model.on_epoch_start(3, 4)
     assert int(model.stage) == REGRESSOR
     assert set(model.loss(images, targets)) == {"boxes", "num_objects"}
 

@@ -129,7 +129,7 @@ def test_a_dilated_resnet_is_that_of_timm(name: str) -> None:
     theirs.eval().load_state_dict(
         {k.removeprefix("body."): v for k, v in ours.state_dict().items()}, strict=False
     )
-    ours.use("maps")
+    ours.set_output("maps")
     assert ours.dilate(16)
     x = torch.randn(1, 3, 96, 64)
     for found, wanted in zip(ours(x)[-2:], theirs(x), strict=True):

@@ -219,7 +219,7 @@ def test_passes_of_any_size_say_the_same(model: RCNN) -> None:
 
 def test_bfloat16_gives_finite_gradients_and_float32_results(model: RCNN) -> None:
     images, targets, proposals = batch()
-    model.begin_epoch(0, 1)
+    model.on_epoch_start(0, 1)
     for stage in model.stages.values():
         stage.fit(model.examples(images, targets, proposals))
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -301,7 +301,7 @@ def test_fitted_stages_score_and_move_the_boxes(model: RCNN) -> None:
     moved = BoxCoder().decode(codes[row, label], proposals[0][row]).clamp(0, SIZE)
     torch.testing.assert_close(first.boxes[0], moved)
     assert first.labels[0] == label
-    model.begin_epoch(0, 1)  # another network: what was fitted is void
+    model.on_epoch_start(0, 1)  # another network: what was fitted is void
     torch.testing.assert_close(model.predict(images, proposals)[1].scores[:2], before[1].scores[:2])
 
 
@@ -343,8 +343,8 @@ def test_stages_learn_a_simple_world(model: RCNN) -> None:
     svms.weight, regressors.weight = torch.zeros(3, 8), torch.zeros(3, 4, 6)
     labels = np.zeros(300, np.int64)
     examples = {"features": features, "signs": signs, "pair_maps": maps, "pair_codes": codes}
-    said = svms.fit(examples)
-    assert said.startswith("3 classes, 40 objects, ")
+    message = svms.fit(examples)
+    assert message.startswith("3 classes, 40 objects, ")
     margins = svms(torch.from_numpy(features)).numpy()
     assert (margins[signs > 0] > 0).all()
     assert (margins[:, :2][signs[:, :2] < 0] < 0).mean() > 0.99

@@ -211,7 +211,7 @@ def test_batches_are_trained_at_several_sizes() -> None:
     images, targets = scene()
     plain, losses = model.loss(images, targets), set()
     for batch in range(20):
-        model.begin_batch(0, batch)
+        model.on_batch_start(0, batch)
         terms = model.loss(images, targets)
         losses.add(round(float(terms["classes"]), 4))
         assert int(terms["num_objects"]) == 4

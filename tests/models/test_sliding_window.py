@@ -150,10 +150,10 @@ def test_what_is_mined_are_the_surest_false_positives_one_a_place() -> None:
     windows = torch.tensor(
         [[0.0, 0, 10, 10], [0, 0, 10, 11], [20, 20, 30, 30], [40, 40, 50, 50], [60, 0, 70, 9]]
     )
-    said = torch.tensor([0.6, 0.9, 0.7, 0.01, 0.0])
-    assert model._hardest(windows, said).tolist() == [1, 2]
+    message = torch.tensor([0.6, 0.9, 0.7, 0.01, 0.0])
+    assert model._hardest(windows, message).tolist() == [1, 2]
     model.hard_negatives = 1
-    assert model._hardest(windows, said).tolist() == [1]
+    assert model._hardest(windows, message).tolist() == [1]
 
 
 def test_a_region_to_ignore_is_neither() -> None:
@@ -194,9 +194,9 @@ def test_the_loss_is_the_mean_entropy_of_the_windows_drawn() -> None:
 def test_mining_begins_when_it_is_said_to_and_shows_in_the_counts() -> None:
     model = small(mine_from=0.5)
     images, targets = pictures(1, 96, 96), [target((8, 8, 50, 52, 1))]
-    model.begin_epoch(1, 4)
+    model.on_epoch_start(1, 4)
     assert model.loss(images, targets)["num_windows"] <= 16 + 32
-    model.begin_epoch(2, 4)
+    model.on_epoch_start(2, 4)
     assert model.loss(images, targets)["num_windows"] > len(model.pyramid.boxes(96, 96))
 
 

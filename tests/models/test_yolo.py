@@ -199,11 +199,13 @@ def test_all_cells_start_alike_and_look_at_their_own_place(make: Callable[..., Y
 
 
 def test_sgd_is_doubted_where_the_connected_layers_are_slowed(make: Callable[..., YOLO]) -> None:
-    said = make(connected_scale=0.04).doubts("SGD")
-    assert said.startswith("model.connected_scale=0.04 is for optimizers like Adam: with optimizer")
-    assert "learn at 0.0016 of the others' rate; say model.connected_scale=1" in said
-    assert make(connected_scale=0.04).doubts("adamw") == ""
-    assert make(connected_scale=1.0).doubts("sgd") == ""
+    message = make(connected_scale=0.04).optimizer_warning("SGD")
+    assert message.startswith(
+        "model.connected_scale=0.04 is for optimizers like Adam: with optimizer"
+    )
+    assert "learn at 0.0016 of the others' rate; say model.connected_scale=1" in message
+    assert make(connected_scale=0.04).optimizer_warning("adamw") == ""
+    assert make(connected_scale=1.0).optimizer_warning("sgd") == ""
 
 
 def test_connected_scale_changes_the_speed_and_not_the_function(make: Callable[..., YOLO]) -> None:

@@ -150,7 +150,7 @@ def test_batches_of_both_kinds_give_every_parameter_a_gradient(make: Make) -> No
         [Target(label=torch.tensor(2))] * 3,
     ):
         model = make().train()
-        model.begin_batch(0, 5)  # resized, as those with boxes are
+        model.on_batch_start(0, 5)  # resized, as those with boxes are
         total_loss(model.loss(images, targets)).backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 

@@ -128,19 +128,20 @@ def slow_loss(grid: Grid, targets: list[Target], early: bool) -> dict[str, float
 
     for i, target in enumerate(targets):
         places = [(r, c, k) for r in range(rows) for c in range(columns) for k in range(count)]
-        boxes, said = {}, {}
+        boxes, message = {}, {}
         for place in places:
-            t = said[place] = grid.raw[i][place].tolist()
+            t = message[place] = grid.raw[i][place].tolist()
             x, y = (place[1] + sigmoid(t[0])) * 8, (place[0] + sigmoid(t[1])) * 8
             w, h = (anchors[place[2]][n] * math.exp(t[2 + n]) for n in (0, 1))
             boxes[place] = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
         if target.boxes is None:
             label = int(target.label)
             best = max(
-                places, key=lambda p: sigmoid(said[p][4]) * math.exp(-surprise(said[p][5:], label))
+                places,
+                key=lambda p: sigmoid(message[p][4]) * math.exp(-surprise(message[p][5:], label)),
             )
-            sums["classes"] += surprise(said[best][5:], label)
-            sums["objectness"] += 5 * max(0.0, 0.3 - sigmoid(said[best][4])) ** 2
+            sums["classes"] += surprise(message[best][5:], label)
+            sums["objectness"] += 5 * max(0.0, 0.3 - sigmoid(message[best][4])) ** 2
             continue
         truth = target.boxes.tolist()
         ignore = [False] * len(truth) if target.ignore is None else target.ignore.tolist()
@@ -156,7 +157,7 @@ def slow_loss(grid: Grid, targets: list[Target], early: bool) -> dict[str, float
             if place in taken:
                 continue
             taken.add(place)
-            t = said[place]
+            t = message[place]
             errors = [sigmoid(t[0]) - cx % 1, sigmoid(t[1]) - cy % 1]
             errors += [t[2] - math.log(w / anchors[k][0]), t[3] - math.log(h / anchors[k][1])]
             sums["coord"] += (2 - w * h / 64**2) * sum(e * e for e in errors)
@@ -165,7 +166,7 @@ def slow_loss(grid: Grid, targets: list[Target], early: bool) -> dict[str, float
         for place in places:
             if place in taken:
                 continue
-            t, box = said[place], boxes[place]
+            t, box = message[place], boxes[place]
             if early:
                 near = [sigmoid(t[0]) - 0.5, sigmoid(t[1]) - 0.5, t[2], t[3]]
                 sums["prior"] += 0.01 * sum(v * v for v in near)
@@ -245,7 +246,7 @@ def test_training_counts_images_and_resizes_what_validation_does_not(make: Make)
     model.backbone.register_forward_pre_hook(lambda _, x: seen.append(tuple(x[0].shape[2:])))
     priors = []
     for batch in range(6):
-        model.begin_batch(1, batch)
+        model.on_batch_start(1, batch)
         priors.append(bool(model.loss(images, targets)["prior"] > 0))
     assert priors == [True, True, True, False, False, False]
     assert int(model.state_dict()["seen"]) == 18

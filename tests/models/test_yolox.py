@@ -108,7 +108,7 @@ def test_the_loss_by_hand() -> None:
         model.eval()
         out = model(images)
         off = model.compute_loss(out, targets)
-        model.begin_epoch(1, 3)
+        model.on_epoch_start(1, 3)
         terms = model.compute_loss(out, targets)
     objects, _ = gathered(targets, images.device)
     boxes = torch.stack([decode_cells(c, out.corners, out.strides) for c in out.codes])
@@ -155,7 +155,7 @@ def test_when_the_l1_loss_begins(close: float | None, epochs: int, first: int | 
     model = build(close_epoch=close)
     found = []
     for epoch in range(epochs):
-        model.begin_epoch(epoch, epochs)
+        model.on_epoch_start(epoch, epochs)
         found.append(bool(model.with_l1))
     assert found == [first is not None and e >= first for e in range(epochs)]
     again = build(close_epoch=close)
@@ -170,7 +170,7 @@ def test_batches_are_trained_at_several_sizes() -> None:
     images, targets = scene()
     plain, losses = model.loss(images, targets), set()
     for batch in range(20):
-        model.begin_batch(0, batch)
+        model.on_batch_start(0, batch)
         terms = model.loss(images, targets)
         losses.add(round(float(terms["objectness"]), 4))
         assert int(terms["num_objects"]) == 4
@@ -261,7 +261,7 @@ def test_a_backbone_that_goes_on_beyond_stride_32_ends_there() -> None:
 
 def test_a_backbone_can_end_earlier() -> None:
     backbone = CSPDarknet("nano")
-    backbone.end(2)
+    backbone.truncate(2)
     maps = backbone(torch.zeros(1, 3, 64, 64))
     assert [m.shape[1] for m in maps] == backbone.channels == [16, 32, 64]
     assert backbone.strides == [2, 4, 8]

@@ -436,9 +436,9 @@ def test_predictions_of_masks(tmp_path, fake_draw):
     boxes = torch.tensor([[0.0, 0, 80, 60]] * 2)
     both = {"boxes": boxes, "labels": torch.tensor([0, 1])}
     rles = [{"size": [60, 80], "counts": text} for text in "ab"]
-    said = Prediction(scores=torch.tensor([0.9, 0.1]), rles=rles, **both)
+    message = Prediction(scores=torch.tensor([0.9, 0.1]), rles=rles, **both)
     for truth in (Target(masks=masks, **both), Target(rles=rles, **both)):
-        plot_predictions([image_of(0)], [said], [truth], ["a", "b"], tmp_path / "p.png")
+        plot_predictions([image_of(0)], [message], [truth], ["a", "b"], tmp_path / "p.png")
     assert torch.equal(torch.from_numpy(fake_draw[2].masks), masks)
     assert fake_draw[4].masks == rles
     assert fake_draw[3].masks == fake_draw[5].masks == rles[:1]
@@ -449,8 +449,8 @@ def test_file_names_above_masks_are_not_cut_off(tmp_path, figures, side):
     mask = torch.zeros(64, side, dtype=torch.int64)
     infos = [ImageInfo(i, f"{i}", f"images/val/{i}.png", 64, side) for i in range(2)]
     images = [np.zeros((64, side, 3), np.uint8)] * 2
-    said, true = [Prediction(mask=mask)] * 2, [Target(mask=mask + 1)] * 2
-    plot_predictions(images, said, true, ["a", "b"], tmp_path / "p.png", infos=infos)
+    message, true = [Prediction(mask=mask)] * 2, [Target(mask=mask + 1)] * 2
+    plot_predictions(images, message, true, ["a", "b"], tmp_path / "p.png", infos=infos)
     (figure,) = figures
     for ax in figure.axes:
         for part in (ax._left_title, ax.title):
@@ -505,8 +505,8 @@ def test_of_guesses_at_one_object_the_best_is_drawn(figures, tmp_path):
     truth = Target(boxes=boxes[1:], label=torch.tensor(1))
     image = np.zeros((50, 60, 3), np.uint8)
     plot_predictions([image], [prediction], [truth], ["cat", "dog"], tmp_path / "p.png")
-    said = figures[0].axes[1].get_title(loc="left")
-    assert said == "\nprediction: dog 0.10, IoU 0.00", "the class of the best guess"
+    message = figures[0].axes[1].get_title(loc="left")
+    assert message == "\nprediction: dog 0.10, IoU 0.00", "the class of the best guess"
 
 
 def test_a_single_loss_term_is_not_drawn_twice(tmp_path, figures):
@@ -519,18 +519,20 @@ def test_pairs_are_drawn_alike(tmp_path, fake_draw, figures):
     """One box of truth, two predicted: both get a legend; both are drawn in the file's frame."""
     boxes = torch.tensor([[5.0, 5, 30, 30], [40, 5, 60, 20]])
     truth = Target(boxes=boxes[:1], labels=torch.tensor([0]))
-    said = Prediction(boxes=boxes, scores=torch.tensor([0.9, 0.8]), labels=torch.tensor([1, 0]))
+    message = Prediction(boxes=boxes, scores=torch.tensor([0.9, 0.8]), labels=torch.tensor([1, 0]))
     info = ImageInfo(0, "a.jpg", "a.jpg", 300, 100)
-    plot_predictions([image_of(0)], [said], [truth], ["cat", "dog"], tmp_path / "p", infos=[info])
+    plot_predictions(
+        [image_of(0)], [message], [truth], ["cat", "dog"], tmp_path / "p", infos=[info]
+    )
     assert [call.crowded for call in fake_draw] == [True, True]
     assert [call.frame for call in fake_draw] == [(300, 100)] * 2
     assert [call.listed for call in fake_draw] == [[0, 1]] * 2
 
 
 def test_a_class_alone_is_shown_in_the_aspect_of_its_file(tmp_path, figures):
-    said, info = Prediction(probs=torch.tensor([0.2, 0.8])), ImageInfo(0, "a", "a", 50, 200)
+    message, info = Prediction(probs=torch.tensor([0.2, 0.8])), ImageInfo(0, "a", "a", 50, 200)
     square = np.zeros((32, 32, 3), np.uint8)
-    plot_predictions([square], [said], [Target()], ["cat", "dog"], tmp_path / "p", infos=[info])
+    plot_predictions([square], [message], [Target()], ["cat", "dog"], tmp_path / "p", infos=[info])
     (ax,) = figures[0].axes
     assert ax.get_aspect() == pytest.approx(0.25)
 

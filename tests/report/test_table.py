@@ -141,9 +141,9 @@ def test_the_table_counts_predictions_that_a_person_sees(printed):
     metrics = metrics_for("detection", Classes.from_names(["cat", "dog"]))
     boxes = torch.tensor([[0.0, 0, 9, 9]] * 5)
     scores = torch.tensor([0.9, 0.25, 0.24, 0.1, 0.01])
-    said = Prediction(boxes=boxes, scores=scores, labels=torch.zeros(5, dtype=torch.int64))
+    message = Prediction(boxes=boxes, scores=scores, labels=torch.zeros(5, dtype=torch.int64))
     truth = Target(boxes=boxes[:1], labels=torch.zeros(1, dtype=torch.int64))
-    metrics.update([said], [truth], [ImageInfo(0, "a", "a", 20, 20)])
+    metrics.update([message], [truth], [ImageInfo(0, "a", "a", 20, 20)])
     details = metrics.details()
     assert details["per_class"][0] | {"predictions": 5, "predicted": 2} == details["per_class"][0]
     lines = printed(metrics.compute(), details)

@@ -138,14 +138,14 @@ def info_of(height, width, net=64, resize="letterbox") -> ImageInfo:
 def test_masks_come_back_at_the_originals_size(task, resize) -> None:
     info = info_of(100, 200, resize=resize)
     scale = info.placement.boxes_to_network(torch.tensor([[20.0, 10.0, 120.0, 60.0]]))
-    (said,) = task.originals([one(scale.tolist(), np.ones((1, 28, 28)))], [info])
-    assert said.mask_probs is None
-    assert said.rles[0]["size"] == [100, 200]
-    mask = decode_rle(said.rles[0])
+    (message,) = task.to_original_batch([one(scale.tolist(), np.ones((1, 28, 28)))], [info])
+    assert message.mask_probs is None
+    assert message.rles[0]["size"] == [100, 200]
+    mask = decode_rle(message.rles[0])
     corners = mask[[10, 10, 59, 59], [20, 119, 20, 119]]  # cells of 3.6 x 1.8 pixels round them off
     assert (int(mask.sum()), corners.tolist()) == (100 * 50 - 4, [0] * 4)
     assert mask[11:59, 20:120].all()
-    assert pickle.loads(pickle.dumps(said.rles)) == said.rles
+    assert pickle.loads(pickle.dumps(message.rles)) == message.rles
 
 
 def test_a_box_in_the_border_keeps_the_place_of_its_mask(task) -> None:
@@ -153,16 +153,16 @@ def test_a_box_in_the_border_keeps_the_place_of_its_mask(task) -> None:
     info = info_of(50, 100, net=100)  # a border of 25 above and below
     half = np.zeros((1, 28, 28))
     half[0, 14:] = 1.0  # the lower half of the box
-    (said,) = task.originals([one([[10, 5, 50, 65]], half)], [info])
-    assert said.boxes.tolist() == [[10, 0, 50, 40]]
-    rows = np.flatnonzero(decode_rle(said.rles[0]).any(axis=1))
+    (message,) = task.to_original_batch([one([[10, 5, 50, 65]], half)], [info])
+    assert message.boxes.tolist() == [[10, 0, 50, 40]]
+    rows = np.flatnonzero(decode_rle(message.rles[0]).any(axis=1))
     assert (rows[0], rows[-1]) == (10, 39)  # 35..65 in the network
 
 
 def test_nothing_found(task) -> None:
     info = info_of(100, 200)
-    (said,) = task.originals([one([], np.zeros((0, 28, 28)))], [info])
-    assert said.rles == []
+    (message,) = task.to_original_batch([one([], np.zeros((0, 28, 28)))], [info])
+    assert message.rles == []
 
 
 def test_what_is_no_prediction_of_masks_is_refused(task) -> None:
@@ -197,8 +197,10 @@ def test_a_perfect_network_scores_nearly_one_at_another_size(task) -> None:
         labels=torch.zeros(len(boxes), dtype=torch.int64),
         rles=rles_from_masks(np.array(true)),
     )
-    said = task.originals([one(net.tolist(), np.repeat(soft[None], len(boxes), 0))], [info])
-    task.metrics.update(said, [truth], [info])
+    message = task.to_original_batch(
+        [one(net.tolist(), np.repeat(soft[None], len(boxes), 0))], [info]
+    )
+    task.metrics.update(message, [truth], [info])
     scores = task.metrics.compute()
     assert scores["mask_mAP"] > 0.95
     assert scores["mAP"] > 0.99

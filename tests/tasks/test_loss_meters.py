@@ -55,10 +55,10 @@ def test_a_loss_that_is_no_number_names_step_and_term(value: float) -> None:
     sums.add({"a": torch.tensor(1.0), "b": torch.tensor(1.0)}, 1, 6)
     with pytest.raises(RunError) as caught:
         sums.add({"a": torch.tensor(1.0), "b": torch.tensor(value)}, 1, 7)
-    said = str(caught.value)
-    assert f"step 7 (b={value})" in said
-    assert "optimizer.lr" in said
-    assert "\n" not in said
+    message = str(caught.value)
+    assert f"step 7 (b={value})" in message
+    assert "optimizer.lr" in message
+    assert "\n" not in message
 
 
 def test_validation_goes_on_with_it() -> None:

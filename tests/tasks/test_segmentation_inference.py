@@ -217,11 +217,11 @@ def test_every_way_of_looking_scores_alike_where_pixels_speak_for_themselves(mod
         make_task(Pixels(), mode=mode, tile_size=64, flip=flip),
         batch_of(pictures(2, 3, 90, 131)),
     )
-    said = task.validation_step(batch, 0)
+    message = task.validation_step(batch, 0)
     want = [p.mask for p in Pixels().predict(batch.images)]
-    for got, mask in zip(said["originals"], want, strict=True):
+    for got, mask in zip(message["originals"], want, strict=True):
         assert torch.equal(got.mask.long(), mask)
-    assert [p.mask.dtype for p in task.predicted(batch)] == [torch.uint8] * 2
+    assert [p.mask.dtype for p in task.predict_batch(batch)] == [torch.uint8] * 2
     assert task.val_sums.means()["loss"] > 0
 
 

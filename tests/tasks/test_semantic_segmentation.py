@@ -77,9 +77,11 @@ def test_smooth_outlines_are_closer_to_the_truth_than_steps(task) -> None:
     truth = torch.from_numpy(disc).long()
     smooth = Prediction(mask=logits.argmax(0), logits=logits)
     steps = Prediction(mask=logits.argmax(0))
-    wrong = [int((task.originals([p], [info])[0].mask != truth).sum()) for p in (smooth, steps)]
+    wrong = [
+        int((task.to_original_batch([p], [info])[0].mask != truth).sum()) for p in (smooth, steps)
+    ]
     assert wrong[0] < 0.35 * wrong[1]
-    assert task.originals([smooth], [info])[0].logits is None
+    assert task.to_original_batch([smooth], [info])[0].logits is None
 
 
 def test_a_perfect_network_scores_nearly_one_at_any_input_size(task) -> None:
@@ -89,7 +91,7 @@ def test_a_perfect_network_scores_nearly_one_at_any_input_size(task) -> None:
     seen = torch.from_numpy(put(true, place, 96, 96, 255, nearest=True)).long()
     logits = F.one_hot(seen.clamp(max=2), 3).permute(2, 0, 1).float()  # (H, W, K) -> (K, H, W)
     info = ImageInfo(0, "a", "a", *true.shape, where)
-    said = task.to_original(Prediction(mask=logits.argmax(0), logits=logits), info)
-    assert (said.mask.numpy() == true).mean() > 0.97
+    message = task.to_original(Prediction(mask=logits.argmax(0), logits=logits), info)
+    assert (message.mask.numpy() == true).mean() > 0.97
     with pytest.raises(ValueError, match="a mask and the image's placement are needed"):
         task.to_original(Prediction(), info)

@@ -85,11 +85,11 @@ def test_a_disk_too_small_is_said_before_the_rest_is_computed(small_disk) -> Non
             Store("key", 4000).write(batches())
         return str(caught.value), len(computed), [p.name for p in cache_folder().iterdir()]
 
-    said, batches_computed, left = small_disk(cache_folder(), 1 << 20, work)
-    assert said.startswith(
+    message, batches_computed, left = small_disk(cache_folder(), 1 << 20, work)
+    assert message.startswith(
         f"features cannot be kept in {cache_folder()} (0.02 GB are needed, 0.00 "
     )
-    assert "set XDG_CACHE_HOME to a folder with room, or say transfer.cache=false" in said
+    assert "set XDG_CACHE_HOME to a folder with room, or say transfer.cache=false" in message
     assert (batches_computed, left) == (1, [])
 
 
@@ -105,8 +105,10 @@ def test_a_disk_that_fills_up_ends_in_one_line(small_disk) -> None:
             Arrays("key", "model.fit_boxes=500").write(batches(), 1)  # far more come than was said
         return str(caught.value)
 
-    said = small_disk(cache_folder(), 1 << 20, work)
-    assert said.startswith(f"features cannot be kept in {cache_folder()} (No space left on device)")
+    message = small_disk(cache_folder(), 1 << 20, work)
+    assert message.startswith(
+        f"features cannot be kept in {cache_folder()} (No space left on device)"
+    )
 
 
 def test_features_are_on_the_disk_before_their_folder_has_its_name(monkeypatch) -> None:

@@ -90,10 +90,10 @@ def test_a_second_run_does_not_call_it_at_all_and_says_so(
     calls.clear()
     assert train(compose(FIXED, run="second")) == 0
     assert calls == []
-    said = [(tmp_path / run / "train.log").read_text() for run in ("first", "second")]
-    assert said[0].count("computed in") == 2
-    assert said[1].count("taken from") == 2
-    assert "computed in" not in said[1]
+    message = [(tmp_path / run / "train.log").read_text() for run in ("first", "second")]
+    assert message[0].count("computed in") == 2
+    assert message[1].count("taken from") == 2
+    assert "computed in" not in message[1]
     assert numbers(tmp_path / "first") == numbers(tmp_path / "second")
 
 
@@ -224,8 +224,10 @@ def test_checkpoints_hold_the_whole_model(
     assert results(scored)["losses"]["loss"] == pytest.approx(results(run)["losses"]["loss"])
     assert predict(command("predict", f"ckpt={run}", f"source={photos / 'val'}",
                            f"run_dir={tmp_path / 'predicted'}")) == 0  # fmt: skip
-    said = [json.loads((tmp_path / f / "predictions.json").read_text()) for f in ("run", "scored")]
-    for ours, theirs in zip(*said, strict=True):
+    message = [
+        json.loads((tmp_path / f / "predictions.json").read_text()) for f in ("run", "scored")
+    ]
+    for ours, theirs in zip(*message, strict=True):
         assert ours.pop("score") == pytest.approx(theirs.pop("score"), abs=1e-5)
         assert ours == theirs
     assert (run / "plots" / "predictions.png").exists(), "drawn from the images themselves"

@@ -96,8 +96,8 @@ def test_a_detector_with_a_fixed_backbone(
 
 def test_the_run_says_once_what_is_trained(compose: Compose, tmp_path: Path) -> None:
     assert train(compose("transfer=partial", "trainer.max_epochs=1")) == 0
-    said = (tmp_path / "run" / "train.log").read_text()
-    assert said.count("transfer=partial: 2 of 3 stages train, 1.5 k of 1.7 k parameters") == 1
+    message = (tmp_path / "run" / "train.log").read_text()
+    assert message.count("transfer=partial: 2 of 3 stages train, 1.5 k of 1.7 k parameters") == 1
 
 
 def test_a_run_that_is_killed_while_the_backbone_is_fixed_goes_on_exactly(
@@ -154,13 +154,13 @@ def test_stages_come_free_again_and_what_was_fixed_on_purpose_does_not() -> None
     model = classifier().train()
     own = model.backbone.blocks[0][0].conv.weight
     own.requires_grad_(False)  # the network's own choice
-    model.backbone.hold(3)
+    model.backbone.freeze_stages(3)
     model.train()
     assert not any(m.training for m in model.backbone.modules())
-    model.backbone.hold(1)
+    model.backbone.freeze_stages(1)
     model.train()
     assert [block.training for block in model.backbone.blocks] == [False, True, True]
-    model.backbone.hold(0)
+    model.backbone.freeze_stages(0)
     model.train()
     assert all(m.training for m in model.modules())
     assert [n for n, p in model.named_parameters() if not p.requires_grad] == [
@@ -173,11 +173,11 @@ def test_a_model_that_fixes_layers_itself_is_heard() -> None:
     model = classifier().train()
     transfer = Transfer({"name": "partial", "unfreeze_every": 1}, model)
     transfer.begin(model)
-    assert model.phased
+    assert model.has_frozen_epochs
     for epoch, trained in enumerate([0, 1, 2, 3, 3]):
-        transfer.release(model)
-        model.backbone.blocks[2].requires_grad_(epoch != 2)  # as its begin_epoch would
-        transfer.hold(model, epoch)
+        transfer.unfreeze(model)
+        model.backbone.blocks[2].requires_grad_(epoch != 2)  # as its on_epoch_start would
+        transfer.freeze(model, epoch)
         free = [all(p.requires_grad for p in block.parameters()) for block in model.backbone.blocks]
         assert free == [i >= 3 - trained and not (i == 2 and epoch == 2) for i in range(3)]
 
@@ -189,10 +189,10 @@ def test_rates_are_those_of_a_table_made_by_hand() -> None:
     model = classifier()
     transfer = Transfer({"name": "fine_tune", "layer_decay": 0.5, "freeze_epochs": 1}, model)
     transfer.begin(model)
-    assert model.phased
+    assert model.has_frozen_epochs
     assert all(p.requires_grad for p in model.parameters()), "the optimizer takes all"
     config = {"name": "adamw", "lr": 0.8, "weight_decay": 0.1}
-    optimizer = build_optimizer(model, config, rates=transfer.rates(model))
+    optimizer = build_optimizer(model, config, rates=transfer.lr_factors(model))
     names = {id(p): name for name, p in model.named_parameters()}
     table = {
         names[id(p)]: (group["lr"], group["weight_decay"])
@@ -224,18 +224,18 @@ def test_the_whole_backbone_at_a_part_of_the_rate() -> None:
     model = classifier()
     config = {"name": "fine_tune", "layer_decay": 1.0, "backbone_rate": 0.1}
     transfer = Transfer(config, model)
-    rates = transfer.rates(model)
+    rates = transfer.lr_factors(model)
     assert set(rates.values()) == {0.1}
     assert rates.keys() == {n for n, _ in model.named_parameters() if n.startswith("backbone.")}
     assert "the backbone's at 0.1 of optimizer.lr" in transfer.summary(model, 1)
     both = Transfer({**config, "layer_decay": 0.5}, model)
-    assert sorted(set(both.rates(model).values())) == pytest.approx([0.0125, 0.025, 0.05])
+    assert sorted(set(both.lr_factors(model).values())) == pytest.approx([0.0125, 0.025, 0.05])
     assert "at 0.013 (next to the image) to 0.05 of optimizer.lr" in both.summary(model, 1)
 
 
 def test_parts_of_no_rate_are_refused() -> None:
     model = classifier()
-    rates = Transfer({"name": "fine_tune", "layer_decay": 0.5}, model).rates(model)
+    rates = Transfer({"name": "fine_tune", "layer_decay": 0.5}, model).lr_factors(model)
     with pytest.raises(UsageError, match=r"give optimizer\.lr"):
         build_optimizer(model, {"name": "adamw"}, rates=rates)
 

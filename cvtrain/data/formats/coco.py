@@ -267,9 +267,9 @@ class _Images:
             self._say("record-malformed", f"id is {record.get('id')!r}", where, row)
         elif self.row_of.setdefault(ident, row) != row:
             first = self.row_of[ident]
-            said = {first, row} - self._shared
-            self._shared |= said
-            for other in sorted(said - {_GONE}):
+            text = {first, row} - self._shared
+            self._shared |= text
+            for other in sorted(text - {_GONE}):
                 message = f"id {ident} is that of several images, {self.files[other]!r} one of them"
                 self._say("duplicate-image-id", message, where, other)
 

@@ -192,9 +192,9 @@ class ObjectPacker:
             return b""
         try:
             if type(raw) is list:
-                rings, said = _in_form(raw)
-                if said:
-                    self._pending.append((here, "segment-form", f"{said}: {shorten(raw)}"))
+                rings, message = _in_form(raw)
+                if message:
+                    self._pending.append((here, "segment-form", f"{message}: {shorten(raw)}"))
                 rings, left_out = _polygons(rings)
                 if left_out:
                     self._pending.append((here, "segment-degenerate", left_out))
@@ -265,7 +265,7 @@ class ObjectPacker:
             return
         image = np.repeat(np.arange(len(columns["starts"]) - 1), np.diff(columns["starts"]))
         first: dict[int, int] = {}
-        told: set[int] = set()
+        note: set[int] = set()
         for row in order[np.isin(ids[order], ids[later])].tolist():
             ident = int(ids[row])
             start = first.setdefault(ident, row)
@@ -273,9 +273,9 @@ class ObjectPacker:
                 continue
             same = image[start] == image[row] and columns["labels"][start] == columns["labels"][row]
             copy = bool(same) and np.array_equal(columns["boxes"][start], columns["boxes"][row])
-            if not copy and ident in told:
+            if not copy and ident in note:
                 continue
-            told.add(ident)
+            note.add(ident)
             self._problems.append(
                 problem(
                     "duplicate-annotation" if copy else "duplicate-annotation-id",

@@ -84,8 +84,8 @@ def read_csv(root: Path, name: str, delimiter: str, most: int | None = None) -> 
                 found.records.append((line, cells))
             else:
                 count = f"{len(cells)} cell{'' if len(cells) == 1 else 's'}"
-                said = shorten(delimiter.join(cells))
-                found.faults.append((line, f"{count}, the header has {len(header)}: {said}"))
+                message = shorten(delimiter.join(cells))
+                found.faults.append((line, f"{count}, the header has {len(header)}: {message}"))
             if most is not None and len(found.records) >= most:
                 break
     except StopIteration:

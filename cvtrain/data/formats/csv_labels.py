@@ -439,11 +439,11 @@ def _records(
         spelled = posixpath.basename(stem(content.name)) if split else own
         record = _Record(content.name, spelled, line, cells[columns.image].strip(), [])
         if split is None and columns.split is not None:
-            said = cells[columns.split].strip()
-            if said.lower() in aliases:
-                own, record.split = aliases[said.lower()], said
+            message = cells[columns.split].strip()
+            if message.lower() in aliases:
+                own, record.split = aliases[message.lower()], message
             else:
-                record.fault = f"split {shorten(said)!r} is none of {', '.join(SPLITS)}"
+                record.fault = f"split {shorten(message)!r} is none of {', '.join(SPLITS)}"
         if not record.image:
             record.fault = "no image is named"
         if columns.labels is None:

@@ -95,17 +95,17 @@ class FolderReader(Reader):
     def _what_they_are(self, place: str, images: str, others: str) -> str:
         from cvtrain.data.formats.auto import looks_like
 
-        said = f"{images}/ and {others}/ hold images and their masks, not classes"
+        message = f"{images}/ and {others}/ hold images and their masks, not classes"
         if images == others:
-            said = f"the folder {images}/ is not a class by its name"
+            message = f"the folder {images}/ is not a class by its name"
         found = looks_like(self.root)
         if found is not None:
-            return f"{said}; it looks like {found[1]}: say data={found[0]}"
+            return f"{message}; it looks like {found[1]}: say data={found[0]}"
         words = [posixpath.basename(folder) if place else folder for folder in (images, others)]
         if images == others:
-            return f"{said}; if it is one, name all classes: data.reader.names=[...]"
+            return f"{message}; if it is one, name all classes: data.reader.names=[...]"
         return (
-            f"{said}: say data=masks data.reader.images={words[0]} data.reader.masks={words[1]} "
+            f"{message}: say data=masks data.reader.images={words[0]} data.reader.masks={words[1]} "
             "task=semantic_segmentation; if they are classes, name them: data.reader.names=[...]"
         )
 

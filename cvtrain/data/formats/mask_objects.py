@@ -114,8 +114,10 @@ def read_pixels(path: Path, colours: bool | None = None, numbers: bool = True) -
         raise
     except Exception as error:  # Pillow's plugins raise every kind of error on broken files
         empty = path.exists() and not path.stat().st_size
-        said = "it is empty (0 bytes)" if empty else f"not a readable mask: {shorten(error, 120)}"
-        raise MalformedError(said) from error
+        message = (
+            "it is empty (0 bytes)" if empty else f"not a readable mask: {shorten(error, 120)}"
+        )
+        raise MalformedError(message) from error
     if pixels is None:
         raise MalformedError("its pixels are no whole numbers; save it as PNG")
     return pixels

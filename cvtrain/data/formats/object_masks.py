@@ -163,8 +163,8 @@ class ObjectMasksReader(Reader):
         """The class that what a file's name has beside its image's says; -1: none."""
         if len(self._classes) < 2:
             return 0 if len(self._classes) else -1
-        said = f"_{_words(stem(rest))}_"
-        fits = [k for k, n in enumerate(self._classes.names) if f"_{_words(n)}_" in said]
+        message = f"_{_words(stem(rest))}_"
+        fits = [k for k, n in enumerate(self._classes.names) if f"_{_words(n)}_" in message]
         return max(fits, key=lambda k: len(self._classes.names[k]), default=-1)
 
     def _unlisted(self, used: set[str]) -> list[str]:

@@ -211,9 +211,9 @@ def _check(entries: list[_Entry]) -> None:
     values: dict[int, str] = {}
     for entry in entries:
         if entry.value in values:
-            said = f"color {colour_name(entry.value)}" if entry.colour else f"value {entry.value}"
+            text = f"color {colour_name(entry.value)}" if entry.colour else f"value {entry.value}"
             other = values[entry.value]
-            raise MalformedError(f"{entry.name!r} has the {said} of {other!r}", entry.where)
+            raise MalformedError(f"{entry.name!r} has the {text} of {other!r}", entry.where)
         values[entry.value] = entry.name
         if not _is_void(entry) and names.setdefault(entry.name, entry.where) != entry.where:
             message = f"class {entry.name!r} stands on {names[entry.name]} already"

@@ -36,11 +36,11 @@ def unread_images(root: Path, files: Iterable[str]) -> list[tuple[str, str]]:
     lines = []
     for ending, found in sorted(kinds.items()):
         count, several = len(found), len(found) != 1
-        said = f"{ending} file{'s' * several}" if ending else f"image{'s' * several}"
+        message = f"{ending} file{'s' * several}" if ending else f"image{'s' * several}"
         without = "" if ending else " without an extension"
         names = ", ".join(found[:_NAMED]) + (", ..." if count > _NAMED else "")
         is_ = "are" if several else "is"
-        lines.append((found[0], f"{count:,} {said}{without} {is_} not read: {names}"))
+        lines.append((found[0], f"{count:,} {message}{without} {is_} not read: {names}"))
     return lines
 
 

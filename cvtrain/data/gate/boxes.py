@@ -130,18 +130,18 @@ def _few_numbers(box: np.ndarray) -> str:
 def _message(
     kind: int, box: np.ndarray, limits: np.ndarray, excess: float, something_left: bool
 ) -> str:
-    said = f"box {_few_numbers(box)}"
+    message = f"box {_few_numbers(box)}"
     if kind == NAN:
-        return f"{said} is not finite"
+        return f"{message} is not finite"
     if kind == INVERTED:
         axis = "xmax < xmin" if box[2] < box[0] else "ymax < ymin"
-        return f"{said} is inverted: {axis}"
+        return f"{message} is inverted: {axis}"
     if kind == ZERO:
-        return f"{said} has no area: {box[2] - box[0]:.6g} x {box[3] - box[1]:.6g} pixels"
+        return f"{message} has no area: {box[2] - box[0]:.6g} x {box[3] - box[1]:.6g} pixels"
     image = f"the image of {limits[0]:.6g} x {limits[1]:.6g}"
     if not something_left:
-        return f"{said} lies outside {image} altogether"
-    return f"{said} leaves {image} by {excess:.6g} pixels"
+        return f"{message} lies outside {image} altogether"
+    return f"{message} leaves {image} by {excess:.6g} pixels"
 
 
 def _areas(state: SplitState, image_of: np.ndarray) -> np.ndarray:

@@ -79,8 +79,8 @@ def check_paths(state: SplitState) -> None:
         _, first, back = np.unique(table.ids[rows], return_index=True, return_inverse=True)
         for i, j in zip(rows.tolist(), rows[first[back]].tolist()):
             if i != j:
-                said = f"id {table.ids[i]} is also that of {table.files[j]!r}"
-                state.image_problem(i, "duplicate-image-id", said)
+                message = f"id {table.ids[i]} is also that of {table.files[j]!r}"
+                state.image_problem(i, "duplicate-image-id", message)
 
 
 def check_images(state: SplitState, channels: int) -> None:
@@ -101,8 +101,8 @@ def _note_files(state: SplitState, probes: Probes, channels: int) -> None:
     records, ok = probes.records, probes.ok
 
     def turned(i: int) -> str:
-        said = _TURNS[int(records["orientation"][i])]
-        return f"EXIF orientation {records['orientation'][i]}: shown {said}"
+        message = _TURNS[int(records["orientation"][i])]
+        return f"EXIF orientation {records['orientation'][i]}: shown {message}"
 
     state.each_image(ok & (records["orientation"] > 1), "exif-rotation", turned)
     usual = {3: (b"RGB", b""), 1: (b"L", b"")}.get(channels)
@@ -249,11 +249,11 @@ def _check_mask(state: SplitState, probes: Probes, i: int, name: str) -> None:
     record, table, files = probes.records[i], state.table, state.files
     if i not in probes.values:
         mode = bytes(record["mode"])
-        said = _MODE_NAMES.get(mode, "floating point" if mode == b"F" else mode.decode())
+        text = _MODE_NAMES.get(mode, "floating point" if mode == b"F" else mode.decode())
         if table.mask_colours:
-            message = f"{said}; its colors cannot be read, save it as 8-bit RGB"
+            message = f"{text}; its colors cannot be read, save it as 8-bit RGB"
         else:
-            message = f"{said}; a mask has one channel, the class index of each pixel"
+            message = f"{text}; a mask has one channel, the class index of each pixel"
         state.image_problem(i, "mask-mode", message, file=name)
         return
     if files is not None and files.ok[i]:
@@ -374,8 +374,8 @@ def _classes_said(state: SplitState) -> str:
 
 
 def _few(values: np.ndarray) -> str:
-    said = ", ".join(str(v) for v in values[:12])
-    return f"{said}, ... ({len(values)})" if len(values) > 12 else said
+    message = ", ".join(str(v) for v in values[:12])
+    return f"{message}, ... ({len(values)})" if len(values) > 12 else message
 
 
 def mask_values(state: SplitState) -> np.ndarray:
@@ -421,8 +421,8 @@ def _conflict(a: SplitState, i: int, b: SplitState, j: int) -> str:
         sets = [{s.table.classes.names[t] for t in s.table.tags_of(k)} for s, k in ((a, i), (b, j))]
         if sets[0] == sets[1]:
             return ""
-        said = [", ".join(map(repr, sorted(names))) or "no class" for names in sets]
-        return f", there {said[0]}, here {said[1]}"
+        message = [", ".join(map(repr, sorted(names))) or "no class" for names in sets]
+        return f", there {message[0]}, here {message[1]}"
     if a.table.image_labels is None or b.table.image_labels is None:
         return ""
     first, second = int(a.table.image_labels[i]), int(b.table.image_labels[j])

@@ -468,7 +468,7 @@ def _check_emptiness(states: Sequence[SplitState], names: Sequence[str], all_wan
 
 def _collect(states: Sequence[SplitState], report: GateReport) -> None:
     """Tables without what is left out, and the counts."""
-    said: set[tuple[str, ...] | None] = set()
+    message: set[tuple[str, ...] | None] = set()
     for state in states:
         if state.files is not None:
             state.set_table(digests=state.files.records["digest"])
@@ -488,8 +488,8 @@ def _collect(states: Sequence[SplitState], report: GateReport) -> None:
         report.counts[state.name] = SplitCount(
             total, len(table), total - len(table), len(state.annotations), table.num_annotations
         )
-        report.problems += [p for p in state.problems if _of_the_whole(p) not in said]
-        said |= {_of_the_whole(p) for p in state.problems} - {None}
+        report.problems += [p for p in state.problems if _of_the_whole(p) not in message]
+        message |= {_of_the_whole(p) for p in state.problems} - {None}
         report.images += total
         report.used += len(table)
     report.rejected = report.images - report.used

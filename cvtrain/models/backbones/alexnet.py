@@ -102,7 +102,7 @@ class AlexNet(Backbone):
         if weights is not None:
             load_weights(self, weights)
 
-    def use(self, output: Output) -> None:
+    def set_output(self, output: Output) -> None:
         if output == "maps":
             self.connected = nn.ModuleDict()
 

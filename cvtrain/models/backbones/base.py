@@ -78,7 +78,7 @@ class Backbone(nn.Module, ABC):
             return last, last.mean(dim=(2, 3))
         return self(x)[-1], self.pooled(x)
 
-    def use(self, output: Output) -> None:
+    def set_output(self, output: Output) -> None:
         """Drop what only another output needs, so that every parameter left gets a gradient.
 
         ``connected``: the maps, and the layers that ``fc_layers`` gives.
@@ -92,7 +92,7 @@ class Backbone(nn.Module, ABC):
         """
         return None
 
-    def end(self, index: int) -> None:
+    def truncate(self, index: int) -> None:
         """Let the maps end with ``self.channels[index]``: every parameter that learns has a part
         in one of them. To be called once, after ``use("maps")``.
 
@@ -139,7 +139,7 @@ class Backbone(nn.Module, ABC):
             "and of VGG can: choose such a backbone, or model.top=fc"
         )
 
-    def later(self, x: Tensor) -> Tensor:
+    def forward_tail(self, x: Tensor) -> Tensor:
         """The layers that ``split`` cut off, on maps ``(R, C, side, side)`` of its stride.
 
         Raises:
@@ -187,7 +187,7 @@ class Backbone(nn.Module, ABC):
         """
         return stages_by_children(self)
 
-    def hold(self, count: int) -> None:
+    def freeze_stages(self, count: int) -> None:
         """Fix the first ``count`` stages: no gradients, and eval mode whatever ``train()`` sets.
 
         So their weights, and the statistics of their batch norms, stay bit for bit what they are.

@@ -77,7 +77,7 @@ class CSPDarknet(Backbone):
         if weights is not None:
             load_weights(self, weights)
 
-    def end(self, index: int) -> None:
+    def truncate(self, index: int) -> None:
         del self.blocks[index:]
         self.channels, self.strides = self.channels[: index + 1], self.strides[: index + 1]
 

@@ -77,7 +77,7 @@ class DarknetTiny(Backbone):
         if weights is not None:
             load_weights(self, weights)
 
-    def end(self, index: int) -> None:
+    def truncate(self, index: int) -> None:
         for values in (self.channels, self.strides, self.blocks):
             del values[index + 1 :]
 

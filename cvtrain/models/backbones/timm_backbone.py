@@ -131,7 +131,7 @@ class TimmBackbone(Backbone):
                     f"{SMALL} pixels a side or more (data.image_size={SMALL})"
                 ) from error
 
-    def use(self, output: Output) -> None:
+    def set_output(self, output: Output) -> None:
         if output != "pooled":
             head = output == "maps" or self.fc_layers() is None
             self.body.prune_intermediate_layers(self.indices, prune_norm=False, prune_head=head)
@@ -141,11 +141,11 @@ class TimmBackbone(Backbone):
         layers = getattr(self.body, "pre_logits", None)
         return layers if isinstance(layers, ConvMlp) else None
 
-    def end(self, index: int) -> None:
+    def truncate(self, index: int) -> None:
         for values in (self.strides, self.channels, self.indices):
             del values[index + 1 :]
         self._ended = True
-        self.use("maps")
+        self.set_output("maps")
 
     def dilate(self, stride: int) -> bool:
         """Of ResNets whose last stage has one stride, in convolutions: as timm's output_stride."""
@@ -179,8 +179,8 @@ class TimmBackbone(Backbone):
         self._cut, self._ended = "layer4" if resnet else "pre_logits", True
         return channels, side
 
-    def later(self, x: Tensor) -> Tensor:
-        return self.body.get_submodule(self._cut)(x) if self._cut else super().later(x)
+    def forward_tail(self, x: Tensor) -> Tensor:
+        return self.body.get_submodule(self._cut)(x) if self._cut else super().forward_tail(x)
 
     def stages(self) -> list[list[str]]:
         """The groups timm has for the architecture: the stem, then stage by stage (ViT: blocks)."""

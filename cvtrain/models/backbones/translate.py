@@ -63,8 +63,8 @@ def translations(body: Any, state: dict[str, Tensor]) -> list[tuple[str, dict[st
         how, renamed = found[0] if found else ("", state)
         converted = _converted(convert, renamed, body)
         if converted is not None:
-            said = "through timm's own conversion"
-            found.append((f"{how}, {said}" if how else said, converted))
+            message = "through timm's own conversion"
+            found.append((f"{how}, {message}" if how else message, converted))
     return found
 
 

@@ -214,16 +214,16 @@ def _refuse_another(
     enough = 2 * len(fits) >= len(parameters)
     if enough and not shapes and not more and not less:
         return
-    told = file.architecture
+    note = file.architecture
     same = file.family == type(backbone).__name__ and (
-        file.family != "TimmBackbone" or told == here
+        file.family != "TimmBackbone" or note == here
     )
-    if fits and same and (not shapes or (told == here and len(shapes) <= len(fits))):
+    if fits and same and (not shapes or (note == here and len(shapes) <= len(fits))):
         return
-    if told is not None and told != here:
+    if note is not None and note != here:
         raise CheckpointError(
-            f"{file.path} holds the weights of {told}, the backbone is {here}: write "
-            f"backbone={told}, or take weights of {here}"
+            f"{file.path} holds the weights of {note}, the backbone is {here}: write "
+            f"backbone={note}, or take weights of {here}"
         )
     if not fits:
         raise CheckpointError(

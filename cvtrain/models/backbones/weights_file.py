@@ -131,9 +131,9 @@ def _checkpoint(file: Path, content: Mapping[str, Any], whole: bool) -> WeightsF
     node = _node(model, "backbone") or _node(config, "backbone")
     target, name = node.get("_target_"), node.get("name")
     classes = _node(header, "classes").get("names")
-    said = f"{model.get('name', 'model')}'s own layers"
+    message = f"{model.get('name', 'model')}'s own layers"
     if isinstance(classes, list):
-        said += f" for {len(classes)} classes"
+        message += f" for {len(classes)} classes"
     epoch = content.get("epoch")
     return WeightsFile(
         file,
@@ -143,7 +143,7 @@ def _checkpoint(file: Path, content: Mapping[str, Any], whole: bool) -> WeightsF
         f"model={model['name']}" + (f", epoch {epoch + 1}" if isinstance(epoch, int) else "")
         if "name" in model
         else "",
-        said,
+        message,
     )
 
 

@@ -45,7 +45,7 @@ class Classifier(Model):
         super().__init__()
         self.normalize = backbone.normalizer()
         self.backbone = backbone
-        self.backbone.use("pooled")
+        self.backbone.set_output("pooled")
         self.dropout = nn.Dropout(dropout)
         self.fc = build_head(head, backbone.num_features, num_classes)
         self.criterion = loss

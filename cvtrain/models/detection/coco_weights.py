@@ -141,17 +141,17 @@ def load_coco(
     classes, masks = _classes(own, state, rows), _class_masks(own, state, rows)
     left += [name for name in own if name.startswith(MASKS) and not masks]
     total = sum(not k.startswith("normalize.") and not k.endswith(_COUNTER) for k in own)
-    said = [
+    message = [
         f"model.weights={file}: took {len(taken)} of the model's {total} tensors",
         _said_of_classes(class_names, rows, bool(classes)),
     ]
     if left:
         named = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
-        said.append(f"{len(left)} keep their random start ({named})")
+        message.append(f"{len(left)} keep their random start ({named})")
     taken |= {**classes, **masks}
     refuse_not_finite(found, taken)
     model.load_state_dict(taken, strict=False)
-    line = "; ".join([*said, *notes])
+    line = "; ".join([*message, *notes])
     partial = bool(left) or len(rows) < len(class_names)
     log.log(logging.WARNING if partial else logging.INFO, line)
     return line

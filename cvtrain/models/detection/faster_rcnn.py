@@ -114,6 +114,6 @@ class FasterRCNN(RegionModel, TwoStage):
             max_detections=max_detections,
         )
 
-    def start(self, class_names: Sequence[str]) -> None:
+    def load_pretrained(self, class_names: Sequence[str]) -> None:
         if self.pretrained or self.weights is not None:
             load_coco(self, self.release, class_names, self.weights)

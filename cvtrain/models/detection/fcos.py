@@ -144,7 +144,7 @@ class FCOS(Model):
 
         self.normalize = backbone.normalizer()
         self.backbone = backbone
-        self.backbone.use("maps")
+        self.backbone.set_output("maps")
         self.neck = FPN(backbone.channels, backbone.strides, channels, extra="pyramid")
         self.class_tower = tower(channels, convs, group_norm=True)
         self.class_logits = predictor(channels, num_classes, prior_bias(prior))

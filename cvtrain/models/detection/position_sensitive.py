@@ -42,7 +42,7 @@ class PositionSensitive(TwoStage):
         self.num_classes = num_classes
         self.normalize = backbone.normalizer()
         self.backbone = backbone
-        self.backbone.use("maps")
+        self.backbone.set_output("maps")
         [self.source] = nearest_maps(backbone.strides, [STRIDE])
         self.dilated = backbone.dilate(STRIDE)
         self.proposing_channels = backbone.channels[self.source]

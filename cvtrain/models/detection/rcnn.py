@@ -208,7 +208,7 @@ class RCNN(Model, Staged):
         self.matcher, self.coder = Matcher(positive_iou), BoxCoder()
         self.normalize = backbone.normalizer()
         self.backbone = backbone
-        self.backbone.use("pooled")
+        self.backbone.set_output("pooled")
         self.fc = nn.Linear(backbone.num_features, num_classes + 1)
         nn.init.normal_(self.fc.weight, std=0.01)  # as the paper replaces ImageNet's 1000 classes
         nn.init.zeros_(self.fc.bias)
@@ -238,7 +238,7 @@ class RCNN(Model, Staged):
             ) from error
         return features.shape[1], maps.shape[1]
 
-    def begin_epoch(self, epoch: int, epochs: int) -> None:
+    def on_epoch_start(self, epoch: int, epochs: int) -> None:
         """The network changes: what was fitted to it before is void."""
         for stage in self.stages.values():
             stage.reset()  # type: ignore[operator]

@@ -68,9 +68,11 @@ class SVMs(Stage):
         self.weight.copy_(torch.from_numpy(found.weight * scale))
         self.bias.copy_(torch.from_numpy(found.bias))
         self.fitted.fill_(True)
-        said = f"{len(self.bias)} classes, {int((signs > 0).sum()):,} objects, {found.held:,} hard "
-        said += f"of {int((signs < 0).sum()):,} negatives in {found.rounds} rounds"
-        return said + (f" ({found.left:,} not seen yet)" if found.left else "")
+        message = (
+            f"{len(self.bias)} classes, {int((signs > 0).sum()):,} objects, {found.held:,} hard "
+        )
+        message += f"of {int((signs < 0).sum()):,} negatives in {found.rounds} rounds"
+        return message + (f" ({found.left:,} not seen yet)" if found.left else "")
 
 
 class BoxRegressors(Stage):

@@ -94,7 +94,7 @@ class RegionModel(Model):
         if top == "backbone":
             width, side = backbone.split(STRIDE)
         else:
-            backbone.use("maps")
+            backbone.set_output("maps")
         self.neck: FPN | None = None
         self.source = 0
         if neck == "fpn":
@@ -106,7 +106,7 @@ class RegionModel(Model):
             [self.source] = nearest_maps(backbone.strides, [STRIDE])
             self.strides, self.map_channels = [STRIDE], backbone.channels[self.source]
             if top == "fc":
-                backbone.end(self.source)
+                backbone.truncate(self.source)
         # The coarsest level of a pyramid is the network's that proposes (FPN paper, section 4.1).
         self.pool = RoIPool(self.strides[:4], side if roi_size is None else roi_size, roi)
         if top == "backbone":
@@ -132,4 +132,4 @@ class RegionModel(Model):
     def features(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
         """Boxes ``(N_b, 4)`` of each image, R in all -> ``(R, C, n, n)``, what ``head`` takes."""
         x = self.pool(maps[: len(self.pool.strides)], boxes)  # (R, C, size, size)
-        return self.backbone.later(x) if self.top == "backbone" else x
+        return self.backbone.forward_tail(x) if self.top == "backbone" else x

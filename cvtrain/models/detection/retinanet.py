@@ -131,7 +131,7 @@ class RetinaNet(Model):
 
         self.normalize = backbone.normalizer()
         self.backbone = backbone
-        self.backbone.use("maps")
+        self.backbone.set_output("maps")
         self.neck = FPN(backbone.channels, backbone.strides, channels, extra="map")
         # Whole pixels, rounded down, as torchvision has them: 32, 40, 50; 64, 80, 101; ...
         sides = [anchor_scale * stride for stride in self.neck.strides]

@@ -181,7 +181,7 @@ class RTDETR(Model):
 
         self.normalize = backbone.normalizer()
         self.backbone = backbone
-        self.backbone.use("maps")
+        self.backbone.set_output("maps")
         self.encoder = HybridEncoder(
             backbone.channels,
             backbone.strides,
@@ -192,7 +192,7 @@ class RTDETR(Model):
             fusion_width,
         )
         if max(self.encoder.sources) < len(backbone.strides) - 1:  # a map beyond stride 32
-            self.backbone.end(max(self.encoder.sources))
+            self.backbone.truncate(max(self.encoder.sources))
         self.selection = QuerySelection(channels, num_classes, prior)
         self.decoder = QueryDecoder(
             channels, num_classes, decoder_layers, heads, len(STRIDES), points, hidden, prior
@@ -201,7 +201,7 @@ class RTDETR(Model):
         if denoising is not None:
             self.denoising = Denoising(channels, num_classes, denoising, label_noise, box_noise)
 
-    def begin_batch(self, epoch: int, batch: int) -> None:
+    def on_batch_start(self, epoch: int, batch: int) -> None:
         self.batch = (epoch, batch)
 
     def forward(self, images: Tensor, layers: int | None = None) -> Outputs:
@@ -211,7 +211,7 @@ class RTDETR(Model):
     def loss(
         self, images: Tensor, targets: list[Target], proposals: list[Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Loss terms at the size of the batch (``begin_batch``)."""
+        """Loss terms at the size of the batch (``on_batch_start``)."""
         x = self.normalize(images)
         if self.scales is not None and self.batch is not None:
             size = self.scales.size(*self.batch, x.shape[-2], x.shape[-1])

@@ -177,9 +177,9 @@ class SlidingWindow(Model):
         self.matcher = Matcher(positive_iou, negative_iou, rescue="one")
         self.normalize = backbone.normalizer()
         self.backbone = backbone
-        self.backbone.use("maps")
+        self.backbone.set_output("maps")
         distance = [abs(math.log2(stride * STEPS / window)) for stride in backbone.strides]
-        self.backbone.end(distance.index(min(distance)))
+        self.backbone.truncate(distance.index(min(distance)))
         self.pyramid = WindowPyramid(window, backbone.strides[-1], sides, ratios)
         cells = self._cells(window)
         self.classifier = DenseHead(
@@ -195,7 +195,7 @@ class SlidingWindow(Model):
             last = self.backbone(image)[-1]
         return last.shape[2], last.shape[3]
 
-    def begin_epoch(self, epoch: int, epochs: int) -> None:
+    def on_epoch_start(self, epoch: int, epochs: int) -> None:
         """Whether this epoch's steps mine: from ``mine_from`` of the run on."""
         self.mining = self.hard_negatives > 0 and epoch >= self.mine_from * epochs
 
@@ -303,8 +303,8 @@ class SlidingWindow(Model):
             found, _ = sample_balanced(index >= 0, negative, self.positives, 1.0, draws)
             hard = windows.new_zeros(0, dtype=torch.int64)
             if outputs is not None and self.hard_negatives:
-                said = 1 - outputs.logits[i].softmax(dim=1)[:, self.num_classes]  # (V,)
-                hard = self._hardest(windows, torch.where(negative, said, 0.0))
+                message = 1 - outputs.logits[i].softmax(dim=1)[:, self.num_classes]  # (V,)
+                hard = self._hardest(windows, torch.where(negative, message, 0.0))
                 negative[hard] = False
             wanted = self.negatives + self.positives - len(found)
             weight = rarity * negative.cpu()

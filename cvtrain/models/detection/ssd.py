@@ -143,7 +143,7 @@ class SSD(Model):
 
         self.normalize = backbone.normalizer()
         self.backbone = backbone
-        self.backbone.use("maps")
+        self.backbone.set_output("maps")
         if fc is None:
             fc = backbone.architecture.startswith("vgg")
         self.source_strides = self._source_strides(fc)

@@ -112,7 +112,7 @@ class YOLO(Model):
 
         self.normalize = backbone.normalizer()
         self.backbone = backbone
-        self.backbone.use("maps")
+        self.backbone.set_output("maps")
         self.criterion = loss
         channels, stride = backbone.channels[-1], backbone.strides[-1]
         height, width = (-(-side // stride) for side in self.image_size)  # of the last map
@@ -130,7 +130,7 @@ class YOLO(Model):
         self.connected_scale = connected_scale
         self._start_cell_by_cell(channels)
 
-    def doubts(self, optimizer: str) -> str:
+    def optimizer_warning(self, optimizer: str) -> str:
         """Where all layers have one rate, what ``connected_scale`` s leaves of it is s squared."""
         scale = self.connected_scale
         if scale == 1 or not optimizer.lower().startswith(("sgd", "momentum", "nesterov")):

@@ -116,7 +116,7 @@ class YOLOv2(Model):
 
         self.normalize = backbone.normalizer()
         self.backbone = backbone
-        self.backbone.use("maps")
+        self.backbone.set_output("maps")
         self.stride = backbone.strides[-1]
         self.fine = fine_map(backbone)
         widest = min(max(*backbone.channels, WIDTHS[0]), WIDTHS[1])
@@ -152,7 +152,7 @@ class YOLOv2(Model):
         self.out.bias.zero_()
         self.out.bias.view(-1, self.depth)[:, 4] = prior_bias(PRIOR)
 
-    def begin_batch(self, epoch: int, batch: int) -> None:
+    def on_batch_start(self, epoch: int, batch: int) -> None:
         self.batch = (epoch, batch)
 
     def forward(self, images: Tensor) -> Grid:
@@ -177,7 +177,7 @@ class YOLOv2(Model):
     def loss(
         self, images: Tensor, targets: list[Target], proposals: list[Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Loss terms at the size of the batch (``begin_batch``)."""
+        """Loss terms at the size of the batch (``on_batch_start``)."""
         x = self.normalize(images)
         if self.scales is not None and self.batch is not None:
             size = self.scales.size(*self.batch, x.shape[-2], x.shape[-1])

@@ -154,17 +154,17 @@ class YOLOX(Model):
 
         self.normalize = backbone.normalizer()
         self.backbone = backbone
-        self.backbone.use("maps")
+        self.backbone.set_output("maps")
         widths = [scale.channels(w) for w in WIDTHS]
         self.neck = PAFPN(backbone.channels, backbone.strides, widths, scale)
         if max(self.neck.sources) < len(backbone.strides) - 1:  # a map beyond stride 32
-            self.backbone.end(max(self.neck.sources))
+            self.backbone.truncate(max(self.neck.sources))
         self.heads = nn.ModuleList(Head(w, num_classes, scale, prior) for w in widths)
 
-    def begin_batch(self, epoch: int, batch: int) -> None:
+    def on_batch_start(self, epoch: int, batch: int) -> None:
         self.batch = (epoch, batch)
 
-    def begin_epoch(self, epoch: int, epochs: int) -> None:
+    def on_epoch_start(self, epoch: int, epochs: int) -> None:
         """The L1 loss begins with ``close_epoch``."""
         if self.close_epoch is None:
             return
@@ -179,7 +179,7 @@ class YOLOX(Model):
     def loss(
         self, images: Tensor, targets: list[Target], proposals: list[Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Loss terms at the size of the batch (``begin_batch``)."""
+        """Loss terms at the size of the batch (``on_batch_start``)."""
         x = self.normalize(images)
         if self.scales is not None and self.batch is not None:
             size = self.scales.size(*self.batch, x.shape[-2], x.shape[-1])

@@ -77,7 +77,7 @@ class BoxRegression(Model):
         super().__init__()
         self.normalize = backbone.normalizer()
         self.backbone = backbone
-        self.backbone.use("maps")
+        self.backbone.set_output("maps")
         channels = backbone.channels[-1]
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(channels, num_classes)

@@ -123,7 +123,7 @@ class OverFeat(Model):
         UsageError: a value that cannot be used, or images too small for ``pool``.
     """
 
-    phased = True
+    has_frozen_epochs = True
     default_scales: Sequence[float] = SCALES
     default_windows = 25
     stage: Tensor
@@ -150,7 +150,7 @@ class OverFeat(Model):
         super().__init__()
         self.normalize = backbone.normalizer()
         self.backbone = backbone
-        self.backbone.use("maps")
+        self.backbone.set_output("maps")
         size = [image_size] * 2 if isinstance(image_size, int) else list(image_size)
         cells = self._cells(size[0], size[1])
         self.pool = self._pool(pool, cells, size)
@@ -222,7 +222,7 @@ class OverFeat(Model):
 
     # Phases ------------------------------------------------------------------------------------
 
-    def begin_epoch(self, epoch: int, epochs: int) -> None:
+    def on_epoch_start(self, epoch: int, epochs: int) -> None:
         """The classifier in the first ``classifier_epochs``, the regressor after them.
 
         Raises:

@@ -145,7 +145,7 @@ class DeconvNet(SegmentationModel):
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
 
-    def start(self, class_names: Sequence[str]) -> None:
+    def load_pretrained(self, class_names: Sequence[str]) -> None:
         if self.pretrained or self.weights is not None:
             load_encoder(self, self.weights)
 

@@ -86,7 +86,7 @@ class FCN(SegmentationModel):
         self.sources = nearest_maps(backbone.strides, wanted)
         self.normalize = backbone.normalizer()
         self.backbone = backbone
-        backbone.use("connected" if self.fc else "maps")
+        backbone.set_output("connected" if self.fc else "maps")
         channels = [backbone.channels[i] for i in self.sources]
         if self.fc:
             channels[0] = backbone.num_features

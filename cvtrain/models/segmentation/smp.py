@@ -234,7 +234,7 @@ class SMP(SegmentationModel):
         self.arch = arch
         how = ARCHS[arch]
         self.normalize = backbone.normalizer()
-        backbone.use("maps")
+        backbone.set_output("maps")
         self.strides = list(STRIDES[: how.depth])
         if how.dilated or arch == "pan":
             self._dilate(backbone, how.dilated)
@@ -250,7 +250,7 @@ class SMP(SegmentationModel):
                 "choose another backbone, or model.arch=unet"
             )
         if max(self.sources) + 1 < len(backbone.strides):
-            backbone.end(max(self.sources))
+            backbone.truncate(max(self.sources))
         self.backbone = backbone
         channels = [backbone.channels[i] for i in self.sources]
         finest = 0 if self.finest is None else backbone.channels[self.finest]
@@ -263,8 +263,10 @@ class SMP(SegmentationModel):
                 **how.given([backbone.in_channels, finest, *channels], how.depth), **keywords
             )
         except (ValueError, TypeError, KeyError, IndexError, AssertionError) as error:
-            said = " ".join(str(error).split())
-            raise ValueError(f"options={dict(options or {})}: arch={arch} says: {said}") from error
+            message = " ".join(str(error).split())
+            raise ValueError(
+                f"options={dict(options or {})}: arch={arch} says: {message}"
+            ) from error
         self.segmentation_head = SegmentationHead(
             how.head(keywords, self.decoder), num_classes, how.kernel, upsampling=how.enlarge
         )

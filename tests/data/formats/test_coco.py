@@ -294,8 +294,8 @@ def test_numbers_in_quotes_are_read_and_said(make, img, ann):
     assert table.boxes[0].tolist() == [1, 2.5, 4, 5.5]
     assert table.areas[1] == 9
     assert [json.loads(table.segments[i]) for i in (2, 3, 4)] == [[[0, 0, 4, 0, 4, 4]]] * 3
-    said = {(p.code, p.message.partition(" is text")[0]) for p in split.problems}
-    assert said == {
+    text = {(p.code, p.message.partition(" is text")[0]) for p in split.problems}
+    assert text == {
         ("number-as-text", "a category's `id`"),
         ("number-as-text", "an image's `id`"),
         ("number-as-text", "`width`"),

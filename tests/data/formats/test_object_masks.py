@@ -120,13 +120,13 @@ def test_what_is_wrong_with_masks_of_objects(make):
     save(make.root / "masks/train/a_5.png", pieces)
     save(make.root / "masks/train/b_0.png", block(1, 1))
     report = gate(ObjectMasksReader(make.root), on_bad="fix")
-    said = {p.file.rpartition("/")[2]: (p.code, p.message) for p in report.errors}
-    assert said.pop("a_1.png") == ("segment-empty", "the mask has no pixel set")
-    assert said.pop("a_2.png") == ("segment-size", "the mask is 4 x 3, its image 30 x 20")
-    assert said.pop("a_3.png")[0] == "object-unreadable"
-    assert said.pop("a_4.png") == ("object-unreadable", "it is empty (0 bytes)")
-    assert said.pop("b_0.png")[0] == "mask-without-image"
-    assert not said
+    message = {p.file.rpartition("/")[2]: (p.code, p.message) for p in report.errors}
+    assert message.pop("a_1.png") == ("segment-empty", "the mask has no pixel set")
+    assert message.pop("a_2.png") == ("segment-size", "the mask is 4 x 3, its image 30 x 20")
+    assert message.pop("a_3.png")[0] == "object-unreadable"
+    assert message.pop("a_4.png") == ("object-unreadable", "it is empty (0 bytes)")
+    assert message.pop("b_0.png")[0] == "mask-without-image"
+    assert not message
     table = report.tables["train"]
     assert table.boxes.tolist() == [[3, 2, 9, 7], [0, 0, 26, 17]]
     assert np.array_equal(to_masks(table.segments, table.rows(0), *SIZE)[1], pieces > 0)
@@ -222,8 +222,8 @@ def test_what_is_wrong_with_numbered_masks(make, numbered):
     save(make.root / "images/train/e.png", picture(7))
     make.text("instances/train/e.png", "x")
     report = gate(IdMasksReader(reader.root), on_bad="drop")
-    said = {p.file: p.code for p in report.errors}
-    assert said == {
+    message = {p.file: p.code for p in report.errors}
+    assert message == {
         "instances/train/b.png": "segment-size",
         "images/train/c.png": "mask-missing",
         "instances/train/d.png": "mask-without-image",

@@ -136,14 +136,14 @@ def test_downloads_says_what_checks_unpacks_and_cleans_up(tmp_path, offer, serve
     offer("one.tar", tar_of({**one, f"{lists}/train.txt": b"1"}), f"{lists}/train.txt")
     two = {"VOCdevkit/VOC2007/JPEGImages/2.jpg": b"y", f"{lists}/test.txt": b"2"}
     offer("two.zip", zip_of(two), f"{lists}/test.txt")
-    said: list[str] = []
-    root = prepare("mine", tmp_path / "a b", download=True, say=said.append)
+    message: list[str] = []
+    root = prepare("mine", tmp_path / "a b", download=True, say=message.append)
     assert root == tmp_path / "a b"
     assert [p.name for p in root.iterdir()] == ["VOCdevkit"]
     assert VOCReader(root).splits() == ["train", "test"]
     assert (root / "VOCdevkit/VOC2007/JPEGImages/2.jpg").read_bytes() == b"y"
-    assert said[0].startswith(f"downloading {server.url}/one.tar (10.2 kB) to {root}")
-    assert any(line.startswith("unpacking two.zip") for line in said)
+    assert message[0].startswith(f"downloading {server.url}/one.tar (10.2 kB) to {root}")
+    assert any(line.startswith("unpacking two.zip") for line in message)
     server.files.clear()
     prepare("mine", root, download=True)  # all there: the server is not asked
 

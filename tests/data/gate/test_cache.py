@@ -22,7 +22,7 @@ def age(root: Path) -> None:
 
 
 def look(dataset, files, masks: bool = False, channels: int = 3):
-    said: list[str] = []
+    message: list[str] = []
     ticks: list[int] = []
     found = cached_probe(
         str(dataset.root),
@@ -31,10 +31,10 @@ def look(dataset, files, masks: bool = False, channels: int = 3):
         channels=channels,
         workers=1,
         tick=ticks.append,
-        warn=said.append,
+        warn=message.append,
     )
     assert sum(ticks) == len(files)
-    return found, said
+    return found, message
 
 
 @pytest.fixture
@@ -48,8 +48,8 @@ def files(dataset) -> list[str]:
 
 def test_hit_gives_the_same_records(dataset, files) -> None:
     first, _ = look(dataset, files)
-    second, said = look(dataset, files[::-1])
-    assert (first.cached, second.cached, said) == (0, 12, [])
+    second, message = look(dataset, files[::-1])
+    assert (first.cached, second.cached, message) == (0, 12, [])
     assert np.array_equal(first.records[::-1], second.records)
 
 
@@ -131,10 +131,10 @@ def test_damaged_cache_is_said_and_replaced(dataset, files, damage: str) -> None
     else:
         with path.open("wb") as file:
             np.savez(file, **{n: np.arange(3) for n in cache._Entries.__dataclass_fields__})
-    found, said = look(dataset, files)
+    found, message = look(dataset, files)
     assert found.cached == 0
-    assert len(said) == 1
-    assert str(path) in said[0]
+    assert len(message) == 1
+    assert str(path) in message[0]
     assert np.array_equal(found.records, first.records)
     assert look(dataset, files)[0].cached == 12
 
@@ -142,11 +142,11 @@ def test_damaged_cache_is_said_and_replaced(dataset, files, damage: str) -> None
 def test_folder_that_cannot_be_written_is_said(dataset, files, monkeypatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    found, said = look(dataset, files)
+    found, message = look(dataset, files)
     assert found.ok.all()
-    assert len(said) >= 1
-    assert said[-1].startswith("cannot write ")
-    assert said[-1].endswith("Not a directory; the next run opens all images again")
+    assert len(message) >= 1
+    assert message[-1].startswith("cannot write ")
+    assert message[-1].endswith("Not a directory; the next run opens all images again")
 
 
 def test_full_disk_leaves_nothing_behind(dataset, files, monkeypatch) -> None:
@@ -154,9 +154,9 @@ def test_full_disk_leaves_nothing_behind(dataset, files, monkeypatch) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full)
-    found, said = look(dataset, files)
+    found, message = look(dataset, files)
     assert found.ok.all()
-    assert "No space left" in said[0]
+    assert "No space left" in message[0]
     assert list(cache_folder().iterdir()) == []
 
 

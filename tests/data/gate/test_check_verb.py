@@ -261,11 +261,11 @@ def test_on_bad_is_not_offered_for_what_it_cannot_mend(dataset, box) -> None:
     dataset.add("v.png", split="val", boxes=[box])
     with pytest.raises(DataError) as refused:
         dataset.gate(strict=True)
-    said = "; data.on_bad=fix|drop cannot fix that (no-train-split): correct the data\n"
-    assert said in str(refused.value)
+    message = "; data.on_bad=fix|drop cannot fix that (no-train-split): correct the data\n"
+    assert message in str(refused.value)
     dataset.add("w.png", split="val", boxes=[box])
     (dataset.root / "w.png").write_bytes(b"")
     with pytest.raises(DataError) as refused:
         dataset.gate(strict=True)
-    said = "continues without what is wrong, except for no-train-split, which only you can fix\n"
-    assert said in str(refused.value)
+    message = "continues without what is wrong, except for no-train-split, which only you can fix\n"
+    assert message in str(refused.value)

@@ -100,9 +100,9 @@ def test_masks_and_classes_of_images(dataset, print_of) -> None:
     mask[3, 4] = 1
     dataset.save("b_mask.png", Image.fromarray(mask))
     dataset.rows["train"][0].label = 1
-    said = ["1 image is annotated differently (b.png)"]
-    assert masks.changes(print_of("semantic_segmentation")) == said
-    assert labels.changes(print_of("classification")) == [said[0].replace("b.png", "a.png")]
+    message = ["1 image is annotated differently (b.png)"]
+    assert masks.changes(print_of("semantic_segmentation")) == message
+    assert labels.changes(print_of("classification")) == [message[0].replace("b.png", "a.png")]
 
 
 def test_what_a_checkpoint_holds_of_it(boxed, print_of, tmp_path) -> None:

@@ -81,7 +81,7 @@ def test_verdicts_against_one_box_at_a_time() -> None:
     values = [NAN, -30.0, -0.5, 0.0, 5.0, 10.0, 10.5, 99.0]
     boxes = np.array(list(itertools.product(values, repeat=4)))
     verdict, repaired, left, _ = judge_boxes(boxes, np.full((len(boxes), 2), 10.0))
-    for box, said, mended, some in zip(boxes.tolist(), verdict, repaired, left):
+    for box, message, mended, some in zip(boxes.tolist(), verdict, repaired, left):
         x1, y1, x2, y2 = box
         if any(np.isnan(box)):
             expected = gate_annotations.NAN
@@ -95,7 +95,7 @@ def test_verdicts_against_one_box_at_a_time() -> None:
             expected = gate_annotations.ROUNDED
         else:
             expected = 0
-        assert said == expected, box
+        assert message == expected, box
         if some:
             assert (mended >= 0).all()
             assert (mended <= 10).all()
@@ -152,8 +152,8 @@ def test_classes_never_used(dataset, box) -> None:
     dataset.names = ("cat", "dog", "emu", "fox")
     dataset.add("a.png", boxes=[box], labels=[0])
     dataset.add("v.png", split="val", boxes=[box, box], labels=[0, 1])
-    said = [p.message for p in dataset.gate().notes if p.code == "class-unused"]
-    assert said == [
+    message = [p.message for p in dataset.gate().notes if p.code == "class-unused"]
+    assert message == [
         "class 'dog' never occurs in train, but in val",
         "class 'emu' never occurs in train or val",
         "class 'fox' never occurs in train or val",
@@ -243,8 +243,10 @@ def test_a_million_boxes_make_no_object_each(dataset, box, monkeypatch) -> None:
 def test_classes_that_differ_by_case_alone(dataset, box) -> None:
     dataset.names = ("Cat", "dog", "cat", "CAT", "dog  house", "Dog House", "straße")
     dataset.add("a.png", boxes=[box])
-    said = [(p.severity, p.message) for p in dataset.gate().problems if p.code == "classes-alike"]
-    assert said == [
+    message = [
+        (p.severity, p.message) for p in dataset.gate().problems if p.code == "classes-alike"
+    ]
+    assert message == [
         ("note", "classes 'Cat', 'cat', 'CAT' differ only by case or spaces"),
         ("note", "classes 'dog house', 'Dog House' differ only by case or spaces"),
     ]

@@ -122,9 +122,11 @@ def test_copies_say_what_they_are_labelled(csv, tmp_path) -> None:
     reader = csv(["a.png,cat;dog", "b.png,dog", "c.png,dog"], ["e.png,cat"])
     for name in ("b.png", "e.png"):
         (tmp_path / name).write_bytes((tmp_path / "a.png").read_bytes())
-    said = {p.code: p.message for p in gate(reader).notes}
-    assert said["duplicate-image"] == ("the same pixels as 'a.png', there 'cat', 'dog', here 'dog'")
-    assert said["leak"] == "the same pixels as 'a.png' in train, there 'cat', 'dog', here 'cat'"
+    message = {p.code: p.message for p in gate(reader).notes}
+    assert message["duplicate-image"] == (
+        "the same pixels as 'a.png', there 'cat', 'dog', here 'dog'"
+    )
+    assert message["leak"] == "the same pixels as 'a.png' in train, there 'cat', 'dog', here 'cat'"
 
 
 def test_unused_classes(csv) -> None:

@@ -241,8 +241,8 @@ def test_16_bits_are_a_note(dataset, box) -> None:
     dataset.add("gray.png", boxes=[box])
     report = dataset.gate()
     assert report.errors == []
-    said = [(p.file, p.message) for p in report.notes if p.code == "bit-depth"]
-    assert said == [("rgb.png", "16 bits per channel"), ("gray.png", "16 bits per channel")]
+    message = [(p.file, p.message) for p in report.notes if p.code == "bit-depth"]
+    assert message == [("rgb.png", "16 bits per channel"), ("gray.png", "16 bits per channel")]
     assert [p.file for p in report.notes if p.code == "color-mode"] == ["gray.png"]
 
 
@@ -263,8 +263,8 @@ def test_frames_are_a_note(dataset, box) -> None:
     dataset.add("a.png", boxes=[box])
     frames[0].save(dataset.root / "b.gif", save_all=True, append_images=frames[1:])
     dataset.add("b.gif", boxes=[box])
-    said = [p for p in dataset.gate().notes if p.code == "image-frames"]
-    assert [(p.file, p.message) for p in said] == [
+    message = [p for p in dataset.gate().notes if p.code == "image-frames"]
+    assert [(p.file, p.message) for p in message] == [
         ("b.gif", "3 frames or pages; the first is used")
     ]
 
@@ -288,8 +288,10 @@ def test_copies_and_leaks(dataset, box) -> None:
     for name, origin in (("v.png", "b.png"), ("w.png", "b.png")):
         dataset.add(name, split="val", boxes=[box], image=Image.open(dataset.root / origin))
     report = dataset.gate()
-    said = {p.file: (p.code, p.split, p.message) for p in report.notes if p.code != "class-unused"}
-    assert said == {
+    message = {
+        p.file: (p.code, p.split, p.message) for p in report.notes if p.code != "class-unused"
+    }
+    assert message == {
         "copy.bmp": ("duplicate-image", "train", "the same pixels as 'a.png'"),
         "v.png": ("leak", "val", "the same pixels as 'b.png' in train"),
         "w.png": ("leak", "val", "the same pixels as 'b.png' in train"),
@@ -302,8 +304,8 @@ def test_copies_of_two_classes_say_so(dataset) -> None:
     dataset.add("cat/a.png", label=0)
     dataset.add("dog/a.png", label=1, image=Image.open(dataset.root / "cat/a.png"))
     dataset.add("v.png", split="val", label=0)
-    said = [p.message for p in dataset.gate().notes if p.code == "duplicate-image"]
-    assert said == ["the same pixels as 'cat/a.png', there 'cat', here 'dog'"]
+    message = [p.message for p in dataset.gate().notes if p.code == "duplicate-image"]
+    assert message == ["the same pixels as 'cat/a.png', there 'cat', here 'dog'"]
 
 
 def test_rows_given_twice(dataset, box) -> None:
@@ -474,8 +476,8 @@ def test_the_range_of_16_bit_files_is_said(dataset, box, shape, ending) -> None:
         cv2.imwrite(str(dataset.root / f"{name}.{ending}"), pixels)
         split = "val" if name == "v" else "train"
         dataset.add(f"{name}.{ending}", split=split, boxes=[box])
-    said = [p.message for p in dataset.gate("detection").notes if p.code == "value-range"]
-    assert said == [
+    message = [p.message for p in dataset.gate("detection").notes if p.code == "value-range"]
+    assert message == [
         "values of the 2 16-bit files of train reach 4,001 of 65,535",
         "values of the 1 16-bit file of val reach 4,002 of 65,535",
     ]

@@ -61,8 +61,8 @@ def test_a_split_without_any_object(dataset, apart, task: str | None, on_bad: st
 def test_crowds_and_difficult_objects_are_no_objects_to_score(dataset, apart) -> None:
     dataset.add("a.png", boxes=apart(1))
     dataset.add("v.png", split="val", boxes=apart(2), flags=[CROWD, DIFFICULT])
-    said = [("labels-none", "val has no object but crowds and difficult ones")]
-    assert stopping(dataset) == said
+    message = [("labels-none", "val has no object but crowds and difficult ones")]
+    assert stopping(dataset) == message
 
 
 def test_only_the_chosen_classes_count(dataset, apart) -> None:

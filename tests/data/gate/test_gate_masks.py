@@ -73,9 +73,9 @@ def test_wrong_mask(masks, how: str, on_bad: str) -> None:
     break_mask(masks, how)
     report = masks.gate("semantic_segmentation", on_bad=on_bad)
     (problem,) = report.errors
-    code, said = HOW[how]
+    code, message = HOW[how]
     assert problem.code == code
-    assert problem.message.startswith(said)
+    assert problem.message.startswith(message)
     kept = on_bad == "fix" and code == "mask-value"  # the loader takes those pixels for void
     assert report.counts["train"].used == (3 if kept else 2)
     assert problem.action == ("" if on_bad == "error" else "fixed" if kept else "image dropped")

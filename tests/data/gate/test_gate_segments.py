@@ -85,8 +85,8 @@ def test_polygon_that_leaves_the_image_is_a_note(dataset, apart) -> None:
     dataset.add("a.png", boxes=apart(2), segments=[far, ring(5, 5, 60.9, 5, 60.9, 30)])
     report = dataset.gate()
     assert report.errors == []
-    said = [(p.where, p.message) for p in report.notes if p.code == "segment-outside"]
-    assert said == [("annotation id 1", "the polygon leaves the image by 15 pixels")]
+    message = [(p.where, p.message) for p in report.notes if p.code == "segment-outside"]
+    assert message == [("annotation id 1", "the polygon leaves the image by 15 pixels")]
     assert report.tables["train"].segments[0] == far
 
 

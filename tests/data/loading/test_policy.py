@@ -39,11 +39,11 @@ class Fake:
 @pytest.mark.parametrize("losses", [0, 1, TRIES - 1, TRIES, TRIES + 5])
 def test_a_draw_that_loses_every_object_is_drawn_again(losses):
     fake = Fake(losses)
-    out, said = Augmentation(fake)(scene([[5, 5, 20, 20]]), 0, np.random.default_rng(0), list)
+    out, message = Augmentation(fake)(scene([[5, 5, 20, 20]]), 0, np.random.default_rng(0), list)
     assert fake.calls == min(losses + 1, TRIES)
     if losses < TRIES:
         assert len(out.boxes) == 1
-        assert said == ["crop"]
+        assert message == ["crop"]
     else:
         assert out is None
 
@@ -104,8 +104,8 @@ def test_mixing_ends_with_an_epoch(shapes, key, close, first_plain):
     dataset = module(table, node, task, epochs=10).dataset("train", train=True)
     word = key.replace("_", "-")
     for epoch in (0, 1, 2, 4, 5, 9):
-        said = dataset.augmented(epoch, 3)[1]
-        assert (word in said) == (first_plain is None or epoch < first_plain)
+        message = dataset.augmented(epoch, 3)[1]
+        assert (word in message) == (first_plain is None or epoch < first_plain)
 
 
 def test_mosaics_and_pasted_objects_keep_masks_in_their_boxes(shapes):

@@ -73,9 +73,11 @@ def test_without_any_room_processes_are_not_started(files, small_disk):
             batches(files(4), 1)
         return str(caught.value)
 
-    said = small_disk(SHM, 4096, work)
-    assert said.startswith("no worker process can be started (No space left on device; /dev/shm ")
-    assert said.endswith("or set data.num_workers=0")
+    message = small_disk(SHM, 4096, work)
+    assert message.startswith(
+        "no worker process can be started (No space left on device; /dev/shm "
+    )
+    assert message.endswith("or set data.num_workers=0")
 
 
 def test_arrays_in_shared_memory_are_not_copied(files):

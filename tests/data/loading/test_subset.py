@@ -76,8 +76,8 @@ def test_classification_leaves_out_images_of_other_classes() -> None:
     assert kept(train)[:4] == ["000.png", "002.png", "003.png", "005.png"]
     assert train.image_labels is not None
     assert train.image_labels[:4].tolist() == [1, 0, 1, 0], "by the names in the order typed"
-    said = "data.classes: 26 of 39 images kept (train 20, val 6), 2 of 3 classes"
-    assert chosen.lines == [said]
+    message = "data.classes: 26 of 39 images kept (train 20, val 6), 2 of 3 classes"
+    assert chosen.lines == [message]
     assert [chosen.counts["val"][key] for key in ("images", "of_images")] == [6, 9]
     assert len(tables["train"]) == 30, "the gate's tables stay"
 
