@@ -104,7 +104,7 @@ def test_the_last_stage_runs_once_on_a_region(monkeypatch: pytest.MonkeyPatch) -
         seen.append(len(x))
         return later(x)
 
-    monkeypatch.setattr(model.backbone, "later", counted)
+    monkeypatch.setattr(model.backbone, "forward_tail", counted)
     images, targets = masked_scene()
     terms = model.loss(images, targets)
     assert terms["num_positives"] > 0

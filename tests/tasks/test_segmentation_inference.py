@@ -232,16 +232,16 @@ def test_models_and_values_that_do_not_fit_say_so() -> None:
 
     batch = batch_of(pictures(1, 3, 40, 40))
     with pytest.raises(UsageError, match="Decided gives classes without logits"):
-        make_task(Decided(), mode="tiles").predicted(batch)
+        make_task(Decided(), mode="tiles").predict_batch(batch)
     with pytest.raises(UsageError, match=r"task\.inference: .*windows"):
         make_task(Pixels(), windows=3)
     broken = Pixels()
     nn.init.constant_(broken.score.bias, float("nan"))
     for mode in ("fit", "whole", "tiles"):
         with pytest.raises(RunError, match=r"logits for 0\.png are not finite"):
-            make_task(broken, mode=mode).predicted(batch)
+            make_task(broken, mode=mode).predict_batch(batch)
     boxes = Batch(batch.images, [], batch.infos, None, [torch.zeros(1, 4)])
     with pytest.raises(UsageError, match="mode=fit is what a model"):
-        make_task(Pixels(), mode="tiles").predicted(boxes)
+        make_task(Pixels(), mode="tiles").predict_batch(boxes)
     with pytest.raises(UsageError, match="flip and scales are not for"):
-        make_task(Pixels(), flip=True).predicted(boxes)
+        make_task(Pixels(), flip=True).predict_batch(boxes)
