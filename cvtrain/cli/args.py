@@ -157,6 +157,5 @@ def _unknown_words(words: Sequence[str], overrides: Sequence[str], has_verb: boo
     close = difflib.get_close_matches(word, command.names(), n=1, cutoff=0.6)
     if close:
         return f"unknown verb {word}; did you mean {close[0]}?"
-    return (
-        f"{word} is neither a verb ({', '.join(command.names())}) nor key=value; see cvtrain --help"
-    )
+    verbs = ", ".join(verb.name for verb in command.commands())
+    return f"{word} is neither a verb ({verbs}) nor key=value; see cvtrain --help"

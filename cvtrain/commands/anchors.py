@@ -11,9 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cvtrain.commands._tables import checked_tables
 from cvtrain.config.command import Command
-from cvtrain.config.runs import own_folder
 from cvtrain.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -56,7 +54,9 @@ def anchors(cfg: Mapping[str, Any]) -> int:
         UsageError: a value that cannot be used, or a model that takes no such anchors.
         RunError: nothing can be written.
     """
+    from cvtrain.commands._tables import checked_tables
     from cvtrain.config.rules import span
+    from cvtrain.config.runs import own_folder
     from cvtrain.data.box_sizes import box_sizes
     from cvtrain.terminal import Terminal
 

@@ -9,12 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cvtrain.config import suggest
 from cvtrain.config.command import Command, CommandLine
 from cvtrain.config.groups import ConfDirs
 from cvtrain.errors import RunError, UsageError
-from cvtrain.storage import CACHE_KINDS, cache_folder, cache_home
-from cvtrain.terminal import print_table
 from cvtrain.text import say
 
 COMMAND = Command(
@@ -52,6 +49,8 @@ def cache(command: CommandLine, conf: ConfDirs) -> int:
         UsageError: other words, or keys.
         RunError: something cannot be deleted.
     """
+    from cvtrain.storage import CACHE_KINDS, cache_folder
+
     if command.overrides:
         raise UsageError(
             f"{command.overrides[0]} is not read by cache: cvtrain cache, or cvtrain cache clear "
@@ -72,6 +71,9 @@ def cache(command: CommandLine, conf: ConfDirs) -> int:
 
 def _chosen(words: Sequence[str]) -> list[str]:
     """The kinds that ``clear NAME...`` names."""
+    from cvtrain.config import suggest
+    from cvtrain.storage import CACHE_KINDS
+
     there = [*CACHE_KINDS, ALL]
     clear = f"cvtrain cache {CLEAR} {'|'.join(there)}"
     if words[0] != CLEAR:
@@ -87,6 +89,9 @@ def _chosen(words: Sequence[str]) -> list[str]:
 
 
 def _list() -> None:
+    from cvtrain.storage import CACHE_KINDS, cache_folder, cache_home
+    from cvtrain.terminal import print_table
+
     kept = {kind: measure(cache_folder(kind)) for kind in CACHE_KINDS}
     say(f"{cache_home()} (XDG_CACHE_HOME puts it elsewhere)\n")
     rows = []

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvtrain.config.command import Command
-from cvtrain.storage import mark_run_folder, refuse_data_folder, write_json_atomic
 from cvtrain.text import printable
 
 if TYPE_CHECKING:
@@ -59,6 +58,7 @@ def check(cfg: Mapping[str, Any]) -> int:
     """
     from cvtrain.data.gate.run import label_options, run_gate
     from cvtrain.data.source import make_reader, split_seed
+    from cvtrain.storage import refuse_data_folder
     from cvtrain.terminal import Terminal
 
     data = cfg["data"]
@@ -93,6 +93,8 @@ def write_check(folder: Path, report: GateReport) -> Path:
     Raises:
         RunError: no room, or no right to write there.
     """
+    from cvtrain.storage import mark_run_folder, write_json_atomic
+
     mark_run_folder(folder)
     return write_json_atomic(folder / "check.json", report.to_json())
 

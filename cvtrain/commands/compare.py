@@ -12,19 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cvtrain import failures
-from cvtrain.commands._compared_runs import Run, data_name, find, labels, refuse
-from cvtrain.config import rules, suggest
 from cvtrain.config.command import Command, CommandLine
-from cvtrain.config.compose import absolute, check_reads
 from cvtrain.config.groups import GROUPS, ConfDirs, pick
-from cvtrain.config.overrides import by_key, parse
-from cvtrain.config.runs import check_root, own_folder
 from cvtrain.errors import CvtrainError, UsageError
-from cvtrain.outside import download_unless_strange, refuse_outside
 from cvtrain.text import relative, say
 
 if TYPE_CHECKING:
+    from cvtrain.commands._compared_runs import Run
     from cvtrain.engine.benchmark import Cost
     from cvtrain.report.comparison import Comparison, Row
 
@@ -53,6 +47,11 @@ def compare_config(command: CommandLine, conf: ConfDirs) -> dict[str, Any]:
     Raises:
         UsageError: a key it does not read, a wrong value, no runs.
     """
+    from cvtrain.config import rules, suggest
+    from cvtrain.config.compose import absolute, check_reads
+    from cvtrain.config.overrides import by_key, parse
+    from cvtrain.config.runs import check_root
+
     typed = parse(command.overrides)
     check_reads(command.verb, typed)
     check_root([t for t in typed if "." not in t.key], command.verb)
@@ -97,6 +96,11 @@ def compare(cfg: Mapping[str, Any]) -> int:
         UsageError: not runs, or runs that do not compare.
         CvtrainError: none could be measured, or nothing can be written.
     """
+    from cvtrain import failures
+    from cvtrain.commands._compared_runs import data_name, find, refuse
+    from cvtrain.config.runs import own_folder
+    from cvtrain.outside import refuse_outside
+
     folder = own_folder(cfg, "compare")
     runs, skipped = find(cfg["runs"])
     refuse(runs)
@@ -137,7 +141,10 @@ def compare(cfg: Mapping[str, Any]) -> int:
 
 def _measure(runs: Sequence[Run], cfg: Mapping[str, Any]) -> list[Cost | CvtrainError]:
     """Each run's cost, said as it comes."""
+    from cvtrain import failures
+    from cvtrain.commands._compared_runs import labels
     from cvtrain.engine.benchmark import Job, measure_all
+    from cvtrain.outside import download_unless_strange
 
     jobs = []
     for run in runs:
@@ -171,6 +178,7 @@ def _measure(runs: Sequence[Run], cfg: Mapping[str, Any]) -> list[Cost | Cvtrain
 def _comparison(
     runs: Sequence[Run], costs: Sequence[Cost | CvtrainError], title: str
 ) -> Comparison:
+    from cvtrain.commands._compared_runs import labels
     from cvtrain.report.comparison import Comparison
 
     score = _class_score(runs[0])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cvtrain.config.command import CHECKPOINT, Command, CommandLine
-from cvtrain.config.compose import absolute, check_reads
 from cvtrain.config.groups import GROUPS, ConfDirs
-from cvtrain.config.overrides import Typed, by_key, parse
-from cvtrain.config.runs import check_root, existing_checkpoint
 from cvtrain.errors import UsageError
+
+if TYPE_CHECKING:
+    from cvtrain.config.overrides import Typed
 
 COMMAND = Command(
     "export",
@@ -35,6 +35,10 @@ def export_config(command: CommandLine, conf: ConfDirs) -> dict[str, Any]:
     Raises:
         UsageError: a key it does not read, no checkpoint, nothing to export, a file that is there.
     """
+    from cvtrain.config.compose import check_reads
+    from cvtrain.config.overrides import by_key, parse
+    from cvtrain.config.runs import check_root, existing_checkpoint
+
     typed = parse(command.overrides)
     check_reads(command.verb, typed)
     check_root(typed, command.verb)
@@ -53,6 +57,8 @@ def export_config(command: CommandLine, conf: ConfDirs) -> dict[str, Any]:
 
 def _out(checkpoint: Path, given: Mapping[str, Typed]) -> Path:
     """The file to write, which must not be there."""
+    from cvtrain.config.compose import absolute
+
     typed = "out" in given and isinstance(given["out"].value, str)
     path = Path(absolute(given["out"].value)) if typed else default_out(checkpoint)
     if not typed and path.parent.is_symlink():

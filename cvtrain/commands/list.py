@@ -5,11 +5,9 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 
-from cvtrain.config import suggest
 from cvtrain.config.command import Command, CommandLine
 from cvtrain.config.groups import GROUPS, ConfDirs, timm_names
 from cvtrain.errors import UsageError
-from cvtrain.terminal import print_table
 
 COMMAND = Command(
     "list",
@@ -49,6 +47,8 @@ def show_list(command: CommandLine, conf: ConfDirs) -> int:
     Raises:
         UsageError: a group that is not there, or a key other than ``filter=``.
     """
+    from cvtrain.terminal import print_table
+
     pattern = _pattern(command.overrides)
     if not command.words:
         if pattern is not None:
@@ -93,6 +93,8 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _group(word: str) -> str:
+    from cvtrain.config import suggest
+
     name = _PLURALS.get(word.lower(), word.lower())
     if name in GROUPS:
         return name

@@ -10,10 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cvtrain.commands._tables import checked_tables
 from cvtrain.config.command import Command
-from cvtrain.config.runs import own_folder
-from cvtrain.lock import locked
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,12 +59,16 @@ def proposals(cfg: Mapping[str, Any]) -> int:
         UsageError: a value that cannot be used.
         RunError: nothing can be written.
     """
+    from cvtrain.config.runs import own_folder
+    from cvtrain.lock import locked
+
     folder = own_folder(cfg, "proposals")
     with locked(folder):
         return _proposals(cfg, folder)
 
 
 def _proposals(cfg: Mapping[str, Any], folder: Path) -> int:
+    from cvtrain.commands._tables import checked_tables
     from cvtrain.instantiate import instantiate
     from cvtrain.proposals.recall import Recall
     from cvtrain.terminal import Terminal

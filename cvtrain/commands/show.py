@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvtrain.config.command import Command, CommandLine
-from cvtrain.config.compose import compose_command, finish, hydra_session
 from cvtrain.config.groups import ConfDirs
-from cvtrain.config.overrides import Typed, by_key
-from cvtrain.storage import mark_run_folder, refuse_data_folder
 from cvtrain.text import output_file, say
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from cvtrain.config.overrides import Typed
     from cvtrain.data.collate import Sample
     from cvtrain.data.datamodule import DataModule
     from cvtrain.data.dataset import VisionDataset
@@ -59,6 +57,8 @@ def show_config(command: CommandLine, conf: ConfDirs) -> dict[str, Any]:
     Raises:
         CvtrainError: anything that is wrong with the command; the data set cannot be read.
     """
+    from cvtrain.config.compose import compose_command, finish, hydra_session
+
     with hydra_session(conf):
         composed = compose_command(command, conf)
         config = finish(composed)
@@ -76,6 +76,7 @@ def _task_of_data(config: Mapping[str, Any], typed: Sequence[Typed]) -> str | No
     Raises:
         CvtrainError: the data set cannot be read.
     """
+    from cvtrain.config.overrides import by_key
     from cvtrain.data.gate.run import NEEDS
     from cvtrain.instantiate import instantiate
 
@@ -111,6 +112,7 @@ def show(cfg: Mapping[str, Any]) -> int:
     from cvtrain.augment.config import settled
     from cvtrain.data.datamodule import build_datamodule
     from cvtrain.report import draw
+    from cvtrain.storage import mark_run_folder, refuse_data_folder
 
     folder = Path(cfg.get("run_dir") or Path("runs") / "show" / time.strftime("%Y-%m-%d_%H-%M-%S"))
     refuse_data_folder("run_dir", folder, cfg["data"].get("root"))

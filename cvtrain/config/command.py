@@ -146,19 +146,24 @@ def trust_commands(packages: Sequence[str]) -> None:
 
 @functools.cache
 def names() -> tuple[str, ...]:
-    """The verbs, in the order of the help."""
-    return tuple(command.name for command in commands())
+    """The verbs, by name; nothing is imported for it."""
+    return tuple(sorted(module.rpartition(".")[2] for module in _modules()))
 
 
 def commands() -> list[Command]:
     """All verbs, in the order of the help."""
-    found = [
-        _load(f"{package}.{module.name}")
+    found = [_load(module) for module in _modules()]
+    return sorted(found, key=lambda command: (command.order, command.name))
+
+
+def _modules() -> list[str]:
+    """The modules that are verbs, by their whole names."""
+    return [
+        f"{package}.{module.name}"
         for package in _PACKAGES
         for module in pkgutil.iter_modules(importlib.import_module(package).__path__)
         if not module.name.startswith("_")
     ]
-    return sorted(found, key=lambda command: (command.order, command.name))
 
 
 def command(verb: str) -> Command:
