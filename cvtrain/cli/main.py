@@ -97,7 +97,14 @@ def _help(line: CommandLine) -> int:
 
     conf = ConfDirs(line.config_dirs)
     page = about(line.topic, conf) if line.topic else text(conf)
-    print(wrapped(page, get_terminal_size().columns) if sys.stdout.isatty() else page)
+    if sys.stdout.isatty() and page.startswith("# "):  # a guide
+        from rich.markdown import Markdown
+
+        from cvtrain.terminal import Terminal
+
+        Terminal().print(Markdown(page, hyperlinks=False))
+    else:
+        print(wrapped(page, get_terminal_size().columns) if sys.stdout.isatty() else page)
     return failures.DONE
 
 
