@@ -39,7 +39,7 @@ META_KEYS = frozenset(
         "heads",
         "proposals",
         "joint",
-        "least_batch",
+        "min_batch_size",
         "default_image_size",
         "default_resize",
     }

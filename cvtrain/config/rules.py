@@ -434,10 +434,10 @@ def check_words(flat: Mapping[str, Any]) -> None:
 
 def check_batch(flat: Mapping[str, Any]) -> None:
     """Raise UsageError where a training step has fewer images than the model can learn from
-    (``model.least_batch``).
+    (``model.min_batch_size``).
     """
     model, size = flat.get("model") or {}, (flat.get("data") or {}).get("batch_size")
-    least = model.get("least_batch") or 1
+    least = model.get("min_batch_size") or 1
     if size is not None and size < least:
         raise UsageError(
             f"data.batch_size={size}: model={model.get('name')} normalizes over the images of a "

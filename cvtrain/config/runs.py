@@ -24,6 +24,7 @@ from cvtrain.config.compose import (
     hydra_session,
 )
 from cvtrain.config.groups import ConfDirs, load, pick
+from cvtrain.config.moved import up_to_date
 from cvtrain.config.overrides import Typed, by_key, parse
 from cvtrain.config.resume import OWN, with_typed
 from cvtrain.errors import UsageError
@@ -211,8 +212,9 @@ def run_config(folder: Path) -> dict[str, Any] | None:
             raise UsageError(
                 f"{path} is not the configuration of a run: it has no {group}; {_WITHOUT_CONFIG}"
             )
+    config = up_to_date(config)
     check_stored(config, path)
-    return dict(config)
+    return config
 
 
 def checkpoint_config(command: CommandLine, conf: ConfDirs) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import IO, Any, cast
 import torch
 from lightning_fabric.plugins import CheckpointIO
 
+from cvtrain.config.moved import up_to_date
 from cvtrain.data.table import Classes
 from cvtrain.engine.build import build_model
 from cvtrain.errors import CheckpointError, UsageError
@@ -98,6 +99,7 @@ def load_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
         isinstance(header.get(key), kind) for key, kind in wanted.items()
     ):
         raise CheckpointError(f"{path}: not a cvtrain checkpoint (its config is missing)")
+    header["config"] = up_to_date(header["config"])
     check_stored(header["config"], path)
     _check_classes(header["classes"], path)
     if not isinstance(checkpoint.get("state_dict"), dict):

@@ -56,23 +56,23 @@ class RandomRoIs(RoISampling):
 
     Args:
         count: regions an image (Fast R-CNN: 64, torchvision: 512).
-        foreground_share: at most, 0..1.
+        positive_fraction: at most, 0..1.
 
     Raises:
         ValueError: a number out of range.
     """
 
-    def __init__(self, count: int = 64, foreground_share: float = 0.25) -> None:
-        if count < 1 or not 0 <= foreground_share <= 1:
+    def __init__(self, count: int = 64, positive_fraction: float = 0.25) -> None:
+        if count < 1 or not 0 <= positive_fraction <= 1:
             raise ValueError(
-                f"count={count} must be at least 1, foreground_share={foreground_share} in 0..1"
+                f"count={count} must be at least 1, positive_fraction={positive_fraction} in 0..1"
             )
-        self.count, self.foreground_share = count, foreground_share
+        self.count, self.positive_fraction = count, positive_fraction
 
     def before(
         self, foreground: Tensor, background: Tensor, draws: torch.Generator | None
     ) -> Tensor:
-        pair = sample_balanced(foreground, background, self.count, self.foreground_share, draws)
+        pair = sample_balanced(foreground, background, self.count, self.positive_fraction, draws)
         return torch.cat(pair)
 
     def after(self, loss: Tensor, boxes: Tensor) -> Tensor:

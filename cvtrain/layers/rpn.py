@@ -66,7 +66,7 @@ class RPN(nn.Module):
         positive_iou: anchors of this IoU with an object and more are positive, 0..1.
         negative_iou: those below this are negative, 0..1.
         sample: anchors an image that the loss counts.
-        positive_share: of positives among them at most, 0..1.
+        positive_fraction: of positives among them at most, 0..1.
         beta: where the box loss turns from parabola to line.
         candidates: the best so many of each map go on to the suppression; in training, elsewhere.
         proposals: so many an image are left; in training, elsewhere.
@@ -86,7 +86,7 @@ class RPN(nn.Module):
         positive_iou: float = 0.7,
         negative_iou: float = 0.3,
         sample: int = 256,
-        positive_share: float = 0.5,
+        positive_fraction: float = 0.5,
         beta: float = 1 / 9,
         candidates: Sequence[int] = (2000, 1000),
         proposals: Sequence[int] = (2000, 1000),
@@ -98,16 +98,16 @@ class RPN(nn.Module):
                 raise ValueError(
                     f"rpn.{name}={list(pair)}: give two numbers from 1, in training and elsewhere"
                 )
-        if sample < 1 or not 0 <= positive_share <= 1 or beta < 0 or not 0 <= nms_iou <= 1:
+        if sample < 1 or not 0 <= positive_fraction <= 1 or beta < 0 or not 0 <= nms_iou <= 1:
             raise ValueError(
                 f"rpn.sample={sample} must be at least 1, rpn.beta={beta} at least 0, "
-                f"rpn.positive_share={positive_share} and rpn.nms_iou={nms_iou} in 0..1"
+                f"rpn.positive_fraction={positive_fraction} and rpn.nms_iou={nms_iou} in 0..1"
             )
         if not scales or not ratios or min(*scales, *ratios) <= 0:
             raise ValueError(
                 f"rpn.scales={list(scales)} rpn.ratios={list(ratios)}: give numbers above 0"
             )
-        self.sample, self.positive_share, self.beta = sample, positive_share, beta
+        self.sample, self.positive_fraction, self.beta = sample, positive_fraction, beta
         self.candidates, self.proposals = tuple(candidates), tuple(proposals)
         self.nms_iou = nms_iou
         self.coder = BoxCoder()
@@ -184,7 +184,7 @@ class RPN(nn.Module):
                 index >= 0,
                 index == NEGATIVE,
                 self.sample,
-                self.positive_share,
+                self.positive_fraction,
                 fixed_draws(self.training),
             )
             drawn = torch.cat([positive, negative])

@@ -26,7 +26,7 @@ def sample_balanced(
     positive: Tensor,
     negative: Tensor,
     count: int,
-    positive_share: float,
+    positive_fraction: float,
     draws: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
     """A random sample of one image's boxes (Girshick 2015, arXiv 1504.08083, section 2.3).
@@ -35,7 +35,7 @@ def sample_balanced(
         positive: bool ``(A,)``.
         negative: bool ``(A,)``; boxes that are neither are never drawn.
         count: boxes to draw; negatives fill up where positives are few, never the other way.
-        positive_share: of positives at most, 0..1.
+        positive_fraction: of positives at most, 0..1.
         draws: a generator on the CPU; None: the global one.
 
     Returns:
@@ -44,7 +44,7 @@ def sample_balanced(
     """
     p = positive.nonzero().flatten()
     n = negative.nonzero().flatten()
-    p = _draw(p, int(count * positive_share), draws)
+    p = _draw(p, int(count * positive_fraction), draws)
     return p, _draw(n, count - len(p), draws)
 
 

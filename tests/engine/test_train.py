@@ -87,7 +87,7 @@ def test_the_gate_is_on_record(trained) -> None:
 def test_what_speaks_against_an_optimizer_is_said(compose, tmp_path) -> None:
     words = ["trainer.max_epochs=1", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1"]
     assert train(compose(*words, "optimizer=sgd")) == 0
-    assert "say model.connected_scale=1" in (tmp_path / "run" / "train.log").read_text()
+    assert "say model.fc_lr_scale=1" in (tmp_path / "run" / "train.log").read_text()
 
 
 def test_the_same_seed_gives_the_same_run_and_another_does_not(compose, tmp_path) -> None:

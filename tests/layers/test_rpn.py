@@ -44,7 +44,7 @@ def test_nine_anchors_a_place(outputs: RPNOutputs) -> None:
 
 
 def test_the_loss_equals_a_slow_one(rpn: RPN, outputs: RPNOutputs) -> None:
-    rpn.sample, rpn.positive_share = 10_000, 1.0  # all that may be drawn
+    rpn.sample, rpn.positive_fraction = 10_000, 1.0  # all that may be drawn
     terms = rpn.loss(outputs, targets())
     objects = targets()[0].boxes[:2]  # type: ignore[index]
     crowd = targets()[0].boxes[2]  # type: ignore[index]

@@ -44,7 +44,7 @@ def test_the_papers_vgg_network(build_model: Any) -> None:
     assert count == 134_260_544 + (4096 + 1) * (21 + 80) == 134_674_341
     assert (model.pool.size, model.pool.method, model.pool.strides) == (7, "pool", [16])
     sampling = model.stage.sampling
-    assert (sampling.count, sampling.foreground_share) == (64, 0.25)
+    assert (sampling.count, sampling.positive_fraction) == (64, 0.25)
     assert (model.stage.matcher.high, model.stage.background_iou) == (0.5, 0.1)
     assert model.stage.beta == 1.0
 

@@ -69,7 +69,7 @@ def copied(system: type[System], theirs: TorchvisionFasterRCNN, **keywords: Any)
     model = system(
         TimmBackbone("resnet50"),
         3,
-        rpn=partial(RPN, sample=MANY, positive_share=1.0, candidates=(1000, 1000)),
+        rpn=partial(RPN, sample=MANY, positive_fraction=1.0, candidates=(1000, 1000)),
         sampling=RandomRoIs(MANY, 1.0),
         min_score=0.05,
         max_detections=DETECTIONS,

@@ -120,7 +120,7 @@ def test_who_answers_for_what_equals_a_loop(make: Callable[..., FCOS]) -> None:
         expected = min(fitting)[1] if fitting else (IGNORED if hidden else NEGATIVE)
         assert int(index[a]) == expected
     assert {0, 1, 2, IGNORED, NEGATIVE} == set(index.tolist())
-    everywhere = make(channels=32, convs=1, centre_radius=None).assign(out, boxes, crowd)
+    everywhere = make(channels=32, convs=1, center_radius=None).assign(out, boxes, crowd)
     assert (everywhere >= 0).sum() > (index >= 0).sum()
 
 
@@ -220,7 +220,7 @@ def test_bad_keys_are_refused() -> None:
     for keywords, text in (
         ({"gamma": -1.0}, "gamma=-1"),
         ({"distances": "abs"}, "distances=abs: expected exp"),
-        ({"centre_radius": 0.0}, "centre_radius=0"),
+        ({"center_radius": 0.0}, "center_radius=0"),
         ({"channels": 50}, "channels=50 must be a multiple of 4"),
     ):
         with pytest.raises(ValueError, match=text):

@@ -172,8 +172,8 @@ def test_another_size_of_image_is_one_clear_line(make: Callable[..., YOLO]) -> N
 def test_bad_keys_are_refused(make: Callable[..., YOLO]) -> None:
     with pytest.raises(ValueError, match="grid=0"):
         make(grid=0)
-    with pytest.raises(ValueError, match="connected_scale=0"):
-        make(connected_scale=0.0)
+    with pytest.raises(ValueError, match="fc_lr_scale=0"):
+        make(fc_lr_scale=0.0)
 
 
 @pytest.mark.parametrize(("cells", "pixels"), [(7, 7), (7, 8), (7, 13), (7, 4), (1, 1), (3, 5)])
@@ -199,17 +199,15 @@ def test_all_cells_start_alike_and_look_at_their_own_place(make: Callable[..., Y
 
 
 def test_sgd_is_doubted_where_the_connected_layers_are_slowed(make: Callable[..., YOLO]) -> None:
-    message = make(connected_scale=0.04).optimizer_warning("SGD")
-    assert message.startswith(
-        "model.connected_scale=0.04 is for optimizers like Adam: with optimizer"
-    )
-    assert "learn at 0.0016 of the others' rate; say model.connected_scale=1" in message
-    assert make(connected_scale=0.04).optimizer_warning("adamw") == ""
-    assert make(connected_scale=1.0).optimizer_warning("sgd") == ""
+    message = make(fc_lr_scale=0.04).optimizer_warning("SGD")
+    assert message.startswith("model.fc_lr_scale=0.04 is for optimizers like Adam: with optimizer")
+    assert "learn at 0.0016 of the others' rate; say model.fc_lr_scale=1" in message
+    assert make(fc_lr_scale=0.04).optimizer_warning("adamw") == ""
+    assert make(fc_lr_scale=1.0).optimizer_warning("sgd") == ""
 
 
 def test_connected_scale_changes_the_speed_and_not_the_function(make: Callable[..., YOLO]) -> None:
-    slow, plain = make(connected_scale=0.1).eval(), make().eval()
+    slow, plain = make(fc_lr_scale=0.1).eval(), make().eval()
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     torch.testing.assert_close(slow(images), plain(images), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(slow.hidden.weight, plain.hidden.weight * 10)

@@ -271,7 +271,7 @@ def test_a_backbone_can_end_earlier() -> None:
     ("keywords", "message"),
     [
         ({"size": "xl"}, r"size=xl: expected nano \| tiny \| s \| m \| l"),
-        ({"centre_radius": 0.5}, "centre_radius=0.5 must be above 0.5"),
+        ({"center_radius": 0.5}, "center_radius=0.5 must be above 0.5"),
         ({"multi_scale": [1.5, 0.5]}, "smallest and the largest share"),
         ({"multi_scale": [0.5, 1.5], "resize_every": 0}, "resize_every=0"),
         ({"box_weight": -1}, "box_weight=-1"),

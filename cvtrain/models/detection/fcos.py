@@ -88,7 +88,7 @@ class FCOS(Model):
         num_classes: K.
         channels: of the pyramid and the heads, a multiple of 4.
         convs: 3 x 3 convolutions in each head before the last.
-        centre_radius: places so many strides from an object's centre are positive; None: all
+        center_radius: places so many strides from an object's centre are positive; None: all
             places inside it (the paper's first version).
         distances: exp or relu: how a number becomes a distance.
         point_offset: where in its cell a place lies, 0..1 strides.
@@ -113,7 +113,7 @@ class FCOS(Model):
         num_classes: int,
         channels: int = 256,
         convs: int = 4,
-        centre_radius: float | None = 1.5,
+        center_radius: float | None = 1.5,
         distances: Distances = "exp",
         point_offset: float = 0.5,
         alpha: float = 0.25,
@@ -132,10 +132,10 @@ class FCOS(Model):
             raise ValueError(f"alpha={alpha} must be in 0..1, gamma={gamma} at least 0")
         if distances not in get_args(Distances):
             raise ValueError(f"distances={distances}: expected {' | '.join(get_args(Distances))}")
-        if centre_radius is not None and centre_radius <= 0:
-            raise ValueError(f"centre_radius={centre_radius} must be above 0, or null")
+        if center_radius is not None and center_radius <= 0:
+            raise ValueError(f"center_radius={center_radius} must be above 0, or null")
         self.num_classes = num_classes
-        self.centre_radius, self.relu = centre_radius, distances == "relu"
+        self.center_radius, self.relu = center_radius, distances == "relu"
         self.point_offset = point_offset
         self.alpha, self.gamma = alpha, gamma
         self.select = Selection(nms_iou, nms, min_score, max_detections)
@@ -237,10 +237,10 @@ class FCOS(Model):
             sides = encode_ltrb(part, places[:, None])  # (A, n, 4)
             longest = sides.amax(dim=-1)
             fits = (sides.amin(dim=-1) > 0) & (longest > nearest) & (longest < farthest)
-            if self.centre_radius is not None:
+            if self.center_radius is not None:
                 centre = (part[:, :2] + part[:, 2:]) / 2
                 away = (places[:, None] - centre).abs().amax(dim=-1)  # (A, n)
-                fits &= away < self.centre_radius * strides
+                fits &= away < self.center_radius * strides
             size = torch.where(fits, area(part), torch.inf)  # (A, n)
             smallest, which = size.min(dim=1)
             index = torch.where(smallest < least, which + start, index)

@@ -92,7 +92,7 @@ class LightHeadRCNN(PositionSensitive):
         roi: ``align`` (means of points) or ``pool`` (of cells with rounded edges).
         rpn: makes the proposing network of ``in_channels`` and ``strides``.
         sample: regions an image that count.
-        foreground_share: of foreground among them at most, 0..1; not with ``ohem``.
+        positive_fraction: of foreground among them at most, 0..1; not with ``ohem``.
         ohem: the regions of highest loss count, not random ones.
         ohem_nms_iou: of hard regions that overlap by more the worst alone counts; None: all may.
         foreground_iou: regions of this IoU with an object and more are foreground, 0..1.
@@ -119,7 +119,7 @@ class LightHeadRCNN(PositionSensitive):
         roi: Method = "align",
         rpn: Callable[..., RPN] = RPN,
         sample: int = 256,
-        foreground_share: float = 0.25,
+        positive_fraction: float = 0.25,
         ohem: bool = False,
         ohem_nms_iou: float | None = None,
         foreground_iou: float = 0.5,
@@ -138,7 +138,7 @@ class LightHeadRCNN(PositionSensitive):
         self.thin = LargeSeparable(self.top_channels, middle, thin * positions**2, kernel)
         self.head = BoxHead(thin, positions, num_classes, (hidden,), agnostic=True)
         self.stage = RoIStage(
-            HardRoIs(sample, ohem_nms_iou) if ohem else RandomRoIs(sample, foreground_share),
+            HardRoIs(sample, ohem_nms_iou) if ohem else RandomRoIs(sample, positive_fraction),
             foreground_iou=foreground_iou,
             background_iou=background_iou,
             beta=beta,

@@ -51,7 +51,7 @@ class RFCN(PositionSensitive):
         roi: ``pool`` (the paper's means of cells with rounded edges) or ``align`` (of points).
         rpn: makes the proposing network of ``in_channels`` and ``strides``.
         sample: regions an image that count.
-        foreground_share: of foreground among them at most, 0..1; not with ``ohem``.
+        positive_fraction: of foreground among them at most, 0..1; not with ``ohem``.
         ohem: the regions of highest loss count, not random ones.
         ohem_nms_iou: of hard regions that overlap by more the worst alone counts; None: all may.
         foreground_iou: regions of this IoU with an object and more are foreground, 0..1.
@@ -75,7 +75,7 @@ class RFCN(PositionSensitive):
         roi: Method = "pool",
         rpn: Callable[..., RPN] = RPN,
         sample: int = 128,
-        foreground_share: float = 0.25,
+        positive_fraction: float = 0.25,
         ohem: bool = False,
         ohem_nms_iou: float | None = None,
         foreground_iou: float = 0.5,
@@ -97,7 +97,7 @@ class RFCN(PositionSensitive):
         self.score_maps = start(nn.Conv2d(channels, cells * (1 + num_classes), 1), 0.01)
         self.box_maps = start(nn.Conv2d(channels, cells * 4, 1), 0.01)
         self.stage = RoIStage(
-            HardRoIs(sample, ohem_nms_iou) if ohem else RandomRoIs(sample, foreground_share),
+            HardRoIs(sample, ohem_nms_iou) if ohem else RandomRoIs(sample, positive_fraction),
             foreground_iou=foreground_iou,
             background_iou=background_iou,
             beta=beta,

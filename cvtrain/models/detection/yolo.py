@@ -25,7 +25,7 @@ Where the paper is silent or we deviate:
   the convolutions from a week of ImageNet, does not say how these layers start. Nothing in them is
   shared between places, so that from scratch, on small data, a plain random start learns little or
   only overfits.
-- ``connected_scale`` divides the connected layers' weights and multiplies their inputs by as much:
+- ``fc_lr_scale`` divides the connected layers' weights and multiplies their inputs by as much:
   the same functions, which an adaptive optimizer then changes that much more slowly than the
   convolutions. 1 is the paper's.
 - Confidences and class probabilities are linear outputs: negative ones count as 0, class-specific
@@ -73,7 +73,7 @@ class YOLO(Model):
             24 x S x S.
         dropout: share of those units dropped in training, 0..1; None: 0.5 for 4096 units or
             more, otherwise 0.
-        connected_scale: speed at which the connected layers learn beside the convolutions under
+        fc_lr_scale: speed at which the connected layers learn beside the convolutions under
             an adaptive optimizer (Adam and its kin); with SGD leave it at 1.
         nms_iou: a box that overlaps a better one of its class by more is removed, 0..1.
         min_score: predictions score more than this.
@@ -93,7 +93,7 @@ class YOLO(Model):
         boxes_per_cell: int = 2,
         hidden: int | None = None,
         dropout: float | None = None,
-        connected_scale: float = 1.0,
+        fc_lr_scale: float = 1.0,
         nms_iou: float = 0.5,
         min_score: float = 0.0,
         max_detections: int = 100,
@@ -101,8 +101,8 @@ class YOLO(Model):
         super().__init__()
         if grid < 1 or boxes_per_cell < 1:
             raise ValueError(f"grid={grid} boxes_per_cell={boxes_per_cell} must be at least 1")
-        if not 0 < connected_scale <= 1:
-            raise ValueError(f"connected_scale={connected_scale} must be above 0 and at most 1")
+        if not 0 < fc_lr_scale <= 1:
+            raise ValueError(f"fc_lr_scale={fc_lr_scale} must be above 0 and at most 1")
         height, width = (image_size,) * 2 if isinstance(image_size, int) else image_size
         self.image_size = (int(height), int(width))
         self.num_classes = num_classes
@@ -127,18 +127,18 @@ class YOLO(Model):
         self.dropout = nn.Dropout(dropout)
         self.depth = 5 * boxes_per_cell + num_classes
         self.out = nn.Linear(self.hidden.out_features, grid * grid * self.depth)
-        self.connected_scale = connected_scale
+        self.fc_lr_scale = fc_lr_scale
         self._start_cell_by_cell(channels)
 
     def optimizer_warning(self, optimizer: str) -> str:
-        """Where all layers have one rate, what ``connected_scale`` s leaves of it is s squared."""
-        scale = self.connected_scale
+        """Where all layers have one rate, what ``fc_lr_scale`` s leaves of it is s squared."""
+        scale = self.fc_lr_scale
         if scale == 1 or not optimizer.lower().startswith(("sgd", "momentum", "nesterov")):
             return ""
         return (
-            f"model.connected_scale={scale:g} is for optimizers like Adam: with "
+            f"model.fc_lr_scale={scale:g} is for optimizers like Adam: with "
             f"optimizer={optimizer.lower()} the connected layers learn at {scale**2:.2g} of the "
-            "others' rate; say model.connected_scale=1"
+            "others' rate; say model.fc_lr_scale=1"
         )
 
     @torch.no_grad()
@@ -156,8 +156,8 @@ class YOLO(Model):
         last = self.out.weight.view(cells, self.depth, units).zero_()
         for cell in range(cells):
             mine = first[cell::cells]
-            mine.copy_(look[: len(mine), :, None] * place[cell] / self.connected_scale)
-            last[cell, :, cell::cells] = answer[:, : len(mine)] / self.connected_scale
+            mine.copy_(look[: len(mine), :, None] * place[cell] / self.fc_lr_scale)
+            last[cell, :, cell::cells] = answer[:, : len(mine)] / self.fc_lr_scale
         self.hidden.bias.zero_()
         start = torch.zeros(cells, self.depth)
         start[:, : 5 * self.boxes_per_cell].unflatten(1, (-1, 5))[..., :4] = 0.5
@@ -179,8 +179,8 @@ class YOLO(Model):
             x = F.avg_pool2d(x, self.blocks, ceil_mode=True)
         if tuple(x.shape[-2:]) != self.map_size:  # networks without "same" padding
             x = F.adaptive_avg_pool2d(x, self.map_size)
-        x = F.leaky_relu(self.hidden(x.flatten(1) * self.connected_scale), LEAK)  # (N, hidden)
-        x = self.out(self.dropout(x) * self.connected_scale).float()  # (N, S * S * (5B + C))
+        x = F.leaky_relu(self.hidden(x.flatten(1) * self.fc_lr_scale), LEAK)  # (N, hidden)
+        x = self.out(self.dropout(x) * self.fc_lr_scale).float()  # (N, S * S * (5B + C))
         return x.view(-1, self.grid, self.grid, self.depth)
 
     def compute_loss(self, outputs: Tensor, targets: list[Target]) -> dict[str, Tensor]:

@@ -95,7 +95,7 @@ class YOLOX(Model):
         multi_scale: smallest and largest size trained at, in shares of the images'; None: one.
         resize_every: batches in a row of one size.
         seed: the sizes are drawn from it.
-        centre_radius: places so many strides from an object's centre may be positive, above 0.5.
+        center_radius: places so many strides from an object's centre may be positive, above 0.5.
         prior: class probability and objectness at the start, 0..1.
         nms_iou: a box that overlaps a better one of its class by more is removed, 0..1.
         nms: variant of the suppression, see layers/nms.py.
@@ -121,7 +121,7 @@ class YOLOX(Model):
         multi_scale: Sequence[float] | None = None,
         resize_every: int = 10,
         seed: int = 0,
-        centre_radius: float = 2.5,
+        center_radius: float = 2.5,
         prior: float = 0.01,
         nms_iou: float = 0.65,
         nms: Method = "hard",
@@ -134,13 +134,13 @@ class YOLOX(Model):
             raise ValueError("YOLOX regresses boxes: loss=iou, giou, diou or ciou")
         if box_weight < 0:
             raise ValueError(f"box_weight={box_weight} must be at least 0")
-        if centre_radius <= 0.5:
-            raise ValueError(f"centre_radius={centre_radius} must be above 0.5: a place an object")
+        if center_radius <= 0.5:
+            raise ValueError(f"center_radius={center_radius} must be above 0.5: a place an object")
         if close_epoch is not None and close_epoch < 0:
             raise ValueError(f"close_epoch={close_epoch} must be at least 0, or null")
         scale = scale_of(size)
         self.num_classes = num_classes
-        self.box_weight, self.centre_radius = box_weight, centre_radius
+        self.box_weight, self.center_radius = box_weight, center_radius
         self.close_epoch = close_epoch
         self.select = Selection(nms_iou, nms, min_score, max_detections)
         self.candidates = candidates
@@ -225,7 +225,7 @@ class YOLOX(Model):
             boxes.view_as(outputs.codes),
             objects,
             outputs.grid,
-            self.centre_radius,
+            self.center_radius,
         )
         mine, place, stride = codes[positive], places[positive], strides[positive]
         wanted = objects.boxes[owner]
