@@ -1,7 +1,7 @@
 """The errors a user sees: one line, the bad value, the fix. Nothing here imports torch.
 
 The command line prints ``str(error)`` and exits with ``error.exit_code``; any other exception is
-reported as a bug or, where it is recognised (out of memory, a full disk), translated first.
+reported as a bug or, where it is recognized (out of memory, a full disk), translated first.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Conventions, stated once
 ------------------------
 - Images: ``(B, C, H, W)`` in the file's dtype (nearly always uint8), RGB, upright. Models cast and
-  normalise them with buffers of their own.
+  normalize them with buffers of their own.
 - Boxes: xyxy, absolute pixels, float32 ``(N, 4)``, N may be 0; x to the right, y down; a box that
   covers the whole image is ``[0, 0, W, H]``.
 - Labels: int64 in ``0..K-1``; ``K = num_classes`` never counts a background class.
@@ -177,7 +177,7 @@ class Placement:
     def logits_to_original(self, logits: Tensor) -> Tensor:
         """``(K, H_net, W_net)`` -> uint8 ``(height, width)``: the largest at each original pixel.
 
-        The logits are interpolated (bilinear, pixel centres, what lies beyond the placed image
+        The logits are interpolated (bilinear, pixel centers, what lies beyond the placed image
         never mixed in), then compared: outlines follow what the network says between its pixels.
         A few rows at a time, so that all classes of a large image need not fit into memory.
         """

@@ -5,15 +5,15 @@ Reads any data set cvtrain reads (COCO with segments, image and mask pairs, ...)
 check, and writes OUT/{train,val}/CLASS/*.png, which data=folder takes. Tiles of an image stay in
 that image's split. What a tile is, --label says:
 
-  centre  the class of its centre pixel, as in Ciresan et al. 2012 ("Deep neural networks segment
+  center  the class of its center pixel, as in Ciresan et al. 2012 ("Deep neural networks segment
           neuronal membranes in electron microscopy images"); objects count as pixels too
   share   the class that covers at least --share of it; tiles of no such class are left out
-  count   how many objects have their centre in it: empty (not a pixel of any), few, many (--many);
+  count   how many objects have their center in it: empty (not a pixel of any), few, many (--many);
           tiles with parts of objects alone are left out
 
 Nothing is written to the data set. Example:
 
-  python scripts/make_tiles.py membrane tiles --size 32 --label centre --per-class 300
+  python scripts/make_tiles.py membrane tiles --size 32 --label center --per-class 300
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def make_tiles(
         out: a folder that is not there yet, or empty, outside the data set.
         size: side of a tile, pixels.
         stride: pixels from one tile to the next.
-        label: centre, share or count.
+        label: center, share or count.
         share: of a tile that one class must cover, 0.5..1.
         many: objects from which a tile counts as ``many``.
         per_class: at most so many tiles of each class and split, drawn by ``seed``; None: all.
@@ -114,8 +114,8 @@ def make_tiles(
     namer: Namer
     if label == "count":
         namer = _counter(many)
-    elif label == "centre":
-        namer = lambda scene, rows, columns: _centre(scene, rows, columns, names)  # noqa: E731
+    elif label == "center":
+        namer = lambda scene, rows, columns: _center(scene, rows, columns, names)  # noqa: E731
     else:
         namer = lambda scene, rows, columns: _share(scene, rows, columns, names, share)  # noqa: E731
     counts = {}
@@ -159,7 +159,7 @@ def _tiles(
                     yield name, row, top, left
 
 
-def _centre(scene: Scene, rows: slice, columns: slice, names: tuple[str, ...]) -> str | None:
+def _center(scene: Scene, rows: slice, columns: slice, names: tuple[str, ...]) -> str | None:
     assert scene.mask is not None
     value = int(scene.mask[(rows.start + rows.stop) // 2, (columns.start + columns.stop) // 2])
     return None if value == IGNORE_INDEX else names[value]
@@ -230,7 +230,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("out", type=Path, help="folder to write: new or empty")
     parser.add_argument("--size", type=int, default=64, help="side of a tile, pixels (64)")
     parser.add_argument("--stride", type=int, help="pixels from tile to tile (the size)")
-    parser.add_argument("--label", choices=("centre", "share", "count"), default="centre")
+    parser.add_argument("--label", choices=("center", "share", "count"), default="center")
     parser.add_argument("--share", type=float, default=0.6, help="with --label share (0.6)")
     parser.add_argument("--many", type=int, default=4, help="with --label count (4)")
     parser.add_argument("--per-class", type=int, help="tiles of a class and split; all")

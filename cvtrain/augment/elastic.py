@@ -96,13 +96,13 @@ class Elastic(A.DualTransform):
         if not len(keypoints):
             return keypoints
         height, width = params["shape"][:2]
-        moved = keypoints.copy()  # (K, 5 + extras); x and y lie on pixel centres
+        moved = keypoints.copy()  # (K, 5 + extras); x and y lie on pixel centers
         moved[:, :2] = goes_to(moved[:, :2] + 0.5, params["coarse"], height, width) - 0.5
         return moved
 
 
 def fetched_from(coarse: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where each pixel comes from: OpenCV's float32 maps ``(H, W)`` of x and y, on pixel centres.
+    """Where each pixel comes from: OpenCV's float32 maps ``(H, W)`` of x and y, on pixel centers.
 
     Args:
         coarse: ``(2, G, G)`` displacements along x and y at the points of the grid, pixels.
@@ -137,7 +137,7 @@ def goes_to(points: np.ndarray, coarse: np.ndarray, height: int, width: int) -> 
 
 @lru_cache(maxsize=16)
 def _pixels(grid: int, length: int) -> np.ndarray:
-    """``weights`` of the centres of the pixels of a side."""
+    """``weights`` of the centers of the pixels of a side."""
     return weights(grid, (np.arange(length) + 0.5) / length)
 
 

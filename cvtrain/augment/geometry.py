@@ -53,7 +53,7 @@ class Box2Box:
 
 
 def fit(height: int, width: int, out_height: int, out_width: int, resize: str) -> Box2Box:
-    """Letterbox (aspect kept, centred) or stretch of ``(height, width)`` into the input."""
+    """Letterbox (aspect kept, centered) or stretch of ``(height, width)`` into the input."""
     if resize == "stretch":
         return Box2Box(out_height, out_width, 0, 0)
     scale = min(out_height / height, out_width / width)
@@ -154,15 +154,15 @@ def warp(
         small = _resize(image, max(1, round(h * scale)), max(1, round(w * scale)), nearest=False)
         back = np.diag([w / small.shape[1], h / small.shape[0], 1.0])
         image, matrix = small, matrix @ back
-    # OpenCV's coordinates lie on pixel centres: half a pixel off ours, on both sides.
-    centred = matrix.copy()
-    centred[:, 2] += matrix[:, :2] @ [0.5, 0.5] - 0.5
+    # OpenCV's coordinates lie on pixel centers: half a pixel off ours, on both sides.
+    centered = matrix.copy()
+    centered[:, 2] += matrix[:, :2] @ [0.5, 0.5] - 0.5
     method = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
     return by_four(
         image,
         lambda part: cv2.warpAffine(
             part,
-            centred,
+            centered,
             (out_width, out_height),
             flags=method,
             borderMode=cv2.BORDER_CONSTANT,

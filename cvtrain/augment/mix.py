@@ -2,7 +2,7 @@
 
 Applied to a whole batch on the device, in training alone: every image is mixed with another one of
 the batch, and its target becomes the shares of both classes (``Target.probs``). As in the papers'
-code one share is drawn a batch. Images keep their type, so that models normalise as ever.
+code one share is drawn a batch. Images keep their type, so that models normalize as ever.
 
 For detection (mixup alone) the objects of both images are put together, at full weight (Zhang et
 al. 2019, "Bag of Freebies for Training Object Detection", arXiv 1902.04103, which draws the share
@@ -144,7 +144,7 @@ def _blend(images: Tensor, order: Tensor, share: float) -> Tensor:
 def _cut(
     images: Tensor, order: Tensor, share: float, generator: np.random.Generator
 ) -> tuple[Tensor, float]:
-    """A rectangle of ``1 - share`` of the area, around a uniform centre, from the partners.
+    """A rectangle of ``1 - share`` of the area, around a uniform center, from the partners.
 
     What lies outside the image is cut off; the share returned is that of the pixels.
     """

@@ -67,7 +67,7 @@ class ObjectCrops:
         chosen = objects[int(generator.integers(len(objects)))]
         box, label = chosen[:4], int(chosen[4])
         if self.first is None or epoch < self.first:
-            return self._cut(scene, box, label), "centred object"
+            return self._cut(scene, box, label), "centered object"
         window, message = self._window(scene, box, generator)
         return self._cut(scene, window, None), message
 
@@ -89,11 +89,11 @@ class ObjectCrops:
             near = scene.windows[ious(scene.windows, box) >= self.min_iou]
             if len(near):
                 return near[int(generator.integers(len(near)))].astype(np.float64), "proposal"
-        sides, centre = box[2:] - box[:2], (box[2:] + box[:2]) / 2
+        sides, center = box[2:] - box[:2], (box[2:] + box[:2]) / 2
         for _ in range(DRAWS):
             shift = generator.uniform(-SHIFT, SHIFT, 2)
             half = sides * ZOOM ** generator.uniform(-1, 1, 2) / 2
-            middle = centre + shift * sides
+            middle = center + shift * sides
             window = np.concatenate([middle - half, middle + half])
             if ious(window[None], box)[0] >= self.min_iou:
                 return window, "drawn window"

@@ -26,8 +26,8 @@ class SampledPatch(Placing):
     Half of the time (``expand_p``) the image first goes somewhere on a gray canvas of 1 to
     ``expand`` times its height and width: objects become small. Then one of these is chosen, all
     equally likely: all of it; a patch whose IoU with some object is at least one of ``overlaps``; a
-    patch whatever it overlaps. A patch holds the centre of an object at least, and of the objects
-    those stay whose centre it holds. Where 50 draws find none, all of it is taken. With
+    patch whatever it overlaps. A patch holds the center of an object at least, and of the objects
+    those stay whose center it holds. Where 50 draws find none, all of it is taken. With
     ``data.resize=letterbox`` a patch is widened to the aspect of the network's input.
 
     Args:
@@ -174,9 +174,9 @@ def _placed(
 
 
 def _held(boxes: np.ndarray, patches: np.ndarray) -> np.ndarray:
-    """Bool ``(P, N)``: whether the centres of ``(N, 4)`` lie in the patches ``(P, 4)``."""
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
-    inside = (centre >= patches[:, None, :2]) & (centre < patches[:, None, 2:])
+    """Bool ``(P, N)``: whether the centers of ``(N, 4)`` lie in the patches ``(P, 4)``."""
+    center = (boxes[:, :2] + boxes[:, 2:]) / 2
+    inside = (center >= patches[:, None, :2]) & (center < patches[:, None, 2:])
     return inside.all(axis=2)
 
 

@@ -106,7 +106,7 @@ class Pipeline:
                 data["masks"] = masks.planes
         if scene.keypoints is not None:
             points = scene.keypoints.reshape(-1, 3)  # (N, K, 3) or (M, 3) -> (M, 3)
-            data["keypoints"] = points - [0.5, 0.5, 0.0]  # theirs lie on pixel centres
+            data["keypoints"] = points - [0.5, 0.5, 0.0]  # theirs lie on pixel centers
         for leaf in self._leaves:
             leaf.params = {}
         try:
@@ -172,7 +172,7 @@ class Pipeline:
 
 
 def _blends(transform: Any) -> bool:
-    """Whether a transform makes pixels of masks of several others: not by nearest neighbour."""
+    """Whether a transform makes pixels of masks of several others: not by nearest neighbor."""
     method = getattr(transform, "mask_interpolation", cv2.INTER_NEAREST)
     nearest = (cv2.INTER_NEAREST, cv2.INTER_NEAREST_EXACT)
     return isinstance(transform, A.Morphological) or method not in nearest

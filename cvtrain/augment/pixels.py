@@ -132,7 +132,7 @@ def _times(plane: np.ndarray, factor: float) -> np.ndarray:
 
 
 class Gray(A.ImageOnlyTransform):
-    """RGB without its colours, still in three channels; other images stay as they are.
+    """RGB without its colors, still in three channels; other images stay as they are.
 
     Args:
         p: probability of the change.
@@ -208,7 +208,7 @@ class Blur(A.ImageOnlyTransform):
         **params: Any,
     ) -> np.ndarray:
         sigma = size * min(img.shape[:2])
-        if sigma < 0.3:  # pixels: less than this reaches no neighbour
+        if sigma < 0.3:  # pixels: less than this reaches no neighbor
             return img
         if not moved:
             return by_four(img, lambda part: cv2.GaussianBlur(part, (0, 0), sigma))

@@ -3,7 +3,7 @@
 500 masks of 512 x 512 pixels are 131 MB one by one, most of it zeros, and every transform would go
 over all of it. Here each object is a value, 1 to 255, in one of a few planes of bytes; a plane is
 moved at once. That is exact for transforms that take each pixel of a mask from one other pixel
-(nearest neighbour), as all do that move masks; ``apart`` serves those that do not.
+(nearest neighbor), as all do that move masks; ``apart`` serves those that do not.
 """
 
 from __future__ import annotations

@@ -88,14 +88,14 @@ class Policy(Placing):
         moves = [(op, v) for op, v in self._drawn if op in GEOMETRIC]
         if not moves:
             return place
-        matrix, centre = place.matrix(height, width), np.array([out_width / 2, out_height / 2])
+        matrix, center = place.matrix(height, width), np.array([out_width / 2, out_height / 2])
         for op, value in moves:
             if op.startswith("translate"):
                 matrix = matrix.copy()
                 axis, side = (0, out_width) if op == "translate x" else (1, out_height)
                 matrix[axis, 2] += value * side
             else:
-                matrix = around(_linear(op, value), centre, matrix)
+                matrix = around(_linear(op, value), center, matrix)
         return matrix
 
     def _signed(self, op: str, magnitude: float) -> float:

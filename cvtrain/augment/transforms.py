@@ -90,7 +90,7 @@ class Placing(A.DualTransform):
             return keypoints
         matrix = params["matrix"]
         moved = keypoints.copy()  # (K, 5 + extras): x, y, z, angle, scale
-        moved[:, :2] = map_points(moved[:, :2] + 0.5, matrix) - 0.5  # theirs lie on pixel centres
+        moved[:, :2] = map_points(moved[:, :2] + 0.5, matrix) - 0.5  # theirs lie on pixel centers
         mirrored = np.linalg.det(matrix[:, :2]) < 0
         turn = math.atan2(matrix[1, 0], matrix[0, 0])
         moved[:, 3] = (turn - moved[:, 3] if mirrored else turn + moved[:, 3]) % (2 * math.pi)
@@ -118,7 +118,7 @@ class Affine(Placing):
     """Resize, zoom, shift, turn, shear and mirror in one step.
 
     Args:
-        scale: smallest and largest zoom around the centre; 1 is the fitted image.
+        scale: smallest and largest zoom around the center; 1 is the fitted image.
         translate: largest shift either way, fraction of the output's height and width.
         rotate: largest turn either way, degrees.
         shear: largest shear either way, degrees, along x and y.
@@ -174,8 +174,8 @@ class Affine(Placing):
         if not self.rotate and not self.shear:
             return place
         turn = turn_matrix(angle * self.rotate, shear_x * self.shear, shear_y * self.shear)
-        centre = np.array([left + w / 2, top + h / 2])
-        return around(turn, centre, place.matrix(height, width))
+        center = np.array([left + w / 2, top + h / 2])
+        return around(turn, center, place.matrix(height, width))
 
 
 class ResizedCrop(Placing):
@@ -217,7 +217,7 @@ class ResizedCrop(Placing):
 
 
 class HSV(A.ImageOnlyTransform):
-    """Hue, saturation and exposure jitter in HSV, of colour images of any depth.
+    """Hue, saturation and exposure jitter in HSV, of color images of any depth.
 
     With V the largest channel of a pixel, a saturation factor s and an exposure factor e take each
     channel c to ``e (V - s (V - c))``: exactly HSV with S and V scaled, clipped once at the end
@@ -308,11 +308,11 @@ def turn_matrix(angle: float, shear_x: float, shear_y: float) -> np.ndarray:
     return rotation @ np.array([[1.0, np.tan(x)], [np.tan(y), 1.0]])
 
 
-def around(turn: np.ndarray, centre: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """``matrix (2, 3)``, then ``turn (2, 2)`` around ``centre (2,)``."""
+def around(turn: np.ndarray, center: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """``matrix (2, 3)``, then ``turn (2, 2)`` around ``center (2,)``."""
     out = np.empty((2, 3))
     out[:, :2] = turn @ matrix[:, :2]
-    out[:, 2] = turn @ (matrix[:, 2] - centre) + centre
+    out[:, 2] = turn @ (matrix[:, 2] - center) + center
     return out
 
 

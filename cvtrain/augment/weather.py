@@ -1,6 +1,6 @@
 """Weather: rain, fog, snow, the sun in the lens, shadows. For 8 and 16 bits and any channels.
 
-Each lays a colour over the image by a map of opacities. Maps that are smooth are made small and
+Each lays a color over the image by a map of opacities. Maps that are smooth are made small and
 enlarged, which is what makes them fast; streaks and flakes are drawn at twice the size and shrunk
 on small images, so that they stay fine. All sizes are fractions of the shorter side.
 """
@@ -22,21 +22,21 @@ _FINE = 320
 _COARSE = 64
 """Smooth maps are computed at about this longer side, pixels."""
 
-Colour = float | tuple[float, float, float]
+Color = float | tuple[float, float, float]
 
 
-def over(image: np.ndarray, colour: Colour, opacity: np.ndarray, name: str) -> np.ndarray:
-    """A colour laid over ``(H, W, C)``.
+def over(image: np.ndarray, color: Color, opacity: np.ndarray, name: str) -> np.ndarray:
+    """A color laid over ``(H, W, C)``.
 
     Args:
         image: 8 or 16 bits.
-        colour: one level or RGB, fractions of white; images that are not RGB take its mean.
+        color: one level or RGB, fractions of white; images that are not RGB take its mean.
         opacity: float32 ``(H, W)``, 0..1.
         name: of the transform, for messages.
     """
     top = white(image, name)
     channels = image.shape[2] if image.ndim == 3 else 1
-    levels = np.full(channels, np.mean(colour)) if channels != 3 else np.broadcast_to(colour, 3)
+    levels = np.full(channels, np.mean(color)) if channels != 3 else np.broadcast_to(color, 3)
     rest = 1.0 - opacity
     if image.dtype == np.uint8 and channels <= 4:
         sheet = np.empty_like(image)
@@ -221,8 +221,8 @@ class SunFlare(A.ImageOnlyTransform):
         out = over(img, (1.0, 0.96, 0.84), _enlarged(opacity, height, width), "SunFlare")
         tints = ((0.75, 1.0, 0.8), (1.0, 0.8, 0.6), (0.7, 0.85, 1.0))
         for along, radius, opaque, tint in ghosts:
-            centre = (sun[0] + along * (0.5 - sun[0]), sun[1] + along * (0.5 - sun[1]))
-            out = _disk(out, centre, radius, light * opaque, tints[tint])
+            center = (sun[0] + along * (0.5 - sun[0]), sun[1] + along * (0.5 - sun[1]))
+            out = _disk(out, center, radius, light * opaque, tints[tint])
         return out
 
 
@@ -311,12 +311,12 @@ def _clouds(generator: np.random.Generator, height: int, width: int) -> np.ndarr
 
 
 def _disk(
-    image: np.ndarray, centre: tuple[float, float], radius: float, opacity: float, colour: Colour
+    image: np.ndarray, center: tuple[float, float], radius: float, opacity: float, color: Color
 ) -> np.ndarray:
     """A disk with a soft edge laid over the image, which is changed in place."""
     height, width = image.shape[:2]
     r = radius * min(height, width)
-    cx, cy = centre[0] * width, centre[1] * height
+    cx, cy = center[0] * width, center[1] * height
     x0, x1 = max(0, int(cx - r - 1)), min(width, int(cx + r + 2))
     y0, y1 = max(0, int(cy - r - 1)), min(height, int(cy + r + 2))
     if x0 >= x1 or y0 >= y1:
@@ -325,5 +325,5 @@ def _disk(
     x = (np.arange(x0, x1, dtype=np.float32) + 0.5 - cx)[None]
     edge = np.clip((r - np.sqrt(x * x + y * y)) / max(1.0, 0.15 * r), 0, 1)
     part = np.ascontiguousarray(image[y0:y1, x0:x1])
-    image[y0:y1, x0:x1] = over(part, colour, edge * np.float32(opacity), "SunFlare")
+    image[y0:y1, x0:x1] = over(part, color, edge * np.float32(opacity), "SunFlare")
     return image

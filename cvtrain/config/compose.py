@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def hydra_session(conf: ConfDirs) -> Iterator[None]:
-    """Hydra initialised on the folders of ``conf``, those of the user before cvtrain's own."""
+    """Hydra initialized on the folders of ``conf``, those of the user before cvtrain's own."""
     from hydra import initialize_config_dir
     from hydra.core.config_search_path import ConfigSearchPath
     from hydra.core.plugins import Plugins

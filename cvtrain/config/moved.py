@@ -10,29 +10,29 @@ from typing import Any
 MODULES = {"cvtrain.losses.boxes": "cvtrain.losses.box_regression"}
 """Old module -> new one, of those that a ``_target_`` of ours has named."""
 
-MODEL_KEYS = {
-    "centre_radius": "center_radius",
-    "connected_scale": "fc_lr_scale",
-    "foreground_share": "positive_fraction",
-    "least_batch": "min_batch_size",
-    "positive_share": "positive_fraction",
+KEYS = {
+    "model": {
+        "centre_radius": "center_radius",
+        "connected_scale": "fc_lr_scale",
+        "foreground_share": "positive_fraction",
+        "least_batch": "min_batch_size",
+        "positive_share": "positive_fraction",
+    },
+    "proposals": {"colours": "colors"},
 }
-"""Old key -> new one, wherever it stands below ``model``."""
+"""Group -> old key -> new one, wherever it stands in the group."""
 
 
 def renamed_key(key: str) -> str | None:
     """The new name of a dotted key that was renamed; None: it was not."""
     parent, _, leaf = key.rpartition(".")
-    new = MODEL_KEYS.get(leaf)
-    return f"{parent}.{new}" if new is not None and key.startswith("model.") else None
+    new = KEYS.get(key.split(".")[0], {}).get(leaf)
+    return f"{parent}.{new}" if parent and new is not None else None
 
 
 def up_to_date(config: Mapping[str, Any]) -> dict[str, Any]:
     """A stored configuration with today's targets and keys; the input is left as it is."""
-    return {
-        str(key): _renamed(value, MODEL_KEYS if key == "model" else {})
-        for key, value in config.items()
-    }
+    return {str(group): _renamed(node, KEYS.get(str(group), {})) for group, node in config.items()}
 
 
 def _renamed(node: Any, keys: Mapping[str, str]) -> Any:

@@ -29,7 +29,7 @@ AFTER_TRAINING = (
     *("model.eval_layers", "model.merge", "model.merge_threshold"),
     *("model.max_detections", "model.rpn.proposals"),
 )
-"""Keys of a model that change how it predicts, not what it has learnt: eval and predict read them.
+"""Keys of a model that change how it predicts, not what it has learned: eval and predict read them.
 """
 VOID = {
     ("data", "shapes", "data.val_fraction"): "shapes draws its own validation scenes: data.num_val",

@@ -21,7 +21,7 @@ HEADS = ("linear", "mlp", "svm", "logistic_regression", "knn")
 MODES = ("single", "fast", "quality")
 """Of selective search."""
 
-COLOURS = ("RGB", "I", "Lab", "rgI", "HSV", "rgb", "C", "H")
+COLORS = ("RGB", "I", "Lab", "rgI", "HSV", "rgb", "C", "H")
 """Spaces of selective search."""
 
 PRECISIONS = (
@@ -121,9 +121,9 @@ def _is_list(value: Any, accepts: Callable[[Any], bool]) -> bool:
     return all(accepts(x) for x in value) and len({str(x) for x in value}) == len(value)
 
 
-_COLOURS = Rule(
-    f"color spaces, each once, of {', '.join(COLOURS)}: [HSV, Lab]",
-    lambda v: _is_list(v, lambda x: x in COLOURS),
+_COLORS = Rule(
+    f"color spaces, each once, of {', '.join(COLORS)}: [HSV, Lab]",
+    lambda v: _is_list(v, lambda x: x in COLORS),
 )
 _SUMS = Rule(
     "sums of C, T, S and F (color, texture, size, fill), each once: [CTSF, TSF]",
@@ -226,7 +226,7 @@ RULES: dict[str, Rule] = {
         _is_anchors,
     ),
     "proposals.mode": _choice(*MODES),
-    "proposals.colours": _or_null(_COLOURS),
+    "proposals.colors": _or_null(_COLORS),
     "proposals.similarities": _or_null(_SUMS),
     "proposals.thresholds": _or_null(_THRESHOLDS),
     "proposals.sigma": _number(0),

@@ -198,9 +198,9 @@ def _fold(text: str) -> str:
     return text.lower().translate(str.maketrans("oli-.", "011__"))
 
 
-def few(text: str, names: Iterable[str], favoured: Iterable[str] = (), count: int = 3) -> str:
-    """The names most like ``text``, as ``a, b or c``; of names alike, the favoured ones first."""
-    own, matcher = set(favoured), difflib.SequenceMatcher()
+def few(text: str, names: Iterable[str], favored: Iterable[str] = (), count: int = 3) -> str:
+    """The names most like ``text``, as ``a, b or c``; of names alike, the favored ones first."""
+    own, matcher = set(favored), difflib.SequenceMatcher()
     matcher.set_seq2(_fold(text))
     scores = {}
     for name in names:

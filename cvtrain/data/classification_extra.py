@@ -41,7 +41,7 @@ class Joint(Dataset[Sample]):
         return self.parts[part][(epoch, row - int(self.starts[part]), *again)]
 
 
-def join_labelled(
+def join_labeled(
     boxed: Mapping[str, Table], data: Mapping[str, Any], *, seed: int = 0, progress: bool = False
 ) -> tuple[dict[str, Table], list[Table], list[str]]:
     """The images of ``data["classification_root"]`` beside those with boxes.
@@ -57,19 +57,19 @@ def join_labelled(
         read.
 
     Raises:
-        DataError: see ``read_labelled``.
+        DataError: see ``read_labeled``.
     """
-    labelled, report = read_labelled(data, seed=seed, progress=progress)
-    count, classes = sum(map(len, labelled)), len(labelled[0].classes)
+    labeled, report = read_labeled(data, seed=seed, progress=progress)
+    count, classes = sum(map(len, labeled)), len(labeled[0].classes)
     message = (
         f"{data['classification_root']}: {count:,} images with only a class, {classes} classes"
     )
     if report.rejected:
         message += f", {report.rejected:,} images dropped"
-    return (*unite(boxed, labelled), [message])
+    return (*unite(boxed, labeled), [message])
 
 
-def read_labelled(
+def read_labeled(
     data: Mapping[str, Any], *, seed: int = 0, progress: bool = False
 ) -> tuple[list[Table], GateReport]:
     """The images of ``data["classification_root"]``, checked as any data set's are.
@@ -106,16 +106,16 @@ def read_labelled(
 
 
 def unite(
-    boxed: Mapping[str, Table], labelled: Sequence[Table]
+    boxed: Mapping[str, Table], labeled: Sequence[Table]
 ) -> tuple[dict[str, Table], list[Table]]:
     """Both with the classes of both: those with boxes first, then the others."""
     first = next(iter(boxed.values())).classes
-    new = [name for name in labelled[0].classes.names if name not in first.names]
+    new = [name for name in labeled[0].classes.names if name not in first.names]
     begin = max(first.ids, default=-1) + 1
     classes = Classes((*first.names, *new), (*first.ids, *range(begin, begin + len(new))))
     place = {name: k for k, name in enumerate(classes.names)}
     moved = []
-    for table in labelled:
+    for table in labeled:
         assert table.image_labels is not None
         of = np.array([place[name] for name in table.classes.names], np.int64)
         moved.append(replace(table, classes=classes, image_labels=of[table.image_labels]))

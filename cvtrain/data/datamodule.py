@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from cvtrain.augment.geometry import RESIZES
 from cvtrain.augment.object_crops import crops_of
 from cvtrain.augment.policy import Augmentation
-from cvtrain.data.classification_extra import Joint, join_labelled
+from cvtrain.data.classification_extra import Joint, join_labeled
 from cvtrain.data.collate import Sample, collate
 from cvtrain.data.dataset import VisionDataset, input_size
 from cvtrain.data.given_boxes import BoxSource
@@ -56,7 +56,7 @@ _TARGETS = {
 class DataModule(pl.LightningDataModule):
     """Loaders over checked tables.
 
-    Training keeps a short last batch, unless it is of one image, which batch normalisation cannot
+    Training keeps a short last batch, unless it is of one image, which batch normalization cannot
     take; ranks are padded to equal numbers of batches by repeating the epoch's first samples.
     Validation and test see every image once: rank r takes every world-th, nothing is repeated.
     Run the trainer with ``use_distributed_sampler=False``.
@@ -78,11 +78,11 @@ class DataModule(pl.LightningDataModule):
         epochs: of the whole run, for an ``augment.close_epoch`` that is a part of it.
         views: train on so many fixed views of each image in place of new ones every epoch.
         proposals: boxes for every image, for models that are given them; see ``make_boxes``.
-        labelled: further training images, which have a class and no boxes.
+        labeled: further training images, which have a class and no boxes.
         native: validation and test images stay as they are, at their own size.
 
     Attributes:
-        notes: lines on the ``labelled`` images, for the log.
+        notes: lines on the ``labeled`` images, for the log.
 
     Raises:
         UsageError: a value that cannot be used.
@@ -107,7 +107,7 @@ class DataModule(pl.LightningDataModule):
         epochs: int | None = None,
         views: int | None = None,
         proposals: BoxSource | None = None,
-        labelled: Sequence[Table] = (),
+        labeled: Sequence[Table] = (),
         native: bool = False,
     ) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class DataModule(pl.LightningDataModule):
             epochs=epochs,
             class_names=self.classes.names,
         )
-        self.labelled = [self._labelled(table, augment, trust, epochs) for table in labelled]
+        self.labeled = [self._labeled(table, augment, trust, epochs) for table in labeled]
         self._datasets: dict[tuple[str, bool, bool], VisionDataset] = {}
         self._caches: dict[str, RamCache] = {}
 
@@ -232,7 +232,7 @@ class DataModule(pl.LightningDataModule):
             self._datasets[key] = dataset
         return self._datasets[key]
 
-    def _labelled(
+    def _labeled(
         self, table: Table, augment: Mapping[str, Any] | None, trust: Sequence[str], epochs: Any
     ) -> VisionDataset:
         """Augmented samples of images with only a class, never mixed with others."""
@@ -294,8 +294,8 @@ class DataModule(pl.LightningDataModule):
         samples = self.dataset(split, train=train, native=native)
         fixed = train and self.views is not None
         dataset: Any = Views(samples, self.views or 1) if fixed else samples
-        if train and self.labelled:
-            dataset = Joint([samples, *self.labelled])
+        if train and self.labeled:
+            dataset = Joint([samples, *self.labeled])
         groups = None
         if train and self.sampler == "balanced":
             groups = np.resize(strata(samples.table), len(dataset))  # views follow in turn
@@ -469,7 +469,7 @@ def build_datamodule(
             report.tables[name] = table.take(rows.astype(np.int64))
     joined: tuple[dict[str, Table], list[Table], list[str]] = (report.tables, [], [])
     if splits is None and data.get("classification_root"):  # training; they are in no other split
-        joined = join_labelled(report.tables, data, seed=seed, progress=progress)
+        joined = join_labeled(report.tables, data, seed=seed, progress=progress)
     module = DataModule(
         joined[0],
         task,
@@ -487,7 +487,7 @@ def build_datamodule(
         epochs=(cfg.get("trainer") or {}).get("max_epochs"),
         views=(cfg.get("transfer") or {}).get("views"),
         proposals=source,
-        labelled=joined[1],
+        labeled=joined[1],
         native=is_native(cfg),
     )
     module.notes = joined[2]

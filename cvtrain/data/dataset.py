@@ -33,7 +33,7 @@ from cvtrain.data.given_boxes import BoxSource, around, corners
 from cvtrain.data.image_cache import RamCache
 from cvtrain.data.mask_file import ClassOfValue, decode_mask
 from cvtrain.data.masks import (
-    labelled_boxes,
+    labeled_boxes,
     planes_of,
     rle_areas,
     rles_of,
@@ -162,7 +162,7 @@ class VisionDataset(Dataset[Sample]):
         if self.task == "semantic_segmentation":
             scene.mask = self._mask(row)
             if self._crops:
-                scene.objects = labelled_boxes(table, row)
+                scene.objects = labeled_boxes(table, row)
         if self.task == "instance_segmentation" and dense:
             scene.masks = self._masks(row, rows, image.shape[0], image.shape[1])
         if self.task == "localization":
@@ -211,8 +211,8 @@ class VisionDataset(Dataset[Sample]):
         if self.table.masks is None:
             return semantic_mask(self.table, row)
         path = Path(self.table.root, self.table.masks[row])
-        colours = self.table.mask_colours
-        return self._class_of_value(decode_mask(path, colours, self._known_values))
+        colors = self.table.mask_colors
+        return self._class_of_value(decode_mask(path, colors, self._known_values))
 
     def described(self, row: int) -> Sample:
         """``self[row]`` without its image, whose file is not opened; for tasks of whole images."""

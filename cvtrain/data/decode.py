@@ -2,7 +2,7 @@
 
 OpenCV decodes JPEG, PNG, WebP, BMP, GIF (first frame), JPEG 2000 and PNM; Pillow the rest, and what
 OpenCV gets wrong: AVIF (no EXIF turn), TIFF with an alpha channel (premultiplied), 32-bit TIFF.
-An alpha channel is dropped, not composited: hidden pixels keep the colour that the file gives them.
+An alpha channel is dropped, not composited: hidden pixels keep the color that the file gives them.
 """
 
 from __future__ import annotations

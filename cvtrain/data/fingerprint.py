@@ -80,8 +80,8 @@ class Fingerprint:
             for name in ("train", "val")
             if name in data.tables
         }
-        for number, labelled in enumerate(data.labelled):
-            part = SplitPrint.of(labelled.table, "classification")
+        for number, labeled in enumerate(data.labeled):
+            part = SplitPrint.of(labeled.table, "classification")
             splits[f"classification_root {number}"] = part
         return cls(splits)
 

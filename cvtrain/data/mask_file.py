@@ -1,4 +1,4 @@
-"""What the pixels of a mask file say: values or colours; the same for reader, gate and loader."""
+"""What the pixels of a mask file say: values or colors; the same for reader, gate and loader."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def is_lossy(image: Image.Image) -> bool:
     return image.format in ("JPEG", "MPO")
 
 
-def apart(known: np.ndarray, colours: bool = False) -> bool:
+def apart(known: np.ndarray, colors: bool = False) -> bool:
     """Whether the values ``(K,)`` of classes and void can be told apart in a JPEG."""
-    if colours:
+    if colors:
         rgb = _channels(np.unique(known))
         gaps = np.abs(rgb[:, None] - rgb[None]).max(2)  # (K, K)
         gaps = gaps[~np.eye(len(rgb), dtype=bool)]
@@ -39,10 +39,10 @@ def apart(known: np.ndarray, colours: bool = False) -> bool:
     return not len(gaps) or int(gaps.min()) >= _APART
 
 
-def nearest(values: np.ndarray, known: np.ndarray, colours: bool = False) -> np.ndarray:
+def nearest(values: np.ndarray, known: np.ndarray, colors: bool = False) -> np.ndarray:
     """Of each value of any shape the nearest of the known ones ``(K,)``, which are ``apart``."""
     known = np.unique(known)
-    if not colours:
+    if not colors:
         return known[np.searchsorted((known[1:] + known[:-1]) / 2, values)]
     seen, back = np.unique(values, return_inverse=True)
     rgb = _channels(known)
@@ -50,10 +50,10 @@ def nearest(values: np.ndarray, known: np.ndarray, colours: bool = False) -> np.
     return known[best][back.reshape(values.shape)]
 
 
-def distances(values: np.ndarray, known: np.ndarray, colours: bool = False) -> np.ndarray:
+def distances(values: np.ndarray, known: np.ndarray, colors: bool = False) -> np.ndarray:
     """Of each value ``(V,)`` how far the nearest known one is, in the channel where most."""
-    found = nearest(values, known, colours)
-    if not colours:
+    found = nearest(values, known, colors)
+    if not colors:
         return np.abs(found - values)
     return np.abs(_channels(found) - _channels(values)).max(1)
 
@@ -88,13 +88,13 @@ def levels_of(counts: np.ndarray) -> list[int] | None:
 
 
 def _channels(values: np.ndarray) -> np.ndarray:
-    """Packed colours ``(V,)`` -> int64 ``(V, 3)``."""
+    """Packed colors ``(V,)`` -> int64 ``(V, 3)``."""
     values = np.asarray(values, np.int64)
     return np.stack([values >> 16 & 255, values >> 8 & 255, values & 255], 1)
 
 
-def palette_colours(image: Image.Image, values: np.ndarray) -> np.ndarray | None:
-    """int64 ``(V,)`` packed colours of a palette file's indices; None without a colour.
+def palette_colors(image: Image.Image, values: np.ndarray) -> np.ndarray | None:
+    """int64 ``(V,)`` packed colors of a palette file's indices; None without a color.
 
     A palette of grays in their order, index i being i, i, i, says nothing of its own.
     """
@@ -109,16 +109,16 @@ def palette_colours(image: Image.Image, values: np.ndarray) -> np.ndarray | None
     return None if ((found == values * 0x010101) | (values == VOID)).all() else found
 
 
-def mask_pixels(image: Image.Image, colours: bool = False) -> np.ndarray | None:
+def mask_pixels(image: Image.Image, colors: bool = False) -> np.ndarray | None:
     """``(H, W)`` whole numbers of an open image, None where it has none of that kind.
 
     Args:
         image: of any mode, not turned by its EXIF here.
-        colours: packed colours ``R << 16 | G << 8 | B``, int32, alpha left out, those of a palette
-            file by its palette. False: values; of a palette file the indices, of a file in colours
+        colors: packed colors ``R << 16 | G << 8 | B``, int32, alpha left out, those of a palette
+            file by its palette. False: values; of a palette file the indices, of a file in colors
             that are all grays one channel, of one bit a pixel 0 and 255.
     """
-    if colours:
+    if colors:
         if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX"):
             return None
         rgb = np.asarray(image.convert("RGB"), np.int32)  # (H, W, 3)
@@ -134,12 +134,12 @@ def mask_pixels(image: Image.Image, colours: bool = False) -> np.ndarray | None:
     return array if array.dtype.kind in "iu" else None
 
 
-def decode_mask(path: Path, colours: bool = False, known: np.ndarray | None = None) -> np.ndarray:
+def decode_mask(path: Path, colors: bool = False, known: np.ndarray | None = None) -> np.ndarray:
     """``mask_pixels`` of a file, upright as its image is.
 
     Args:
         path: of the file.
-        colours: as for ``mask_pixels``.
+        colors: as for ``mask_pixels``.
         known: the values of classes and void, to which those of a JPEG are set where they can be
             told apart. None: values stay as they are.
 
@@ -149,14 +149,14 @@ def decode_mask(path: Path, colours: bool = False, known: np.ndarray | None = No
     try:
         with Image.open(io.BytesIO(path.read_bytes()), formats=FORMATS) as image:
             lossy = known is not None and is_lossy(image)
-            pixels = mask_pixels(ImageOps.exif_transpose(image), colours)
+            pixels = mask_pixels(ImageOps.exif_transpose(image), colors)
     except Exception as e:  # Pillow's plugins raise every kind of error on broken files
         raise DataError(f"{path}: the mask cannot be read ({e}); run `cvtrain check`") from e
     if pixels is None:
-        fix = "save it as 8-bit RGB" if colours else "write class indices, or set data.palette=FILE"
-        raise DataError(f"{path}: a mask {'without' if colours else 'in'} colors; {fix}")
-    if lossy and known is not None and len(known) and apart(known, colours):
-        return nearest(pixels, known, colours)
+        fix = "save it as 8-bit RGB" if colors else "write class indices, or set data.palette=FILE"
+        raise DataError(f"{path}: a mask {'without' if colors else 'in'} colors; {fix}")
+    if lossy and known is not None and len(known) and apart(known, colors):
+        return nearest(pixels, known, colors)
     return pixels
 
 

@@ -239,7 +239,7 @@ def semantic_mask(table: Table, i: int) -> np.ndarray:
     return mask
 
 
-def labelled_boxes(table: Table, i: int) -> np.ndarray:
+def labeled_boxes(table: Table, i: int) -> np.ndarray:
     """Boxes and classes of the objects of image i, crowd regions dropped: float64 ``(N, 5)``."""
     rows = table.rows(i)
     counts = (table.flags[rows] & CROWD) == 0

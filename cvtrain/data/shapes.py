@@ -200,8 +200,8 @@ class ShapesReader(Reader):
         left = int(rng.integers(0, self.width - width + 1))
         top = int(rng.integers(0, self.height - height + 1))
         turn = int(rng.integers(len(_COSINES)))
-        colour = rng.integers(0, 256, 3)
-        return np.array([kind, left, top, width, height, turn, *colour, 0], np.int32)
+        color = rng.integers(0, 256, 3)
+        return np.array([kind, left, top, width, height, turn, *color, 0], np.int32)
 
 
 _COLUMNS = ("kind", "left", "top", "width", "height", "turn", "red", "green", "blue", "spare")
@@ -277,7 +277,7 @@ def _outline(row: np.ndarray) -> np.ndarray:
 
 
 def _stretch(value: int, least: int, most: int, start: int, length: int) -> int:
-    """least..most -> the centres of the pixels start..start + length - 1, in 1/16 pixel."""
+    """least..most -> the centers of the pixels start..start + length - 1, in 1/16 pixel."""
     return (start << _SHIFT) + (value - least) * ((length - 1) << _SHIFT) // (most - least)
 
 
@@ -293,17 +293,17 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
 
 
 def _paint(image: np.ndarray, row: np.ndarray, rng: np.random.Generator) -> None:
-    """Draws one object, textured, in a colour that stands off from what lies behind it."""
+    """Draws one object, textured, in a color that stands off from what lies behind it."""
     height, width = image.shape[:2]
     left, top, w, h = (int(v) for v in row[1:5])
     part = image[top : top + h, left : left + w]
     mask = draw_mask(row, height, width)[top : top + h, left : left + w].astype(bool)
     behind = part[mask].mean(axis=0).astype(np.int64)
-    colour = row[6:9].astype(np.int64)
-    if int(np.abs(colour - behind).sum()) < 150:  # too alike: the opposite of what lies behind
-        colour = (behind + 128 + (colour - 128) // 4) % 256
+    color = row[6:9].astype(np.int64)
+    if int(np.abs(color - behind).sum()) < 150:  # too alike: the opposite of what lies behind
+        color = (behind + 128 + (color - 128) // 4) % 256
     fill = np.empty_like(part)
-    fill[:] = colour.astype(np.uint8)
+    fill[:] = color.astype(np.uint8)
     _stripes(fill, rng, int(rng.integers(0, 36)))
     part[mask] = fill[mask]
 

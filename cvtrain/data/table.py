@@ -114,8 +114,8 @@ class Table:
         mask_values: int64 ``(K,)`` pixel value of each class in the masks, or None: value = class.
             (Binary masks of {0, 255}: ``[0, 255]``.)
         mask_void: int64 ``(V,)`` pixel values that are void beside 255, or None: none.
-        mask_colours: the values of masks are their colours, ``R << 16 | G << 8 | B``; then 255 is
-            a colour like others.
+        mask_colors: the values of masks are their colors, ``R << 16 | G << 8 | B``; then 255 is
+            a color like others.
         digests: uint64 ``(N, 2)`` of the upright pixels, of files that the gate opened; or None.
         mask_digests: the same of the mask files.
         generator: for data made on the fly (``shapes``): draws image i; None where files are read.
@@ -143,7 +143,7 @@ class Table:
     relative: bool = False
     mask_values: np.ndarray | None = None
     mask_void: np.ndarray | None = None
-    mask_colours: bool = False
+    mask_colors: bool = False
     digests: np.ndarray | None = None
     mask_digests: np.ndarray | None = None
     generator: object | None = None
@@ -163,10 +163,10 @@ class Table:
 
     @property
     def void_values(self) -> np.ndarray:
-        """int64 ``(V,)``: the pixel values that are void, 255 too where they are no colours."""
+        """int64 ``(V,)``: the pixel values that are void, 255 too where they are no colors."""
         given = self.mask_void
         more = np.zeros(0, np.int64) if given is None else np.asarray(given, np.int64)
-        return more if self.mask_colours else np.union1d([VOID], more)
+        return more if self.mask_colors else np.union1d([VOID], more)
 
     def image_id(self, i: int) -> int | str:
         """The data set's own id of image i, or its file name."""

@@ -78,7 +78,7 @@ class Cost:
     Attributes:
         parameters: numbers that the model has as parameters, fixed ones too.
         flops: of one image, a multiplication and an addition counted as two; convolutions, matrix
-            products and attention, nothing else (no RoIAlign, no NMS, no normalisation).
+            products and attention, nothing else (no RoIAlign, no NMS, no normalization).
         latency, latency_p10, latency_p90: seconds of one image at batch 1, from uint8 pixels on the
             device to boxes there, decoding and NMS included: median, 10th, 90th percentile.
         runs: images that were timed for it.

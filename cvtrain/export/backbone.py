@@ -3,7 +3,7 @@
 A backbone that is one of timm's is written in timm's names, and whole: a detector drops the layers
 behind the last map, so those are filled in as timm starts them, and listed. The header of the file
 says what it is (``safetensors.safe_open(...).metadata()``): ``architecture``, ``family`` (the
-class here), ``cvtrain`` (the version), ``in_channels``, ``mean`` and ``std`` of the normalisation
+class here), ``cvtrain`` (the version), ``in_channels``, ``mean`` and ``std`` of the normalization
 (images in 0..1), ``source``, ``untrained`` (names that were filled in).
 """
 

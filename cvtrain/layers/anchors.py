@@ -30,7 +30,7 @@ class GridAnchors:
     """Boxes of several scales and aspect ratios at every place of every map (Ren et al. 2015).
 
     torchvision's generator: cell (0, 0) has its anchors around the pixel (0, 0), and their sides
-    are rounded to whole pixels. The distance between neighbours is the map's stride.
+    are rounded to whole pixels. The distance between neighbors is the map's stride.
 
     Args:
         scales: for each map the roots of the anchors' areas, pixels.
@@ -96,14 +96,14 @@ def default_boxes(
     device: torch.device,
     steps: Sequence[float] | None = None,
 ) -> Tensor:
-    """SSD's default boxes around the centres of the maps' cells.
+    """SSD's default boxes around the centers of the maps' cells.
 
     Args:
         sizes: what ``default_box_sizes`` gives.
         map_sizes: (H, W) of each map.
         image_size: height, width in pixels.
         device: where the result lies.
-        steps: pixels between neighbours, one a map; None: the image evenly divided, as the paper
+        steps: pixels between neighbors, one a map; None: the image evenly divided, as the paper
             has it.
 
     Returns:
@@ -116,9 +116,9 @@ def default_boxes(
         right = width / columns if steps is None else steps[k]
         places = grid_points(rows, columns, down, right, device)  # (H * W, 2)
         sides = torch.tensor(pairs, device=device) * torch.tensor([width, height], device=device)
-        centre = places[:, None].expand(-1, len(pairs), -1)  # (H * W, A, 2)
+        center = places[:, None].expand(-1, len(pairs), -1)  # (H * W, A, 2)
         side = sides.expand(len(places), -1, -1)
-        found.append(corners(torch.cat([centre, side], dim=-1)).flatten(0, 1))
+        found.append(corners(torch.cat([center, side], dim=-1)).flatten(0, 1))
     return torch.cat(found)
 
 
@@ -137,7 +137,7 @@ def grid_points(
         columns: of the grid.
         down: height of a cell, pixels.
         right: width of a cell, pixels.
-        offset: where in a cell, 0..1; 0.5: its centre.
+        offset: where in a cell, 0..1; 0.5: its center.
         device: where the result lies.
     """
     y = (torch.arange(rows, device=device, dtype=torch.float32) + offset) * down
@@ -184,20 +184,20 @@ def kmeans_sizes(
     generator = torch.Generator().manual_seed(seed)
     best, best_iou = sizes[:k], -1.0
     for _ in range(restarts):
-        centres = _first_centres(sizes, k, generator)
+        centers = _first_centers(sizes, k, generator)
         assigned = torch.full((len(sizes),), -1)
         for _ in range(iterations):
-            now = shape_iou(sizes, centres).argmax(dim=1)
+            now = shape_iou(sizes, centers).argmax(dim=1)
             if torch.equal(now, assigned):
                 break
             assigned = now
             for c in range(k):  # a cluster that lost all its boxes stays where it is
                 mine = sizes[assigned == c]
                 if len(mine):
-                    centres[c] = mine.mean(dim=0)
-        mean = float(shape_iou(sizes, centres).amax(dim=1).mean())
+                    centers[c] = mine.mean(dim=0)
+        mean = float(shape_iou(sizes, centers).amax(dim=1).mean())
         if mean > best_iou:
-            best, best_iou = centres, mean
+            best, best_iou = centers, mean
     return best[best.prod(dim=1).argsort()].float(), best_iou
 
 
@@ -207,7 +207,7 @@ def shape_iou(a: Tensor, b: Tensor) -> Tensor:
     return shared / (a.prod(dim=-1)[:, None] + b.prod(dim=-1)[None] - shared)
 
 
-def _first_centres(sizes: Tensor, k: int, generator: torch.Generator) -> Tensor:
+def _first_centers(sizes: Tensor, k: int, generator: torch.Generator) -> Tensor:
     """So many of the boxes, ``(k, 2)``; far ones (squared distance) are likelier (k-means++)."""
     chosen = [int(torch.randint(len(sizes), (), generator=generator))]
     for _ in range(k - 1):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cvtrain.layers.boxes import centre_size, corners
+from cvtrain.layers.boxes import center_size, corners
 
 LARGEST = math.log(1000 / 16)
 """The most that the logarithm of a side over its anchor's may be (Detectron: 1000 / 16)."""
@@ -34,7 +34,7 @@ class BoxCoder:
 
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
         """``(..., 4)`` boxes relative to the anchors in their place -> float32 ``(..., 4)``."""
-        box, anchor = centre_size(boxes.float()), centre_size(anchors.float())
+        box, anchor = center_size(boxes.float()), center_size(anchors.float())
         side = anchor[..., 2:].clamp(min=SMALLEST)
         shift = (box[..., :2] - anchor[..., :2]) / side
         stretch = (box[..., 2:].clamp(min=SMALLEST) / side).log()
@@ -42,11 +42,11 @@ class BoxCoder:
 
     def decode(self, codes: Tensor, anchors: Tensor) -> Tensor:
         """``(..., 4)`` codes and the anchors in their place -> float32 ``(..., 4)`` xyxy pixels."""
-        codes, anchor = codes.float(), centre_size(anchors.float())
+        codes, anchor = codes.float(), center_size(anchors.float())
         codes = codes / codes.new_tensor(self.weights)
-        centre = codes[..., :2] * anchor[..., 2:] + anchor[..., :2]
+        center = codes[..., :2] * anchor[..., 2:] + anchor[..., :2]
         side = codes[..., 2:].clamp(max=self.clip).exp() * anchor[..., 2:]
-        return corners(torch.cat([centre, side], dim=-1))
+        return corners(torch.cat([center, side], dim=-1))
 
 
 def encode_ltrb(boxes: Tensor, points: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Box geometry: areas, overlaps, clipping, centres; empty-safe, and in float32 under autocast.
+"""Box geometry: areas, overlaps, clipping, centers; empty-safe, and in float32 under autocast.
 
 Boxes are xyxy in pixels, ``(N, 4)``. Overlaps: IoU; GIoU (Rezatofighi et al. 2019, arXiv
 1902.09630); DIoU and CIoU (Zheng et al. 2020, arXiv 1911.08287). Pairs of boxes without any area
@@ -42,16 +42,16 @@ def clip(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
     return boxes.clamp(min=0).minimum(limit)
 
 
-def centre_size(boxes: Tensor) -> Tensor:
-    """``(..., 4)`` xyxy -> ``(..., 4)`` x, y of the centre, width, height."""
+def center_size(boxes: Tensor) -> Tensor:
+    """``(..., 4)`` xyxy -> ``(..., 4)`` x, y of the center, width, height."""
     low, high = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(low + high) / 2, high - low], dim=-1)
 
 
 def corners(boxes: Tensor) -> Tensor:
-    """``(..., 4)`` x, y of the centre, width, height -> ``(..., 4)`` xyxy."""
-    centre, half = boxes[..., :2], boxes[..., 2:] / 2
-    return torch.cat([centre - half, centre + half], dim=-1)
+    """``(..., 4)`` x, y of the center, width, height -> ``(..., 4)`` xyxy."""
+    center, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat([center - half, center + half], dim=-1)
 
 
 def pairwise(a: Tensor, b: Tensor, kind: Overlap = "iou") -> Tensor:

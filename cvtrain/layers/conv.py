@@ -18,7 +18,7 @@ class ConvBlock(nn.Module):
         in_channels, out_channels: channels.
         kernel: side of the square kernel, odd, pixels.
         stride: pixels.
-        batch_norm: batch normalisation in place of the bias.
+        batch_norm: batch normalization in place of the bias.
         padding: zeros around the map, pixels; None: ``kernel // 2``.
         leak: slope below zero; 0: a plain ReLU.
         groups: parts that the channels are divided into, each convolved for itself.

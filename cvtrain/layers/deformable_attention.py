@@ -5,7 +5,7 @@ A.4 for queries that have a box. Written from the paper; the samples are torch's
 so that it runs on every device without a kernel of its own.
 
 A query attends, in each of M heads, to K points on each of L maps. A linear layer on the query says
-where they are, relative to its box: centre + offset / K x half of the box's sides. Another gives
+where they are, relative to its box: center + offset / K x half of the box's sides. Another gives
 their M x L K weights, a softmax over the points of a head. At the start the head's points lie on a
 ray of its own, the k-th k / K of the way to the box's border, and all weigh the same.
 """
@@ -75,7 +75,7 @@ class DeformableAttention(nn.Module):
 
         Args:
             query: what the points and their weights follow from.
-            boxes: float32 ``(B, Q, 4)``: x, y of the centre, width, height, in shares of the maps.
+            boxes: float32 ``(B, Q, 4)``: x, y of the center, width, height, in shares of the maps.
             values: ``(B, S, C)`` of ``values``, map after map, row by row.
             sizes: rows and columns of each map; their products add up to S.
         """
@@ -91,7 +91,7 @@ class DeformableAttention(nn.Module):
 def sample_maps(values: Tensor, sizes: Sequence[Size], places: Tensor, weights: Tensor) -> Tensor:
     """The weighted sum of bilinear samples, head by head (equation 3 without its linear maps).
 
-    In float32: half floats cannot tell neighbouring places apart. Outside the maps there are zeros.
+    In float32: half floats cannot tell neighboring places apart. Outside the maps there are zeros.
 
     Args:
         values: ``(B, S, M * D)``, map after map, row by row.

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cvtrain.layers.boxes import centre_size
+from cvtrain.layers.boxes import center_size
 from cvtrain.layers.sampler import fixed_draws
 
 EPS = 1e-4
@@ -133,7 +133,7 @@ class Denoising(nn.Module):
         )
 
     def _moved(self, boxes: Tensor, move: Tensor) -> Tensor:
-        """Boxes with noise: ``(M, 4)`` -> ``(M, 4)`` x, y of the centre, width, height.
+        """Boxes with noise: ``(M, 4)`` -> ``(M, 4)`` x, y of the center, width, height.
 
         Args:
             boxes: xyxy in shares of the image.
@@ -143,7 +143,7 @@ class Denoising(nn.Module):
         edges = (boxes + move * self.box_noise * torch.cat([half, half], dim=1)).clamp(0, 1)
         low = torch.minimum(edges[:, :2], edges[:, 2:])
         high = torch.maximum(edges[:, :2], edges[:, 2:])
-        return centre_size(torch.cat([low, high], dim=1)).clamp(EPS, 1 - EPS)
+        return center_size(torch.cat([low, high], dim=1)).clamp(EPS, 1 - EPS)
 
 
 class _Draws(NamedTuple):

@@ -6,7 +6,7 @@ scores of the windows it came from. What does not agree with many others stays l
 
 Deviations: the paper's match score is "the sum of the distance between centers of the two bounding
 boxes and the intersection area of the boxes", in units it does not give, the lowest score matching
-best although more overlap should match better. Here it is the distance of the centres in units of
+best although more overlap should match better. Here it is the distance of the centers in units of
 the mean side, plus 1 minus the intersection in units of the mean area: 0 for equal boxes, 0.5 for
 equal squares a quarter of their side apart, above 2 for boxes that neither touch nor are near. The
 average is over all boxes that went into a merged one, each counted once, so that it does not depend
@@ -22,9 +22,9 @@ def match_scores(box: np.ndarray, others: np.ndarray) -> np.ndarray:
     """``(4,)`` and ``(N, 4)`` xyxy -> ``(N,)``; the lower, the better they match."""
     box = box[None]
     area, areas = _areas(box), _areas(others)
-    centre, centres = (box[:, :2] + box[:, 2:]) / 2, (others[:, :2] + others[:, 2:]) / 2
+    center, centers = (box[:, :2] + box[:, 2:]) / 2, (others[:, :2] + others[:, 2:]) / 2
     side = np.maximum((np.sqrt(area) + np.sqrt(areas)) / 2, 1e-9)
-    distance = np.hypot(*(centres - centre).T) / side
+    distance = np.hypot(*(centers - center).T) / side
     low, high = np.maximum(box[:, :2], others[:, :2]), np.minimum(box[:, 2:], others[:, 2:])
     common = np.clip(high - low, 0, None).prod(axis=1)
     scores: np.ndarray = distance + 1 - common / np.maximum((area + areas) / 2, 1e-9)

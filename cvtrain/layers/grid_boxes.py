@@ -1,6 +1,6 @@
 """Direct location prediction: boxes of grid cells and anchors (Redmon & Farhadi 2016, section 2).
 
-A box's centre stays in its cell: the cell's corner plus the sigmoids of two numbers; its sides are
+A box's center stays in its cell: the cell's corner plus the sigmoids of two numbers; its sides are
 those of an anchor times the exponentials of two more.
 """
 
@@ -30,15 +30,15 @@ def grid_boxes(codes: Tensor, anchors: Tensor, cell: tuple[float, float]) -> Ten
     y = torch.arange(rows, device=codes.device, dtype=codes.dtype)[:, None, None]  # (h, 1, 1)
     x = torch.arange(columns, device=codes.device, dtype=codes.dtype)[None, :, None]  # (1, w, 1)
     inside = codes[..., :2].sigmoid()
-    centre_x = (x + inside[..., 0]) * cell[1]  # (B, h, w, A)
-    centre_y = (y + inside[..., 1]) * cell[0]
+    center_x = (x + inside[..., 0]) * cell[1]  # (B, h, w, A)
+    center_y = (y + inside[..., 1]) * cell[0]
     half = anchors * codes[..., 2:4].clamp(max=LARGEST).exp() / 2  # (B, h, w, A, 2)
     return torch.stack(
         [
-            centre_x - half[..., 0],
-            centre_y - half[..., 1],
-            centre_x + half[..., 0],
-            centre_y + half[..., 1],
+            center_x - half[..., 0],
+            center_y - half[..., 1],
+            center_x + half[..., 0],
+            center_y + half[..., 1],
         ],
         dim=-1,
     )

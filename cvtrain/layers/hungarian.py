@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-from cvtrain.layers.boxes import centre_size, corners, pairwise
+from cvtrain.layers.boxes import center_size, corners, pairwise
 
 _NO_NUMBER = 1e6
 """The cost of a prediction that is no number, in place of it."""
@@ -27,7 +27,7 @@ class Costs:
 
     Attributes:
         classes: of what the focal loss would fall by, were the prediction that object.
-        l1: of the L1 distance of centre and sides, in shares of the image.
+        l1: of the L1 distance of center and sides, in shares of the image.
         giou: of minus the GIoU.
         alpha, gamma: of the focal loss.
 
@@ -53,7 +53,7 @@ class Costs:
 
         Args:
             logits: ``(..., Q, K)``.
-            boxes: ``(..., Q, 4)`` x, y of the centre, width, height in shares of the image.
+            boxes: ``(..., Q, 4)`` x, y of the center, width, height in shares of the image.
             objects: ``(N, 4)`` xyxy pixels.
             labels: int64 ``(N,)``.
             scale: ``(4,)`` width, height, width, height of the image, pixels.
@@ -62,7 +62,7 @@ class Costs:
         there, absent = F.logsigmoid(signed), F.logsigmoid(-signed)  # log p, log (1 - p)
         gained = -self.alpha * (self.gamma * absent).exp() * there
         spared = -(1 - self.alpha) * (self.gamma * there).exp() * absent
-        distance = torch.cdist(boxes, centre_size(objects) / scale, p=1)  # (..., Q, N)
+        distance = torch.cdist(boxes, center_size(objects) / scale, p=1)  # (..., Q, N)
         flat = corners(boxes * scale).flatten(0, -2)
         overlap = pairwise(flat, objects, "giou").view_as(distance)
         return self.classes * (gained - spared) + self.l1 * distance - self.giou * overlap

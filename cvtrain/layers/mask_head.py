@@ -103,9 +103,9 @@ def mask_targets(
         foreground: regions of each image.
         targets: of the images, with ``masks``.
         size: m, rows and columns.
-        half_pixel: whether a mask's pixels are centred at half numbers, as boxes and whoever pastes
-            the masks have it (Detectron2); no: at whole ones, which moves the truth by half a pixel
-            to the left and up (torchvision).
+        half_pixel: whether a mask's pixels are centered at half numbers, as boxes and whoever
+            pastes the masks have it (Detectron2); no: at whole ones, which moves the ground truth
+            by half a pixel to the left and up (torchvision).
 
     Raises:
         ValueError: an image with objects and without their masks.

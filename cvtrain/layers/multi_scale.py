@@ -67,7 +67,7 @@ class MultiScale:
 def resize_batch(
     images: Tensor, targets: Sequence[Target], size: tuple[int, int]
 ) -> tuple[Tensor, list[Target]]:
-    """Images ``(B, C, H, W)``, normalised, and their boxes at another size (H, W)."""
+    """Images ``(B, C, H, W)``, normalized, and their boxes at another size (H, W)."""
     height, width = images.shape[-2:]
     if (height, width) == size:
         return images, list(targets)

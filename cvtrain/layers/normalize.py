@@ -1,4 +1,4 @@
-"""The first thing every model does to an image: cast it and normalise it, on the device."""
+"""The first thing every model does to an image: cast it and normalize it, on the device."""
 
 from __future__ import annotations
 

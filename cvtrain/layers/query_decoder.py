@@ -4,7 +4,7 @@ Papers: Zhao et al. 2023, "RT-DETR", arXiv 2304.08069, section 4.3 (the cells ar
 that is trained towards class and IoU alike); Zhu et al. 2020, "Deformable DETR", arXiv 2010.04159,
 appendix A.4 (boxes are corrected layer by layer, each cell proposes one); Zhang et al. 2022,
 "DINO", arXiv 2203.03605, section 3.5 (the loss of a layer's boxes trains the layer before as well:
-look forward twice). Boxes are x, y of the centre, width and height in shares of the image, and here
+look forward twice). Boxes are x, y of the center, width and height in shares of the image, and here
 their logits, to which each layer adds.
 """
 
@@ -31,7 +31,7 @@ class Guess(NamedTuple):
 
     Attributes:
         logits: float32 ``(B, Q, K)``.
-        places: float32 ``(B, Q, 4)``, logits of x, y of the centre, width, height in shares of the
+        places: float32 ``(B, Q, 4)``, logits of x, y of the center, width, height in shares of the
             image.
     """
 
@@ -99,12 +99,12 @@ def _gather(x: Tensor, index: Tensor) -> Tensor:
 
 
 def cell_places(sizes: Sequence[Size], device: torch.device) -> Tensor:
-    """Float32 ``(S, 4)``: logits of the box that each cell proposes, around its own centre."""
+    """Float32 ``(S, 4)``: logits of the box that each cell proposes, around its own center."""
     found = []
     for level, (rows, columns) in enumerate(sizes):
-        centre = grid_points(rows, columns, 1 / rows, 1 / columns, device)  # (rows * columns, 2)
-        side = torch.full_like(centre, min(0.5, SIDE * 2**level))
-        found.append(torch.cat([centre, side], dim=1).logit())
+        center = grid_points(rows, columns, 1 / rows, 1 / columns, device)  # (rows * columns, 2)
+        side = torch.full_like(center, min(0.5, SIDE * 2**level))
+        found.append(torch.cat([center, side], dim=1).logit())
     return torch.cat(found)
 
 

@@ -11,7 +11,7 @@ _ROWS = 4096
 def ridge(
     inputs: np.ndarray, outputs: np.ndarray, strength: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The weights that minimise |outputs - inputs W' - b|^2 + strength |W|^2.
+    """The weights that minimize |outputs - inputs W' - b|^2 + strength |W|^2.
 
     As ``sklearn.linear_model.Ridge(alpha=strength)``: the intercept is free of the penalty. Solved
     in as many unknowns as there are rows or columns, whichever are fewer.
@@ -32,17 +32,17 @@ def ridge(
     mean_y = wanted.mean(axis=0)
     wanted = wanted - mean_y
     if count < features:
-        centred = np.asarray(inputs, np.float64) - mean_x  # (N, F)
-        gram = centred @ centred.T
+        centered = np.asarray(inputs, np.float64) - mean_x  # (N, F)
+        gram = centered @ centered.T
         gram[np.diag_indices(count)] += strength
-        weight = np.linalg.solve(gram, wanted).T @ centred  # (T, N) @ (N, F)
+        weight = np.linalg.solve(gram, wanted).T @ centered  # (T, N) @ (N, F)
     else:
         gram = np.zeros((features, features))
         crossed = np.zeros((features, wanted.shape[1]))
         for rows in _parts(count):
-            centred = np.asarray(inputs[rows], np.float64) - mean_x
-            gram += centred.T @ centred
-            crossed += centred.T @ wanted[rows]
+            centered = np.asarray(inputs[rows], np.float64) - mean_x
+            gram += centered.T @ centered
+            crossed += centered.T @ wanted[rows]
         gram[np.diag_indices(features)] += strength
         weight = np.linalg.solve(gram, crossed).T
     return weight, mean_y - weight @ mean_x

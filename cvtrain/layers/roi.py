@@ -63,8 +63,8 @@ class RoIPool(nn.Module):
         size: rows and columns of the grid.
         method: ``align`` or ``pool``.
         points: along each side of a cell, with ``align``; 0: one a map pixel.
-        half_pixel: with ``align``, whether map pixels are centred at half numbers (Detectron2); no:
-            as torchvision's detectors have them.
+        half_pixel: with ``align``, whether map pixels are centered at half numbers (Detectron2);
+            no: as torchvision's detectors have them.
 
     Raises:
         ValueError: an unknown method, or a size below 1.

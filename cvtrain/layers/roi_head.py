@@ -1,4 +1,4 @@
-"""The second stage of a two-stage detector: which regions are learnt from, their loss, predictions.
+"""The second stage of a two-stage detector: which regions it learns from, their loss, predictions.
 
 Paper: Girshick, "Fast R-CNN", arXiv 1504.08083, sections 2.1 to 2.3. A region is foreground from
 IoU 0.5 with an object on and takes its class; the others are background. Softmax over the classes
@@ -38,7 +38,7 @@ Classify = Callable[[list[Tensor]], tuple[Tensor, Tensor]]
 
 
 class RoISampling(ABC):
-    """Which regions of an image are learnt from: some before they are looked at, some after."""
+    """Which regions of an image are learned from: some before they are looked at, some after."""
 
     @abstractmethod
     def before(
@@ -123,7 +123,7 @@ class _Drawn(NamedTuple):
 
 
 class Foreground(NamedTuple):
-    """The regions of one image that were learnt from as objects, F of them.
+    """The regions of one image that were learned from as objects, F of them.
 
     Attributes:
         boxes: float32 ``(F, 4)`` xyxy pixels.
@@ -142,9 +142,9 @@ class RoIStage:
     """Loss and predictions of regions.
 
     Args:
-        sampling: which regions are learnt from; None: ``RandomRoIs()``.
+        sampling: which regions are learned from; None: ``RandomRoIs()``.
         foreground_iou: regions of this IoU with an object and more are foreground, 0..1.
-        background_iou: regions below this IoU with every object are not learnt from (Fast R-CNN:
+        background_iou: regions below this IoU with every object are not learned from (Fast R-CNN:
             0.1), unless an image has no other background, 0..1.
         beta: where the box loss turns from parabola to line.
         code_weights: the codes' four numbers are multiplied by them.

@@ -1,8 +1,8 @@
 """SimOTA: which places of a dense detector answer for which object, judged by what they predict.
 
 Papers: Ge et al. 2021, "YOLOX", arXiv 2107.08430, section 2.1; Ge et al. 2021, "OTA", arXiv
-2103.14259, section 3.3 (dynamic k, the centre prior). For each object, of the places around its
-centre (a square of 2 x 2.5 strides on every level) those k of least cost are positive:
+2103.14259, section 3.3 (dynamic k, the center prior). For each object, of the places around its
+center (a square of 2 x 2.5 strides on every level) those k of least cost are positive:
 
     cost = class cross-entropy + 3 x (-log IoU)
 
@@ -69,8 +69,8 @@ class Grid(NamedTuple):
         return [rows * columns for rows, columns in self.sizes]
 
 
-def around_centres(boxes: Tensor, grid: Grid, radius: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The places within ``radius`` strides of each box's centre, across and down.
+def around_centers(boxes: Tensor, grid: Grid, radius: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The places within ``radius`` strides of each box's center, across and down.
 
     Args:
         boxes: ``(M, 4)`` xyxy pixels.
@@ -83,11 +83,11 @@ def around_centres(boxes: Tensor, grid: Grid, radius: float) -> tuple[Tensor, Te
     """
     reach = max(0, math.ceil(radius - 0.5))
     step = torch.arange(-reach, reach + 1, device=boxes.device)
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    center = (boxes[:, :2] + boxes[:, 2:]) / 2
     places, near, inside = [], [], []
     first = 0
     for (rows, columns), stride in zip(grid.sizes, grid.strides, strict=True):
-        middle = centre / stride  # (M, 2), cells
+        middle = center / stride  # (M, 2), cells
         cell = middle.floor().long()[:, :, None] + step  # (M, 2, n)
         limit = cell.new_tensor([columns, rows])[:, None]
         offset = cell + 0.5 - middle[:, :, None]
@@ -147,14 +147,14 @@ def simota(
         boxes: float32 ``(B, A, 4)`` predicted, xyxy pixels.
         objects: of the batch, M of them.
         grid: of the A places.
-        radius: places so many strides from an object's centre are candidates.
+        radius: places so many strides from an object's center are candidates.
 
     Returns:
         int64 ``(P,)`` positive places, as rows of the flattened ``(B * A)``, ascending; and int64
         ``(P,)`` the object of each.
     """
     total = boxes.shape[1]
-    places, near, inside = around_centres(objects.boxes, grid, radius)
+    places, near, inside = around_centers(objects.boxes, grid, radius)
     rows = places + objects.image[:, None] * total  # (M, C)
     predicted = boxes.flatten(0, 1)[rows]  # (M, C, 4)
     iou = elementwise(predicted, objects.boxes[:, None]) * near

@@ -1,7 +1,7 @@
 """Windows over images of any size, their maps blended, a strip of the whole map at a time.
 
 The grid is a product of rows and columns, so that weights are, too: each tile's weight falls to
-its edges as a squared sine over the pixels that it shares with its neighbours, and the weights of
+its edges as a squared sine over the pixels that it shares with its neighbors, and the weights of
 all tiles at a pixel add up to 1.
 """
 
@@ -39,7 +39,7 @@ class Spans:
 
     @classmethod
     def over(cls, size: int, tile: int, overlap: float, align: int = ALIGN) -> Spans:
-        """Tiles that cover ``size`` pixels, neighbours sharing at least ``overlap`` of a tile.
+        """Tiles that cover ``size`` pixels, neighbors sharing at least ``overlap`` of a tile.
 
         Args:
             size: pixels to cover.
@@ -82,7 +82,7 @@ class Spans:
 
 
 def _ramp(shared: int) -> Tensor:
-    """float64 ``(shared,)`` from nearly 0 to nearly 1: a squared sine at pixel centres."""
+    """float64 ``(shared,)`` from nearly 0 to nearly 1: a squared sine at pixel centers."""
     at = (torch.arange(shared, dtype=torch.float64) + 0.5) / max(1, shared)
     return torch.sin(at * (math.pi / 2)) ** 2
 

@@ -7,7 +7,7 @@ size (not to its values); its gradient with regard to its input multiplies by C 
 
 Papers: Dumoulin & Visin, "A guide to convolution arithmetic for deep learning", arXiv 1603.07285,
 chapter 4; Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Segmentation", arXiv
-1411.4038, section 3.3 (bilinear kernels, learnt or fixed). Written from the papers.
+1411.4038, section 3.3 (bilinear kernels, learned or fixed). Written from the papers.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def convolution_matrix(
 def bilinear_kernel(stride: int) -> Tensor:
     """The kernel ``(2 stride, 2 stride)`` by which a transposed convolution interpolates.
 
-    A tent of height 1: pixel centres of the large map that lie between two of the small one get
+    A tent of height 1: pixel centers of the large map that lie between two of the small one get
     shares of both that add up to 1.
     """
     at = (torch.arange(2 * stride, dtype=torch.float64) + 0.5) / stride - 1  # -1..1
@@ -61,7 +61,7 @@ def bilinear_kernel(stride: int) -> Tensor:
 class Upsample(nn.Module):
     """Enlarges a map ``stride`` times by a transposed convolution that starts as bilinear.
 
-    Kernel ``2 stride``, no bias; at the start, and always where it is not learnt, the output equals
+    Kernel ``2 stride``, no bias; at the start, and always where it is fixed, the output equals
     ``F.interpolate(mode="bilinear", align_corners=False)`` to the last pixel: the map's border is
     repeated once before, and what that adds is cut off.
 

@@ -2,7 +2,7 @@
 
 After R-CNN (Girshick et al. 2014, arXiv 1311.2524, appendix A, "warp"): whatever its aspect, a box
 fills a square but for a border of so many of the square's pixels, which shows the image around it;
-where that reaches beyond the image, there is the mean colour.
+where that reaches beyond the image, there is the mean color.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def warp(images: Tensor, boxes: Sequence[Tensor], size: int, padding: int = 16) 
     outside the image are 0.
 
     Args:
-        images: float ``(B, C, H, W)``, normalised, so that 0 is the mean colour.
+        images: float ``(B, C, H, W)``, normalized, so that 0 is the mean color.
         boxes: B of ``(P, 4)`` xyxy pixels, P may be 0.
         size: side of a crop, pixels, more than twice ``padding``.
         padding: see ``with_context``.

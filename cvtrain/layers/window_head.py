@@ -11,7 +11,7 @@ size, and tested against the paper's way.
 The output at row i, column j is that of the head on cells ``i .. i + p g - 1`` times
 ``j .. j + p g - 1`` of the map, to rounding. It is that of the whole network on the same window of
 the image only if no convolution pads: padding puts zeros at the border of a window that was cut
-out, where the whole image has its neighbours.
+out, where the whole image has its neighbors.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class TverskyLoss(nn.Module):
 
     Args:
         alpha: what a false positive counts.
-        beta: what a false negative counts; above alpha recall is favoured.
+        beta: what a false negative counts; above alpha recall is favored.
         smooth: pixels added above and below: small classes move the loss less.
 
     Raises:

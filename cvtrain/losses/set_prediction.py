@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cvtrain.layers.boxes import centre_size, corners, elementwise
+from cvtrain.layers.boxes import center_size, corners, elementwise
 from cvtrain.losses.box_regression import IoULoss
 
 
@@ -68,7 +68,7 @@ def set_terms(
 
     Args:
         logits: ``(R, Q, K)``.
-        boxes: ``(R, Q, 4)`` x, y of the centre, width, height, in shares of the image.
+        boxes: ``(R, Q, 4)`` x, y of the center, width, height, in shares of the image.
         pairs: who has which object.
         counted: float32 ``(R, Q)``: 0 where a prediction without an object counts for nothing.
         scale: ``(4,)`` width, height, width, height of the images, pixels.
@@ -77,7 +77,7 @@ def set_terms(
         gamma: of ``varifocal``.
 
     Returns:
-        Three float32 ``(R,)``; the distance is that of centre and sides in shares of the image.
+        Three float32 ``(R,)``; the distance is that of center and sides in shares of the image.
     """
     mine = boxes[pairs.row, pairs.query]  # (P, 4)
     edges = corners(mine * scale)
@@ -87,7 +87,7 @@ def set_terms(
     counted = counted.clone()
     counted[pairs.row, pairs.query] = 1.0
     classes = (varifocal(logits, quality, alpha, gamma) * counted[..., None]).sum(dim=(1, 2))
-    distance = (mine - centre_size(pairs.boxes) / scale).abs().sum(dim=1)
+    distance = (mine - center_size(pairs.boxes) / scale).abs().sum(dim=1)
     none = boxes.new_zeros(len(boxes))
     return (
         classes,

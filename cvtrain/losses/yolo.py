@@ -3,7 +3,7 @@
 Paper: Redmon, Divvala, Girshick, Farhadi, "You Only Look Once: Unified, Real-Time Object
 Detection", arXiv 1506.02640, equation 3. Written from the paper; where it is silent, as below.
 
-- An object belongs to the cell that holds its centre. A cell takes one object, the first in the
+- An object belongs to the cell that holds its center. A cell takes one object, the first in the
   target's order; objects lost to an occupied cell are counted (``num_lost_objects``).
 - Of a cell's B boxes, the one of highest IoU with the object is responsible; where none overlaps
   it, the one nearest in root mean squared error of x, y, w, h (darknet's rule), so that a box that
@@ -34,7 +34,7 @@ class Assignment:
         cell: int64 ``(M,)``: ``(image * S + row) * S + column``.
         kept: bool ``(M,)``: has the cell; False: ignored, or lost to an object before it.
         counted: bool ``(M,)``: is an object (not ignored).
-        xywh: float32 ``(M, 4)``: centre relative to the cell, width and height relative to the
+        xywh: float32 ``(M, 4)``: center relative to the cell, width and height relative to the
             image, all in 0..1.
         labels: int64 ``(M,)``.
     """
@@ -73,8 +73,8 @@ def assign(
     counted = ~torch.cat([i.to(device) for i in ignore])
     height, width = image_size
     size = xyxy.new_tensor([width, height])
-    centre = (xyxy[:, :2] + xyxy[:, 2:]) / 2 / size * grid  # (M, 2) in cells
-    corner = centre.floor().clamp(0, grid - 1)  # a centre on the far edge belongs to the last cell
+    center = (xyxy[:, :2] + xyxy[:, 2:]) / 2 / size * grid  # (M, 2) in cells
+    corner = center.floor().clamp(0, grid - 1)  # a center on the far edge belongs to the last cell
     column, row = corner.long().unbind(1)
     cell = (image * grid + row) * grid + column
     # The first counted object of each cell keeps it.
@@ -85,7 +85,7 @@ def assign(
         cell=cell,
         kept=first[cell] == order,
         counted=counted,
-        xywh=torch.cat([centre - corner, (xyxy[:, 2:] - xyxy[:, :2]) / size], dim=1),
+        xywh=torch.cat([center - corner, (xyxy[:, 2:] - xyxy[:, :2]) / size], dim=1),
         labels=torch.cat([v.to(device) for v in labels]),
     )
 

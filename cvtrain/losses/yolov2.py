@@ -6,7 +6,7 @@ proposed box") and says of the loss no more than that it is YOLO's, of squares. 
 from the settings published with the networks (thresh 0.6, object 5, no object, classes and
 coordinates 1). What is taken where the paper is silent:
 
-- An object belongs to the cell that holds its centre, and there to the anchor whose shape it
+- An object belongs to the cell that holds its center, and there to the anchor whose shape it
   overlaps most, both put concentric. Of two that want one anchor of one cell the first in the
   target's order gets it; the others are counted (``num_lost_objects``).
 - Coordinates: the squared errors of the sigmoids, and of t_w, t_h against the logarithms of the
@@ -124,25 +124,25 @@ class YOLOv2Loss(nn.Module):
 
         Returns:
             Scalars ``coord``, ``objectness``, ``no_object``, ``classes``, ``prior``, weighted;
-            counts ``num_objects``, (of which) ``num_lost_objects`` and ``num_labelled_images``.
+            counts ``num_objects``, (of which) ``num_lost_objects`` and ``num_labeled_images``.
         """
         boxes = grid.boxes().detach()  # (B, P, 4), P = h w A
         early = seen is not None and seen < self.prior_images
         names = ("coord", "objectness", "no_object", "classes", "prior")
         sums = {name: [grid.raw.sum() * 0] for name in names}
-        objects = lost = labelled = 0
+        objects = lost = labeled = 0
         for i, target in enumerate(targets):
             flat = grid.raw[i].flatten(0, 2)  # (P, 5 + C)
             if target.boxes is None and target.label is not None:
-                found = self._labelled(flat, target.label.to(flat.device), class_loss)
-                labelled += 1
+                found = self._labeled(flat, target.label.to(flat.device), class_loss)
+                labeled += 1
             else:
                 found, counts = self._image(grid, flat, boxes[i], target, class_loss, early)
                 objects, lost = objects + counts[0], lost + counts[1]
             for name, value in found.items():
                 sums[name].append(value)
         terms = {name: torch.stack(values).sum() / len(targets) for name, values in sums.items()}
-        counted = {"objects": objects, "lost_objects": lost, "labelled_images": labelled}
+        counted = {"objects": objects, "lost_objects": lost, "labeled_images": labeled}
         return terms | {f"num_{k}": boxes.new_tensor(float(v)) for k, v in counted.items()}
 
     def _image(
@@ -182,7 +182,7 @@ class YOLOv2Loss(nn.Module):
             terms["prior"] = self.prior * (away.sum(dim=1) * free).sum()
         return terms, (len(truth), len(truth) - len(mine))
 
-    def _labelled(self, flat: Tensor, label: Tensor, class_loss: ClassLoss) -> dict[str, Tensor]:
+    def _labeled(self, flat: Tensor, label: Tensor, class_loss: ClassLoss) -> dict[str, Tensor]:
         """Terms of an image whose class is known, and no box."""
         with torch.no_grad():
             surprise = class_loss(flat[:, 5:], label.expand(len(flat)))  # (P,)
@@ -208,13 +208,13 @@ def assign(grid: Grid, boxes: Tensor) -> tuple[Tensor, Tensor]:
     rows, columns, count = grid.raw.shape[1:4]
     cell = boxes.new_tensor([grid.cell[1], grid.cell[0]])
     sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=SMALLEST)  # (N, 2)
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2 / cell  # in cells
+    center = (boxes[:, :2] + boxes[:, 2:]) / 2 / cell  # in cells
     limit = torch.tensor([columns - 1, rows - 1], device=boxes.device)
-    corner = centre.floor().clamp(min=0).minimum(limit)  # the far edge belongs to the last cell
+    corner = center.floor().clamp(min=0).minimum(limit)  # the far edge belongs to the last cell
     anchor = shape_iou(sides, grid.anchors).argmax(dim=1)
     column, row = corner.long().unbind(1)
     slot = (row * columns + column) * count + anchor
-    aim = torch.cat([centre - corner, (sides / grid.anchors[anchor]).log()], dim=1)
+    aim = torch.cat([center - corner, (sides / grid.anchors[anchor]).log()], dim=1)
     return slot, aim
 
 

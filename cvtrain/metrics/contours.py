@@ -92,7 +92,7 @@ def boundary(mask: np.ndarray, label: int) -> np.ndarray:
 def boundary_counts(predicted: Tensor, truth: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Boundary pixels of one image, and those within the tolerance of the other mask's.
 
-    Distances are Euclidean, from pixel centre to pixel centre. The prediction counts nothing where
+    Distances are Euclidean, from pixel center to pixel center. The prediction counts nothing where
     the truth is void.
 
     Args:

@@ -20,7 +20,7 @@ class Model(nn.Module, ABC):
     whose loss and predictions cannot share a forward overrides ``loss``, ``predict`` and
     ``loss_and_predict`` instead. No method's return type depends on ``self.training``.
 
-    Images come as ``(B, C, H, W)`` in the file's dtype; the model casts and normalises them.
+    Images come as ``(B, C, H, W)`` in the file's dtype; the model casts and normalizes them.
     Proposals, for a model whose yaml says ``proposals: true`` and for no other, are B float32
     ``(P, 4)``, P at least 1, xyxy network pixels inside the image, best first; None otherwise.
 

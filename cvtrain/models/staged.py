@@ -2,7 +2,7 @@
 
 The engine does it (``cvtrain.engine.post_training``): once the last epoch is over, the network of
 the best one sees every training image once, as it is without augmentation; what each stage needs
-of that is kept on disk; then each stage is fitted to it, and what it learnt is saved before the
+of that is kept on disk; then each stage is fitted to it, and what it learned is saved before the
 next begins.
 """
 

@@ -1,4 +1,4 @@
-"""The colour spaces of selective search (Uijlings et al. 2013, section 3.2, table 1).
+"""The color spaces of selective search (Uijlings et al. 2013, section 3.2, table 1).
 
 Each makes float32 ``(H, W, C)`` in 0..1 of an RGB image in 0..1, so that one threshold k of the
 initial segmentation and one set of histogram bins mean the same in all of them.
@@ -48,7 +48,7 @@ def _lab(rgb: np.ndarray) -> np.ndarray:
 
 
 def _shares(rgb: np.ndarray) -> np.ndarray:
-    """Each channel's share of R + G + B; a third in black, which has no colour."""
+    """Each channel's share of R + G + B; a third in black, which has no color."""
     total = rgb.sum(axis=2, keepdims=True)
     third = np.full_like(rgb, 1 / 3)
     return np.divide(rgb, total, out=third, where=total > 1e-6)
@@ -59,7 +59,7 @@ def _rgi(rgb: np.ndarray) -> np.ndarray:
 
 
 def _opponent(rgb: np.ndarray) -> np.ndarray:
-    """Opponent colours divided by the intensity: O1 / O3 and O2 / O3, each brought to 0..1."""
+    """Opponent colors divided by the intensity: O1 / O3 and O2 / O3, each brought to 0..1."""
     r, g, b = np.moveaxis(_shares(rgb), 2, 0)  # (H, W, 3) -> 3 x (H, W)
     first = (r - g) * math.sqrt(3 / 2)  # in -sqrt(3/2)..sqrt(3/2)
     second = (r + g - 2 * b) / math.sqrt(2)  # in -sqrt(2)..sqrt(1/2)
@@ -82,7 +82,7 @@ SPACES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "C": _opponent,
     "H": _hue,
 }
-"""The paper's names: intensity I, normalised rgb, rg with intensity, opponent colours C, hue H."""
+"""The paper's names: intensity I, normalized rgb, rg with intensity, opponent colors C, hue H."""
 
 
 def convert(rgb: np.ndarray, space: str) -> np.ndarray:

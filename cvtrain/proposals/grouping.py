@@ -1,4 +1,4 @@
-"""Hierarchical grouping: the two most alike neighbours become one, until one region is left.
+"""Hierarchical grouping: the two most alike neighbors become one, until one region is left.
 
 Uijlings et al. 2013, algorithm 1 and equations 1 to 6. The merged region's histograms follow from
 its parts' by their sizes; no pixel is looked at again.
@@ -13,7 +13,7 @@ import numpy as np
 from cvtrain.proposals.regions import Regions
 
 SIMILARITIES = "CTSF"
-"""Colour, texture, size, fill: what a strategy adds up, e.g. ``CTSF`` or ``TSF``."""
+"""Color, texture, size, fill: what a strategy adds up, e.g. ``CTSF`` or ``TSF``."""
 
 
 def group(regions: Regions, measures: str) -> np.ndarray:
@@ -72,7 +72,7 @@ class _State:
 
     def __init__(self, regions: Regions, measures: str, total: int) -> None:
         count = len(regions.sizes)
-        parts = [regions.colours] * ("C" in measures) + [regions.textures] * ("T" in measures)
+        parts = [regions.colors] * ("C" in measures) + [regions.textures] * ("T" in measures)
         width = sum(part.shape[1] for part in parts)
         self.bins = np.empty((total, width))
         np.concatenate([*parts, np.empty((count, 0))], axis=1, out=self.bins[:count])
@@ -123,7 +123,7 @@ class _State:
 
 
 def _initial(state: _State, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """float64 ``(E,)`` similarities of all neighbours, some at a time to spare memory."""
+    """float64 ``(E,)`` similarities of all neighbors, some at a time to spare memory."""
     step = 4096
     parts = [
         state.alike(first[i : i + step], second[i : i + step]) for i in range(0, len(first), step)

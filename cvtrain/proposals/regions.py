@@ -1,4 +1,4 @@
-"""Initial regions and what is known of each: size, box, colours, texture, neighbours.
+"""Initial regions and what is known of each: size, box, colors, texture, neighbors.
 
 Segmentation: Felzenszwalb and Huttenlocher, "Efficient Graph-Based Image Segmentation", IJCV 2004,
 by scikit-image. Features: Uijlings et al. 2013, section 3.2.
@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.segmentation import felzenszwalb
 
-COLOUR_BINS = 25
+COLOR_BINS = 25
 """Bins a channel (paper: 25, n = 75 with three channels)."""
 TEXTURE_BINS = 10
 """Bins a direction and channel (paper: 10, n = 240 with eight directions and three channels)."""
@@ -23,17 +23,17 @@ _SIGNED = 2 * TEXTURE_BINS - 1
 
 @dataclass(frozen=True)
 class Features:
-    """What the pixels of one colour space fall into, whatever the segmentation.
+    """What the pixels of one color space fall into, whatever the segmentation.
 
     Attributes:
         image: float32 ``(H, W, C)``, smoothed for the segmentation.
-        colours: int64 ``(C, H * W)`` in 0..COLOUR_BINS - 1.
+        colors: int64 ``(C, H * W)`` in 0..COLOR_BINS - 1.
         textures: int64 ``(C * DIRECTIONS, H * W)`` in 0..2 * TEXTURE_BINS - 2; the middle one holds
             what is near 0 in both directions of an axis.
     """
 
     image: np.ndarray
-    colours: np.ndarray
+    colors: np.ndarray
     textures: np.ndarray
 
 
@@ -44,15 +44,15 @@ class Regions:
     Attributes:
         sizes: int64 ``(R,)`` pixels.
         boxes: int64 ``(R, 4)`` xyxy.
-        colours: float64 ``(R, 25 * C)`` histograms, each of sum 1.
+        colors: float64 ``(R, 25 * C)`` histograms, each of sum 1.
         textures: float64 ``(R, 80 * C)`` histograms, each of sum 1.
-        pairs: int64 ``(E, 2)`` neighbours, the smaller number first, sorted.
+        pairs: int64 ``(E, 2)`` neighbors, the smaller number first, sorted.
         area: pixels of the image.
     """
 
     sizes: np.ndarray
     boxes: np.ndarray
-    colours: np.ndarray
+    colors: np.ndarray
     textures: np.ndarray
     pairs: np.ndarray
     area: int
@@ -66,15 +66,15 @@ def features(image: np.ndarray, sigma: float) -> Features:
     derivative of the channel, as the paper leaves their range open.
 
     Args:
-        image: in one colour space.
+        image: in one color space.
         sigma: of the smoothing before the segmentation, pixels (paper: 0.8).
     """
     planes = np.ascontiguousarray(np.moveaxis(image, 2, 0))  # (H, W, C) -> (C, H, W)
     flat = planes.reshape(len(planes), -1)  # (C, H, W) -> (C, H * W)
-    colours = np.minimum((flat * COLOUR_BINS).astype(np.int64), COLOUR_BINS - 1)
+    colors = np.minimum((flat * COLOR_BINS).astype(np.int64), COLOR_BINS - 1)
     textures = np.concatenate([_directions(plane) for plane in planes])
     smooth = ndimage.gaussian_filter(image, (sigma, sigma, 0)) if sigma > 0 else image
-    return Features(smooth, colours, textures)
+    return Features(smooth, colors, textures)
 
 
 def _directions(plane: np.ndarray) -> np.ndarray:
@@ -96,7 +96,7 @@ def segment(smooth: np.ndarray, k: float, min_size: int) -> np.ndarray:
     Args:
         smooth: the image.
         k: the threshold's constant, for values of 0..255 as in the paper: larger, larger regions.
-        min_size: smaller regions join a neighbour, pixels.
+        min_size: smaller regions join a neighbor, pixels.
     """
     return np.asarray(felzenszwalb(smooth, scale=k, sigma=0, min_size=min_size), np.int64)
 
@@ -108,12 +108,12 @@ def describe(labels: np.ndarray, found: Features) -> Regions:
     count = len(sizes)
     slices = ndimage.find_objects(labels + 1)
     boxes = np.array([(x.start, y.start, x.stop, y.stop) for y, x in slices], np.int64)
-    base = flat * COLOUR_BINS
-    colours = np.stack(
-        [np.bincount(base + bins, minlength=count * COLOUR_BINS) for bins in found.colours]
+    base = flat * COLOR_BINS
+    colors = np.stack(
+        [np.bincount(base + bins, minlength=count * COLOR_BINS) for bins in found.colors]
     )
-    colours = colours.reshape(-1, count, COLOUR_BINS)  # (C, R * 25) -> (C, R, 25)
-    colours = colours.transpose(1, 0, 2).reshape(count, -1)  # (C, R, 25) -> (R, 25 * C)
+    colors = colors.reshape(-1, count, COLOR_BINS)  # (C, R * 25) -> (C, R, 25)
+    colors = colors.transpose(1, 0, 2).reshape(count, -1)  # (C, R, 25) -> (R, 25 * C)
     base = flat * _SIGNED
     signed = np.stack(
         [np.bincount(base + bins, minlength=count * _SIGNED) for bins in found.textures]
@@ -130,9 +130,9 @@ def describe(labels: np.ndarray, found: Features) -> Regions:
     return Regions(
         sizes=sizes,
         boxes=boxes,
-        colours=_shares(colours),
+        colors=_shares(colors),
         textures=_shares(textures),
-        pairs=neighbours(labels, count),
+        pairs=neighbors(labels, count),
         area=labels.size,
     )
 
@@ -142,7 +142,7 @@ def _shares(counts: np.ndarray) -> np.ndarray:
     return counts / counts.sum(axis=1, keepdims=True)
 
 
-def neighbours(labels: np.ndarray, count: int) -> np.ndarray:
+def neighbors(labels: np.ndarray, count: int) -> np.ndarray:
     """int64 ``(E, 2)``: regions that touch, corners included, each pair once."""
     keys = []
     for a, b in (

@@ -34,12 +34,12 @@ class Mode:
     """The diversification of one row of the paper's table 5.
 
     Attributes:
-        colours: names of ``SPACES``.
+        colors: names of ``SPACES``.
         similarities: each a sum of ``SIMILARITIES``.
         thresholds: k of the initial segmentation.
     """
 
-    colours: tuple[str, ...]
+    colors: tuple[str, ...]
     similarities: tuple[str, ...]
     thresholds: tuple[float, ...]
 
@@ -59,7 +59,7 @@ class Settings:
     """What the boxes of an image depend on, beside its pixels.
 
     Attributes:
-        colours, similarities, thresholds: as in ``Mode``.
+        colors, similarities, thresholds: as in ``Mode``.
         sigma: of the smoothing before the segmentation, pixels (paper: 0.8).
         min_size: of an initial region, pixels; None: k.
         min_side: boxes with a shorter side are left out, pixels of the image (R-CNN's code: 20).
@@ -69,7 +69,7 @@ class Settings:
         seed: of the ranking.
     """
 
-    colours: tuple[str, ...]
+    colors: tuple[str, ...]
     similarities: tuple[str, ...]
     thresholds: tuple[float, ...]
     sigma: float = 0.8
@@ -104,7 +104,7 @@ class Boxes:
 def settings(
     mode: str = "fast",
     *,
-    colours: Sequence[str] | None = None,
+    colors: Sequence[str] | None = None,
     similarities: Sequence[str] | None = None,
     thresholds: Sequence[float] | None = None,
     **others: Any,
@@ -112,20 +112,20 @@ def settings(
     """The settings of a mode; what is given by name replaces the mode's own.
 
     Raises:
-        UsageError: an unknown mode, colour space or similarity.
+        UsageError: an unknown mode, color space or similarity.
     """
     if mode not in MODES:
         raise UsageError(f"proposals.mode={mode}: choose one of {', '.join(MODES)}")
     base = MODES[mode]
     chosen = Settings(
-        tuple(base.colours if colours is None else colours),
+        tuple(base.colors if colors is None else colors),
         tuple(base.similarities if similarities is None else similarities),
         tuple(float(k) for k in (base.thresholds if thresholds is None else thresholds)),
         **others,
     )
-    for name in chosen.colours:
+    for name in chosen.colors:
         if name not in SPACES:
-            raise UsageError(f"proposals.colours={name}: choose from {', '.join(SPACES)}")
+            raise UsageError(f"proposals.colors={name}: choose from {', '.join(SPACES)}")
     for name in chosen.similarities:
         if not name or set(name) - set(SIMILARITIES) or len(set(name)) != len(name):
             raise UsageError(
@@ -134,8 +134,8 @@ def settings(
             )
     if not chosen.thresholds or min(chosen.thresholds) <= 0:
         raise UsageError("proposals.thresholds: give numbers above 0, e.g. [50, 100]")
-    if not chosen.colours or not chosen.similarities:
-        raise UsageError("proposals.colours and proposals.similarities: give at least one of each")
+    if not chosen.colors or not chosen.similarities:
+        raise UsageError("proposals.colors and proposals.similarities: give at least one of each")
     return chosen
 
 
@@ -147,7 +147,7 @@ def selective_search(image: np.ndarray, chosen: Settings) -> Boxes:
         chosen: see ``settings``.
 
     Returns:
-        At least one box: an image of one colour gives the box around it.
+        At least one box: an image of one color gives the box around it.
 
     Raises:
         DataError: another number of channels.
@@ -172,9 +172,9 @@ def selective_search(image: np.ndarray, chosen: Settings) -> Boxes:
 
 
 def groupings(rgb: np.ndarray, chosen: Settings) -> list[np.ndarray]:
-    """int64 ``(2 R - 1, 4)`` boxes of each hierarchy; colours outermost, measures innermost."""
+    """int64 ``(2 R - 1, 4)`` boxes of each hierarchy; colors outermost, measures innermost."""
     found = []
-    for space in chosen.colours:
+    for space in chosen.colors:
         pixels = features(convert(rgb, space), chosen.sigma)
         for k in chosen.thresholds:
             least = round(k) if chosen.min_size is None else chosen.min_size

@@ -81,7 +81,7 @@ class SelectiveSearch:
 
     Args:
         mode: ``single``, ``fast`` or ``quality``.
-        colours, similarities, thresholds: instead of the mode's own; None: the mode's.
+        colors, similarities, thresholds: instead of the mode's own; None: the mode's.
         sigma, min_size, min_side, max_side, max_boxes, seed: see ``Settings``.
 
     Raises:
@@ -92,7 +92,7 @@ class SelectiveSearch:
         self,
         mode: str = "fast",
         *,
-        colours: Sequence[str] | None = None,
+        colors: Sequence[str] | None = None,
         similarities: Sequence[str] | None = None,
         thresholds: Sequence[float] | None = None,
         sigma: float = 0.8,
@@ -104,7 +104,7 @@ class SelectiveSearch:
     ) -> None:
         self.settings = settings(
             mode,
-            colours=colours,
+            colors=colors,
             similarities=similarities,
             thresholds=thresholds,
             sigma=float(sigma),

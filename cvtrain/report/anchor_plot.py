@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from cvtrain.report.figure import COLOURS, MUTED, new_figure
+from cvtrain.report.figure import COLORS, MUTED, new_figure
 
 SHOWN = 2000
 """Boxes drawn as dots, evenly taken of all."""
@@ -39,8 +39,8 @@ def plot_anchors(
         curve, shapes = figure.subplots(1, 2, width_ratios=(1.15, 1))
         k = [row["k"] for row in rows]
         iou = [row["average_iou"] for row in rows]
-        curve.plot(k, iou, color=COLOURS[0], marker="o", markersize=4, label="k-means")
-        curve.plot(chosen["k"], chosen["average_iou"], "o", color=COLOURS[1], markersize=8)
+        curve.plot(k, iou, color=COLORS[0], marker="o", markersize=4, label="k-means")
+        curve.plot(chosen["k"], chosen["average_iou"], "o", color=COLORS[1], markersize=8)
         curve.annotate(
             f"{chosen['k']}: {chosen['average_iou']:.3f}",
             (chosen["k"], chosen["average_iou"]),
@@ -62,9 +62,9 @@ def plot_anchors(
         few = sizes[np.linspace(0, len(sizes) - 1, min(SHOWN, len(sizes))).astype(int)]
         shapes.plot(few[:, 0], few[:, 1], ".", color=MUTED, markersize=3, alpha=0.5)
         for n, (w, h) in enumerate(chosen["anchors"]):
-            colour = COLOURS[n % len(COLOURS)]
-            shapes.add_patch(Rectangle((0, 0), w, h, fill=False, edgecolor=colour, linewidth=1.6))
-            shapes.plot(w, h, "o", color=colour, markersize=6)
+            color = COLORS[n % len(COLORS)]
+            shapes.add_patch(Rectangle((0, 0), w, h, fill=False, edgecolor=color, linewidth=1.6))
+            shapes.plot(w, h, "o", color=color, markersize=6)
         limit = 1.05 * max(1e-3, float(sizes.max()), *(max(a) for a in chosen["anchors"]))
         shapes.set_xlim(0, limit)
         shapes.set_ylim(0, limit)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cvtrain.report.figure import COLOURS, INK, MUTED, new_figure, safe
+from cvtrain.report.figure import COLORS, INK, MUTED, new_figure, safe
 
 MAX_BARS = 40
 """Classes with a bar of their own; of more, the best and the worst half of as many."""
@@ -41,7 +41,7 @@ def plot_class_iou(details: Mapping[str, Any], path: str | Path) -> Path:
         between = f"; {hidden} classes between are not shown" if hidden > 0 else ""
         ax.set_title(f"IoU of each class, mean {mean:.3f}{between}")
         place = np.arange(len(order))
-        ax.barh(place, iou[order], color=COLOURS[0], height=0.7)
+        ax.barh(place, iou[order], color=COLORS[0], height=0.7)
         ax.axvline(mean, color=INK, linestyle="--", linewidth=1)
         for y, k in zip(place, order, strict=True):
             inside = iou[k] > 0.6

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from cvtrain.report.figure import COLOURS, MUTED, entry, new_figure, safe
+from cvtrain.report.figure import COLORS, MUTED, entry, new_figure, safe
 
 HEADLINES = (
     "mAP", "mAP50", "mAP75", "voc_mAP50", "voc07_mAP50", "mIoU", "mDice", "pixel_accuracy",
@@ -113,18 +113,18 @@ def _draw_panel(ax: Axes, title: str, lines: dict[str, np.ndarray], epochs: np.n
     if not finite.size:
         ax.set_axis_off()
         return
-    # train and val of one quantity share a colour: the split is the line's style.
+    # train and val of one quantity share a color: the split is the line's style.
     stems = list(dict.fromkeys(name.partition("/")[2] or name for name in lines))
     paired = len(stems) < len(lines) and len(stems) > 1
     for n, (name, values) in enumerate(lines.items()):
         split, _, what = name.partition("/")
-        colour = COLOURS[(stems.index(what or name) if paired else n) % len(COLOURS)]
-        dashed = (paired and split == "train") or (not paired and n >= len(COLOURS))
+        color = COLORS[(stems.index(what or name) if paired else n) % len(COLORS)]
+        dashed = (paired and split == "train") or (not paired and n >= len(COLORS))
         good = np.isfinite(values)
         ax.plot(
             epochs[good],
             values[good],
-            color=colour,
+            color=color,
             linestyle="--" if dashed else "-",
             marker="o" if good.sum() <= 25 else None,
             markersize=3,

@@ -1,7 +1,7 @@
 """Pictures of images with what is said of them: boxes, class names, masks. numpy, OpenCV, Pillow.
 
-Small images are enlarged first, so that lines and letters stay readable; every class has a colour
-of its own, and text stands on that colour in black or white, whichever is easier to read.
+Small images are enlarged first, so that lines and letters stay readable; every class has a color
+of its own, and text stands on that color in black or white, whichever is easier to read.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PALETTE = np.array(
     ],
     np.uint8,
 )  # fmt: skip
-"""One RGB colour a class; class 20 begins anew."""
+"""One RGB color a class; class 20 begins anew."""
 
 MIN_SIDE = 320
 """Images whose shorter side is below this are enlarged by a whole factor, pixels."""
@@ -50,8 +50,8 @@ _PAPER = (250, 250, 250)
 _INK = (25, 25, 25)
 
 
-def colour(label: int) -> tuple[int, int, int]:
-    """The RGB colour of a class."""
+def color(label: int) -> tuple[int, int, int]:
+    """The RGB color of a class."""
     r, g, b = (int(v) for v in PALETTE[label % len(PALETTE)])
     return r, g, b
 
@@ -186,7 +186,7 @@ def grid(
         images: row after row.
         columns: pictures a row.
         captions: one a picture.
-        heads: one a column, above it; neighbours that are alike share one and stand apart from
+        heads: one a column, above it; neighbors that are alike share one and stand apart from
             the next.
         title: above all.
     """
@@ -251,7 +251,7 @@ def save(path: str | Path, image: np.ndarray, durable: bool = True) -> Path:
 def save_mask(path: Path, mask: Any, names: Sequence[str]) -> None:
     """Writes a class map as PNG: a pixel holds the index of its class, 255 void.
 
-    It has a palette of the colours that pictures have (a class named background: black), so that
+    It has a palette of the colors that pictures have (a class named background: black), so that
     any viewer shows it and any reader finds the indices.
 
     Args:
@@ -273,7 +273,7 @@ def _palette(label: int, names: Sequence[str]) -> tuple[int, int, int]:
         return 255, 255, 255
     if label == _background(names):
         return 0, 0, 0
-    return colour(label)
+    return color(label)
 
 
 def shrunk(image: np.ndarray, longest: int = LONGEST, smooth: bool = True) -> np.ndarray:
@@ -310,10 +310,10 @@ def _fit(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _tint(image: np.ndarray, mask: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Semantic classes in colour over the image; void is dark, a background stays as it is."""
-    colours = PALETTE[np.where(mask == IGNORE_INDEX, 0, mask) % len(PALETTE)]  # -> (H, W, 3)
-    colours = np.where((mask == IGNORE_INDEX)[:, :, None], _VOID, colours)
-    tinted = cv2.addWeighted(image, 0.45, colours, 0.55, 0.0)
+    """Semantic classes in color over the image; void is dark, a background stays as it is."""
+    colors = PALETTE[np.where(mask == IGNORE_INDEX, 0, mask) % len(PALETTE)]  # -> (H, W, 3)
+    colors = np.where((mask == IGNORE_INDEX)[:, :, None], _VOID, colors)
+    tinted = cv2.addWeighted(image, 0.45, colors, 0.55, 0.0)
     plain = mask == _background(names)
     tinted[plain] = image[plain]
     return tinted
@@ -328,7 +328,7 @@ def _background(names: Sequence[str]) -> int:
 
 
 def _instances(canvas: np.ndarray, masks: Any, labels: np.ndarray, thick: int) -> np.ndarray:
-    """Fills and outlines each instance, in place; neighbours of a class differ in shade.
+    """Fills and outlines each instance, in place; neighbors of a class differ in shade.
 
     Returns:
         bool ``(N,)``: where there was something to draw.
@@ -344,13 +344,13 @@ def _instances(canvas: np.ndarray, masks: Any, labels: np.ndarray, thick: int) -
         drawn[k] = one.any()
         if not drawn[k]:
             continue
-        shade = np.array(colour(int(labels[k]))) * (1.0, 0.8, 1.15)[k % 3]
+        shade = np.array(color(int(labels[k]))) * (1.0, 0.8, 1.15)[k % 3]
         inside = one.astype(bool)
         paint = np.clip(shade, 0, 255)
         part = canvas[top : top + one.shape[0], left : left + one.shape[1]]
         part[inside] = (0.5 * part[inside] + 0.5 * paint).astype(np.uint8)
         outline, _ = cv2.findContours(one, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        # Lighter than what it encloses: neighbours stay apart.
+        # Lighter than what it encloses: neighbors stay apart.
         ink, offset = [int(v) for v in 255 - (255 - paint) * 0.45], (left, top)
         cv2.drawContours(canvas, outline, -1, ink, max(1, thick), cv2.LINE_AA, offset=offset)
     return drawn
@@ -386,7 +386,7 @@ def _boxes(
         # Pixel i covers [i, i + 1): the last pixel of a box ends before its right edge.
         x0, y0, x1, y1 = (int(v) for v in np.rint(box))
         x1, y1 = x1 - 1, y1 - 1
-        ink = (150, 150, 150) if void else colour(int(label))
+        ink = (150, 150, 150) if void else color(int(label))
         cv2.rectangle(canvas, (x0, y0), (x1, y1), ink, 1 if void else thick, cv2.LINE_AA)
     if tags is None:
         return canvas
@@ -395,7 +395,7 @@ def _boxes(
     pen = ImageDraw.Draw(sheet)
     placed: list[tuple[float, float, float, float]] = []
     for k in np.argsort(boxes[:, 1], kind="stable"):
-        ink = (150, 150, 150) if ignore[k] else colour(int(labels[k]))
+        ink = (150, 150, 150) if ignore[k] else color(int(labels[k]))
         placed.append(_tag(pen, tags[k], boxes[k], (height, width), ink, _font(size), placed))
     return np.asarray(sheet).copy()
 
@@ -462,7 +462,7 @@ def _meet(a: Sequence[float], b: Sequence[float]) -> bool:
 
 
 def _legend(canvas: np.ndarray, classes: Sequence[int], names: Sequence[str]) -> np.ndarray:
-    """Adds a strip below the image: a coloured square and the name of each class."""
+    """Adds a strip below the image: a colored square and the name of each class."""
     width = canvas.shape[1]
     size = int(np.clip(width / 28, 11, max(20, width / 60)))
     font, line = _font(size), int(size * 1.6)
@@ -474,7 +474,7 @@ def _legend(canvas: np.ndarray, classes: Sequence[int], names: Sequence[str]) ->
         length = font.getlength(text) + size * 2
         if x + length > width and x > 6:
             x, row = 6.0, row + 1
-        entries.append((x, row, text, tuple(map(int, _VOID)) if text == "void" else colour(label)))
+        entries.append((x, row, text, tuple(map(int, _VOID)) if text == "void" else color(label)))
         x += length
     strip = Image.new("RGB", (width, (row + 1) * line + 6), _PAPER)
     pen = ImageDraw.Draw(strip)
@@ -490,7 +490,7 @@ def _name(label: int, names: Sequence[str]) -> str:
 
 
 def _on(ink: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Black or white, whichever has more contrast on that colour."""
+    """Black or white, whichever has more contrast on that color."""
     r, g, b = ink
     return (0, 0, 0) if 0.299 * r + 0.587 * g + 0.114 * b > 140 else (255, 255, 255)
 

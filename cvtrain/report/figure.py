@@ -1,4 +1,4 @@
-"""What all plots share: a figure without global state, safe text, colours, atomic PNGs.
+"""What all plots share: a figure without global state, safe text, colors, atomic PNGs.
 
 matplotlib's object interface with the Agg canvas alone: no pyplot, so no display, no backend
 switch for the user's own code, and nothing that outlives the file.
@@ -24,8 +24,8 @@ INK = "#1f2430"
 DPI = 120
 MUTED = "#6b7280"
 GRID = "#e5e7eb"
-# Told apart by eyes with colour deficiencies: Okabe and Ito 2008, the yellow left out on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A5195", "#8C564B")
+# Told apart by eyes with color deficiencies: Okabe and Ito 2008, the yellow left out on white.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A5195", "#8C564B")
 
 # Fonts that cover what DejaVu Sans lacks, by the names systems ship them under.
 _WIDE_FONTS = (
@@ -38,7 +38,7 @@ _STYLE: Any = {
     "axes.edgecolor": MUTED,
     "axes.grid": True,
     "axes.labelcolor": INK,
-    "axes.prop_cycle": f"cycler('color', {list(COLOURS)!r})",
+    "axes.prop_cycle": f"cycler('color', {list(COLORS)!r})",
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlelocation": "left",

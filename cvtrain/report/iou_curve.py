@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cvtrain.metrics.localization import IOU_THRESHOLD
-from cvtrain.report.figure import COLOURS, INK, MUTED, new_figure
+from cvtrain.report.figure import COLORS, INK, MUTED, new_figure
 
 
 def plot_iou_curve(details: Mapping[str, Any], path: str | Path) -> Path:
@@ -35,11 +35,11 @@ def plot_iou_curve(details: Mapping[str, Any], path: str | Path) -> Path:
         # The class's line first: where every class is right, the box's lies on it.
         for n, (key, name) in enumerate((("both", "class and box"), ("box", "box only"))):
             share = np.asarray(curve[key])  # (T,)
-            ax.plot(threshold, share, color=COLOURS[n], label=name, linestyle=("-", "--")[n])
+            ax.plot(threshold, share, color=COLORS[n], label=name, linestyle=("-", "--")[n])
         at = int(np.searchsorted(threshold, IOU_THRESHOLD))
         reached = float(curve["both"][at])
         ax.axvline(IOU_THRESHOLD, color=MUTED, linewidth=0.8)
-        ax.plot([IOU_THRESHOLD], [reached], marker="o", color=COLOURS[0], markersize=5)
+        ax.plot([IOU_THRESHOLD], [reached], marker="o", color=COLORS[0], markersize=5)
         ax.annotate(
             f"localization accuracy {reached:.3f}", (IOU_THRESHOLD, reached), (6, 6),
             textcoords="offset points", color=INK, fontsize=8,

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from cvtrain.data.table import CROWD, DIFFICULT, Table
-from cvtrain.report.figure import COLOURS, MUTED, new_figure, safe
+from cvtrain.report.figure import COLORS, MUTED, new_figure, safe
 
 MAX_BARS = 30
 """Classes with a bar of their own; the rest are summed up in a line."""
@@ -57,7 +57,7 @@ def plot_labels(table: Table, path: str | Path, title: str = "") -> Path:
             )
         if boxed:
             axes = right.subplots(2, 2)
-            _draw_centres(axes[0, 0], table)
+            _draw_centers(axes[0, 0], table)
             _draw_sizes(axes[0, 1], table)
             _draw_counts(axes[1, 0], np.diff(table.starts))
             _draw_image_sizes(axes[1, 1], table)
@@ -73,7 +73,7 @@ def _draw_classes(ax: Axes, labels: np.ndarray, names: tuple[str, ...], noun: st
     values = counts[order[:MAX_BARS]]
     rest = order[MAX_BARS:]
     place = np.arange(len(values))
-    ax.barh(place, values, color=COLOURS[0], height=0.7)
+    ax.barh(place, values, color=COLORS[0], height=0.7)
     for y, value in zip(place, values, strict=True):
         ax.annotate(
             f"{value:,}", (value, y), (3, 0), textcoords="offset points", va="center", fontsize=7
@@ -97,14 +97,14 @@ def _relative(table: Table) -> tuple[np.ndarray, np.ndarray]:
     sizes = table.sizes[images][:, ::-1].astype(np.float64)  # (M, 2) width, height
     known = (sizes > 0).all(axis=1) & np.isfinite(table.boxes).all(axis=1)
     boxes, sizes = table.boxes[known], sizes[known]
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2 / sizes
-    return centres, (boxes[:, 2:] - boxes[:, :2]) / sizes
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2 / sizes
+    return centers, (boxes[:, 2:] - boxes[:, :2]) / sizes
 
 
-def _draw_centres(ax: Axes, table: Table) -> None:
-    centres, _ = _relative(table)
+def _draw_centers(ax: Axes, table: Table) -> None:
+    centers, _ = _relative(table)
     ax.set_title("Box centers")
-    counts, _, _ = np.histogram2d(centres[:, 1], centres[:, 0], bins=BINS, range=[[0, 1], [0, 1]])
+    counts, _, _ = np.histogram2d(centers[:, 1], centers[:, 0], bins=BINS, range=[[0, 1], [0, 1]])
     image = ax.imshow(counts, extent=(0, 1, 1, 0), cmap="viridis", aspect="auto")
     ax.set_xlabel("x / image width")
     ax.set_ylabel("y / image height")
@@ -137,7 +137,7 @@ def _draw_counts(ax: Axes, counts: np.ndarray) -> None:
     highest = int(counts.max(initial=1))
     step = max(1, -(-(highest + 1) // 50))  # at most 50 bars, each a whole number of objects wide
     edges = np.arange(0, highest + step + 1, step) - 0.5
-    ax.hist(counts, bins=edges.tolist(), color=COLOURS[0], rwidth=0.9)
+    ax.hist(counts, bins=edges.tolist(), color=COLORS[0], rwidth=0.9)
     ax.set_title(f"Objects per image: mean {counts.mean():.1f}, most {highest}")
     ax.set_xlabel(f"objects ({np.count_nonzero(counts == 0):,} images have none)")
     ax.set_ylabel("images")
@@ -153,7 +153,7 @@ def _draw_image_sizes(ax: Axes, table: Table) -> None:
     if len(known):
         sizes, counts = np.unique(known, axis=0, return_counts=True)
         area = 12 + 240 * counts / counts.max()
-        ax.scatter(sizes[:, 1], sizes[:, 0], s=area, color=COLOURS[0], alpha=0.45, linewidths=0)
+        ax.scatter(sizes[:, 1], sizes[:, 0], s=area, color=COLORS[0], alpha=0.45, linewidths=0)
         ax.set_xlim(0, sizes[:, 1].max() * 1.15)
         ax.set_ylim(0, sizes[:, 0].max() * 1.15)
         top = sizes[counts.argmax()]

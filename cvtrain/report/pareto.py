@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from cvtrain.report.comparison import Comparison, Row
-from cvtrain.report.figure import COLOURS, INK, MUTED, new_figure, safe
+from cvtrain.report.figure import COLORS, INK, MUTED, new_figure, safe
 
 _STEPS = (7, 14, 24, 36, 50, 68, 90, 115)
 """How far from its point, in points, a name may be written."""
@@ -92,7 +92,7 @@ def _front(ax: Axes, comparison: Comparison, front: Sequence[Row]) -> None:
         [*xs, ax.get_xlim()[1]],
         [*ys, ys[-1]],
         drawstyle="steps-post",
-        color=COLOURS[0],
+        color=COLORS[0],
         linewidth=1.2,
         alpha=0.6,
         zorder=1.5,
@@ -105,12 +105,12 @@ def _point(ax: Axes, comparison: Comparison, row: Row, on_front: bool) -> None:
     cost = row.cost
     below = max(0.0, cost["latency"] - cost["latency_p10"]) * 1000
     above = max(0.0, cost["latency_p90"] - cost["latency"]) * 1000
-    colour = COLOURS[0] if on_front else MUTED
+    color = COLORS[0] if on_front else MUTED
     ax.errorbar(
         [x],
         [y],
         xerr=[[below], [above]],
-        color=colour,
+        color=color,
         marker="o",
         markersize=6 if on_front else 5,
         linewidth=1,
@@ -119,11 +119,11 @@ def _point(ax: Axes, comparison: Comparison, row: Row, on_front: bool) -> None:
     )
     if cost["proposals"]:
         alone = cost["latency"] * 1000
-        ax.plot([alone, x], [y, y], color=colour, linestyle=":", linewidth=1, zorder=2)
+        ax.plot([alone, x], [y, y], color=color, linestyle=":", linewidth=1, zorder=2)
         ring: Any = {"marker": "o", "markersize": 5, "mfc": "white", "linestyle": ""}
         known = ax.get_legend_handles_labels()[1]
         label = "without proposals" if "without proposals" not in known else None
-        ax.plot([alone], [y], **ring, mec=colour, zorder=3, label=label)
+        ax.plot([alone], [y], **ring, mec=color, zorder=3, label=label)
 
 
 def _name(

@@ -20,7 +20,7 @@ from cvtrain.metrics.box_overlap import box_ious
 from cvtrain.metrics.localization import IOU_THRESHOLD
 from cvtrain.report.class_iou import plot_class_iou
 from cvtrain.report.curves import plot_curves
-from cvtrain.report.figure import COLOURS, DPI, GRID, INK, MUTED, entry, new_figure, safe
+from cvtrain.report.figure import COLORS, DPI, GRID, INK, MUTED, entry, new_figure, safe
 from cvtrain.report.iou_curve import plot_iou_curve
 from cvtrain.report.labels import plot_labels
 from cvtrain.structures import ImageInfo, Prediction, Target
@@ -41,7 +41,7 @@ CELL_PIXELS = 480
 """The width of one image in the sheet of predictions."""
 
 MAX_NAMED = 8
-"""Classes with a coloured curve of their own."""
+"""Classes with a colored curve of their own."""
 
 
 def plot_details(details: Mapping[str, Any], folder: str | Path) -> list[Path]:
@@ -99,7 +99,7 @@ def plot_pr(details: Mapping[str, Any], path: str | Path) -> Path:
             ax.plot([], [], color=MUTED, linewidth=0.5, label=hidden)
         for n, k in enumerate(named):
             label = f"{safe(names[k], 24)}  {scores[k]:.3f}"
-            ax.plot(recall, precision[k], color=COLOURS[n % len(COLOURS)], label=entry(label))
+            ax.plot(recall, precision[k], color=COLORS[n % len(COLORS)], label=entry(label))
         if len(ranked) > 1:
             mean = precision[defined].mean(axis=0)
             label = f"mean of {len(ranked)} classes  {scores[defined].mean():.3f}"
@@ -164,10 +164,10 @@ def _write_cells(ax: Axes, counts: np.ndarray, share: np.ndarray) -> None:
     """The count and the percentage of the row, of cells that are not empty."""
     for row, column in zip(*np.nonzero(counts), strict=True):
         value = share[row, column]
-        colour = "white" if value > 0.55 else INK
+        color = "white" if value > 0.55 else INK
         percent = f"{value:.0%}" if value >= 0.005 else "<1%"
         text = f"{_short_count(counts[row, column])}\n{percent}"
-        ax.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
+        ax.text(column, row, text, ha="center", va="center", fontsize=7, color=color)
 
 
 def _short_count(count: float) -> str:
@@ -197,17 +197,17 @@ def plot_reliability(details: Mapping[str, Any], path: str | Path) -> Path:
         upper.set_title(f"Calibration: expected error {gap:.3f}")
         upper.bar(
             edges[:-1][filled], accuracy[filled], width[filled], align="edge",
-            color=COLOURS[4], edgecolor="white", label="accuracy in the bin",
+            color=COLORS[4], edgecolor="white", label="accuracy in the bin",
         )  # fmt: skip
         upper.plot([0, 1], [0, 1], color=MUTED, linestyle="--", linewidth=1, label="perfect")
         upper.plot(
-            confidence[filled], accuracy[filled], color=COLOURS[0], marker="o", markersize=4,
+            confidence[filled], accuracy[filled], color=COLORS[0], marker="o", markersize=4,
             linewidth=1, label="accuracy at mean confidence",
         )  # fmt: skip
         upper.set_ylabel("accuracy")
         upper.set_ylim(0, 1.02)
         upper.legend(loc="upper left", bbox_to_anchor=(0.0, -0.02), ncols=3, fontsize=8)
-        lower.bar(edges[:-1], count, width, align="edge", color=COLOURS[0], edgecolor="white")
+        lower.bar(edges[:-1], count, width, align="edge", color=COLORS[0], edgecolor="white")
         lower.set_xlim(0, 1)
         lower.set_xlabel("confidence")
         lower.set_ylabel("images")
@@ -280,15 +280,15 @@ def plot_predictions(
                 if said is not None:
                     _caption(axes[n, 1], f"\nprediction: {said[n]}")
             else:
-                answer, colour = _answer(pair.prediction, pair.truth, names)
+                answer, color = _answer(pair.prediction, pair.truth, names)
                 height, width = pair.image.shape[:2]
                 axes[n, 0].imshow(pair.image, aspect=frames[n][0] / frames[n][1] * width / height)
-                _caption(axes[n, 0], f"{title}\n{answer}", colour)
+                _caption(axes[n, 0], f"{title}\n{answer}", color)
     return Path(path)
 
 
-def _caption(ax: Axes, text: str, colour: str = INK) -> None:
-    ax.set_title(text, fontsize=8, weight="normal", color=colour)
+def _caption(ax: Axes, text: str, color: str = INK) -> None:
+    ax.set_title(text, fontsize=8, weight="normal", color=color)
 
 
 class _Pair:
@@ -337,7 +337,7 @@ class _Pair:
         _caption(ax, f"{title}\n{what}")
 
     def show_prediction(self, ax: Axes) -> None:
-        what, colour = "prediction", INK
+        what, color = "prediction", INK
         prediction = self.prediction
         if prediction.boxes is not None:
             shown = self._drawn(self.kept, 1, scores=self.kept.scores)
@@ -346,10 +346,10 @@ class _Pair:
         else:
             shown = self._drawn(prediction, 1)
         if prediction.probs is not None:
-            answer, colour = _answer(prediction, self.truth, self.names)
+            answer, color = _answer(prediction, self.truth, self.names)
             what = f"prediction: {answer}"
         ax.imshow(shown)
-        _caption(ax, f"\n{what}", colour)
+        _caption(ax, f"\n{what}", color)
 
     def _crowd(
         self, what: Target | Prediction, side: int, scores: Any = None, ignore: Any = None
@@ -417,7 +417,7 @@ def _above(prediction: Prediction, threshold: float) -> Prediction:
 
 
 def _answer(prediction: Prediction, truth: Target, names: Sequence[str]) -> tuple[str, str]:
-    """What is said of an image's class, and a colour that says whether it is right.
+    """What is said of an image's class, and a color that says whether it is right.
 
     With one object's box as truth, its IoU with the best guess's box is said too, and must be 0.5.
     """
@@ -437,8 +437,8 @@ def _answer(prediction: Prediction, truth: Target, names: Sequence[str]) -> tupl
             iou = float(box_ious(*pair)[0, 0])
         message, placed = f"{message}, IoU {iou:.2f}", iou >= IOU_THRESHOLD
     if best == int(truth.label):
-        return message, COLOURS[2] if placed else COLOURS[1]
-    return f"{message}, ground truth {safe(names[int(truth.label)], 20)}", COLOURS[1]
+        return message, COLORS[2] if placed else COLORS[1]
+    return f"{message}, ground truth {safe(names[int(truth.label)], 20)}", COLORS[1]
 
 
 def _answers(probs: Tensor, truth: Tensor, names: Sequence[str]) -> tuple[str, str]:
@@ -449,6 +449,6 @@ def _answers(probs: Tensor, truth: Tensor, names: Sequence[str]) -> tuple[str, s
         shown = ", ".join(safe(names[k], 16) for k in message)
     true = (truth >= 0.5).nonzero().flatten().tolist()
     if sorted(message) == true:
-        return safe(shown, 34), COLOURS[2]
+        return safe(shown, 34), COLORS[2]
     truly = ", ".join(safe(names[k], 16) for k in true) or "nothing"
-    return f"{safe(shown, 34)}\nground truth: {safe(truly, 28)}", COLOURS[1]
+    return f"{safe(shown, 34)}\nground truth: {safe(truly, 28)}", COLORS[1]

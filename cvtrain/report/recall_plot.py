@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from cvtrain.report.figure import COLOURS, MUTED, new_figure, safe
+from cvtrain.report.figure import COLORS, MUTED, new_figure, safe
 
 _LINES = {"recall50": "recall at IoU 0.5", "recall70": "recall at IoU 0.7", "MABO": "MABO"}
 
@@ -33,12 +33,12 @@ def plot_recall(splits: Mapping[str, Any], path: str | Path, how: str) -> Path:
         for ax, (name, result) in zip(panels, shown.items(), strict=False):
             curve = result["curve"]
             counts = [row["boxes"] for row in curve]
-            for (key, label), colour in zip(_LINES.items(), COLOURS, strict=False):
+            for (key, label), color in zip(_LINES.items(), COLORS, strict=False):
                 values = [row[key] for row in curve]
                 ax.plot(
                     counts,
                     values,
-                    color=colour,
+                    color=color,
                     marker="o",
                     markersize=3,
                     clip_on=False,

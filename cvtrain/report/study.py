@@ -14,7 +14,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from cvtrain.report.figure import COLOURS, MUTED, entry, new_figure, safe
+from cvtrain.report.figure import COLORS, MUTED, entry, new_figure, safe
 from cvtrain.text import markdown_cell
 
 _MARKERS = "osD^vP*X"
@@ -175,14 +175,14 @@ def _panel(ax: Axes, grid: Grid, panel: str) -> None:
         cells = [grid.cell(panel, x, line) for x in grid.xs]
         places = [i + shift if several else float(k) for i in range(len(cells))]
         known = [(p, c) for p, c in zip(places, cells, strict=True) if c.n]
-        colour = COLOURS[k % len(COLOURS)]
+        color = COLORS[k % len(COLORS)]
         for place, cell in known:
-            ax.scatter([place] * cell.n, cell.values, s=9, color=colour, alpha=0.35, linewidths=0)
+            ax.scatter([place] * cell.n, cell.values, s=9, color=color, alpha=0.35, linewidths=0)
         ax.errorbar(
             [place for place, _ in known],
             [cell.mean for _, cell in known],
             yerr=[0.0 if math.isnan(cell.std) else cell.std for _, cell in known],
-            color=colour,
+            color=color,
             marker=_MARKERS[k % len(_MARKERS)],
             markersize=5,
             capsize=3,

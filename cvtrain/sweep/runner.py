@@ -182,7 +182,7 @@ def _is_discrete(typed: Typed) -> bool:
 def _combinations(typed: Sequence[Typed]) -> list[list[str]]:
     """The overrides of every job, as Hydra's basic sweeper would make them.
 
-    Ranges without an end (``interval(0, 1)``, for optimising sweepers) are left out.
+    Ranges without an end (``interval(0, 1)``, for optimizing sweepers) are left out.
     """
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser

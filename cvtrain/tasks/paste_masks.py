@@ -2,7 +2,7 @@
 
 He et al. 2017, "Mask R-CNN", arXiv 1703.06870, section 3.1: the m x m output is resized to the
 box's size and binarised at 0.5. Here without a detour over whole pixels: the image's pixels are
-sampled at their centres, in the box as it is.
+sampled at their centers, in the box as it is.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def paste(
 ) -> tuple[np.ndarray, int, int]:
     """One mask where its box lies in the image.
 
-    Bilinear: value (i, j) of the grid stands at the centre of its cell, a pixel is asked at its
-    own; beyond the outermost centres values fall off to 0 within one cell, as if cells of 0 stood
+    Bilinear: value (i, j) of the grid stands at the center of its cell, a pixel is asked at its
+    own; beyond the outermost centers values fall off to 0 within one cell, as if cells of 0 stood
     around the grid (so the paper's code has it): a mask of ones ends where its box does, its
     corners rounded off by less than half a cell.
 
@@ -49,7 +49,7 @@ def paste(
         width: of the image, pixels.
 
     Returns:
-        bool ``(h, w)``, the pixels whose centres lie in the box and in the image, and the row and
+        bool ``(h, w)``, the pixels whose centers lie in the box and in the image, and the row and
         the column of the first of them.
     """
     left, top, right, bottom = (float(v) for v in box)

@@ -21,7 +21,7 @@ CONF = Path(__file__).parents[2] / "conf" / "augment"
 NAMES = sorted(p.stem for p in CONF.glob("*.yaml"))
 FAMILIES = ("geometric", "color", "occlusion", "weather")
 HEIGHT, WIDTH = 90, 120
-RECOLOURED = ("solarize", "posterize", "brightness", "contrast", "equalize", "autocontrast")
+RECOLORED = ("solarize", "posterize", "brightness", "contrast", "equalize", "autocontrast")
 LEVELS = (250, 10)
 """Gray of the two objects on a ground of 120."""
 
@@ -36,7 +36,7 @@ def load(name, **changes):
 
 
 def scene(channels=3, dtype=np.uint8):
-    """Two rectangles, one bright and one dark, with a keypoint at each centre and corner."""
+    """Two rectangles, one bright and one dark, with a keypoint at each center and corner."""
     image = np.full((60, 80, channels), 120, np.uint8)
     boxes = np.array([[8.0, 10, 32, 30], [44, 24, 74, 52]])
     masks = np.zeros((2, 60, 80), np.uint8)
@@ -107,7 +107,7 @@ def test_an_object_is_where_its_pixels_are(name):
     pipeline, data, seen = compiled(node), scene(), 0
     for seed in range(25):
         out = pipeline(data, np.random.default_rng(seed))
-        if any(op in message for message in pipeline.applied for op in RECOLOURED):
+        if any(op in message for message in pipeline.applied for op in RECOLORED):
             continue
         for mask, label in zip(out.masks, out.labels, strict=True):
             gray = out.image.mean(axis=2)

@@ -72,7 +72,7 @@ def test_fit_covers_the_input_and_its_placement_undoes_it(shape, resize):
     assert (place.height == 64 or place.width == 96) or resize == "letterbox"
     if resize == "letterbox":
         assert place.height == 64 or place.width == 96
-        # Centred, to the pixel.
+        # Centerd, to the pixel.
         assert abs((64 - place.height) - 2 * place.top) <= 1
         assert abs((96 - place.width) - 2 * place.left) <= 1
     boxes = torch.tensor([[0.0, 0.0, shape[1], shape[0]], [0.25, 0.5, 1.0, 1.0]])
@@ -83,7 +83,7 @@ def test_fit_covers_the_input_and_its_placement_undoes_it(shape, resize):
 
 
 def plane(height: int, width: int, matrix: np.ndarray) -> np.ndarray:
-    """Values of ``20 + 2 x + 1.5 y`` at the centres of output pixels, x and y of the original."""
+    """Values of ``20 + 2 x + 1.5 y`` at the centers of output pixels, x and y of the original."""
     ys, xs = np.mgrid[:height, :width] + 0.5
     whole = np.vstack([matrix, [0, 0, 1]])
     x, y, _ = np.linalg.inv(whole) @ np.stack([xs.ravel(), ys.ravel(), np.ones(xs.size)])

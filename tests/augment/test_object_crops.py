@@ -33,12 +33,12 @@ def draw(crops: ObjectCrops, epoch: int, seed: int = 0, **more) -> tuple[Scene, 
     return crops(scene(**more), epoch, np.random.default_rng(seed))
 
 
-def test_the_first_stage_centres_one_object_and_knows_no_other_class() -> None:
+def test_the_first_stage_centers_one_object_and_knows_no_other_class() -> None:
     crops = ObjectCrops(first=2, background=0)
     found = {}
     for seed in range(20):
         out, message = draw(crops, 1, seed)
-        assert message == "centred object"
+        assert message == "centered object"
         found[tuple(np.unique(out.mask))] = out
     assert found.keys() == {(0, 1, 255), (0, 2)}
     cat = found[0, 1, 255]
@@ -77,7 +77,7 @@ def test_without_a_proposal_a_window_is_drawn_around_the_object() -> None:
 
 
 def test_stages_alone() -> None:
-    assert {draw(ObjectCrops(None, background=0), e)[1] for e in (0, 99)} == {"centred object"}
+    assert {draw(ObjectCrops(None, background=0), e)[1] for e in (0, 99)} == {"centered object"}
     assert {draw(ObjectCrops(0, background=0), e)[1] for e in (0, 99)} == {"drawn window"}
 
 
@@ -129,7 +129,7 @@ def test_it_goes_before_the_transforms_and_says_so() -> None:
     node = {"name": "c", "object_crops": NODE, "transforms": []}
     size = {"height": 32, "width": 48, "resize": "stretch"}
     ready = compile_augment(node, "semantic_segmentation", class_names=NAMES, **size)
-    for epoch, want in ((0, "centred object"), (1, "centred object"), (2, "drawn window")):
+    for epoch, want in ((0, "centered object"), (1, "centered object"), (2, "drawn window")):
         out, message = ready(scene(), epoch, np.random.default_rng(0), list)
         assert message == [want]
         assert out.mask.shape == out.image.shape[:2] == (32, 48)

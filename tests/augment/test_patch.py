@@ -45,8 +45,8 @@ def test_boxes_stay_around_what_is_left_of_their_objects(resize):
                 slack = 2.0 + 128 / (region[2:] - region[:2]).min()  # a pixel of the original
                 assert np.abs(np.array(found) - [x0, y0, x1, y1]).max() <= slack
             seen.add(int(row))
-        centres = (BOXES[:, :2] + BOXES[:, 2:]) / 2
-        held = ((centres >= region[:2]) & (centres < region[2:])).all(axis=1)
+        centers = (BOXES[:, :2] + BOXES[:, 2:]) / 2
+        held = ((centers >= region[:2]) & (centers < region[2:])).all(axis=1)
         assert out["bboxes"][:, 4].astype(int).tolist() == np.flatnonzero(held).tolist()
         assert held.any()
     assert seen == {0, 1}

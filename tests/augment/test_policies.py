@@ -95,14 +95,14 @@ def test_a_geometric_operation_moves_a_box_as_it_says(op, monkeypatch):
     policy.set_random_state(np.random.default_rng(0), random.Random(0))
     matrix = policy.draw(40, 50)
     value = dict(policy._drawn)[op]
-    centre = matrix @ [25, 20, 1]
+    center = matrix @ [25, 20, 1]
     if op.startswith("translate"):
-        assert centre.tolist() == (
+        assert center.tolist() == (
             [25 + 50 * value, 20] if op[-1] == "x" else [25, 20 + 40 * value]
         )
     else:
-        assert centre == pytest.approx([25, 20])
-        right = matrix @ [35, 20, 1] - centre
+        assert center == pytest.approx([25, 20])
+        right = matrix @ [35, 20, 1] - center
         expected = {
             "rotate": [10 * np.cos(np.radians(value)), 10 * np.sin(np.radians(value))],
             "shear x": [10, 0],

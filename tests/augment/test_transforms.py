@@ -1,4 +1,4 @@
-"""Our albumentations transforms: pixels and boxes move together, colours as HSV says."""
+"""Our albumentations transforms: pixels and boxes move together, colors as HSV says."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_keypoints_follow_and_mirror():
     out = placed(
         transform, np.zeros((100, 100, 3), np.uint8), np.zeros((0, 4)), keypoints=[[9.5, 4.5]]
     )
-    # Pixel centres in, pixel centres out: 10 of 100 from the left is 180 of 200.
+    # Pixel centers in, pixel centers out: 10 of 100 from the left is 180 of 200.
     assert np.allclose(out["keypoints"], [[179.5, 9.5]])
 
 

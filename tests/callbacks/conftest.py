@@ -21,7 +21,7 @@ from cvtrain.tasks.classification import ClassificationTask
 
 
 class TinyClassifier(Model):
-    """A linear layer on mean colours, with a batch norm for its buffers."""
+    """A linear layer on mean colors, with a batch norm for its buffers."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -38,7 +38,7 @@ def test_defaults_of_the_verb(cli: Cli) -> None:
     [
         ("proposals proposals.mode=slow", "it takes single | fast | quality"),
         ("proposals proposals.max_boxes=0", "it takes an integer from 1"),
-        ("proposals proposals.colours=[XYZ]", "color spaces, each once, of RGB"),
+        ("proposals proposals.colors=[XYZ]", "color spaces, each once, of RGB"),
         ("proposals proposals.similarities=[CC]", "sums of C, T, S and F"),
         ("proposals proposals.thresholds=[0]", "numbers above 0"),
         ("proposals proposals=file", "proposals.path= is needed"),
@@ -86,7 +86,7 @@ def test_choices_are_those_of_the_search() -> None:
     from cvtrain.config import rules
 
     assert tuple(MODES) == rules.MODES
-    assert set(rules.COLOURS) == set(SPACES)
+    assert set(rules.COLORS) == set(SPACES)
 
 
 def test_completion_knows_the_keys(here: Path) -> None:

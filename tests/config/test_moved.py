@@ -6,7 +6,7 @@ import copy
 
 import pytest
 
-from cvtrain.config.moved import MODEL_KEYS, MODULES, up_to_date
+from cvtrain.config.moved import KEYS, MODULES, up_to_date
 from cvtrain.instantiate import allowed
 
 
@@ -18,6 +18,7 @@ def test_a_stored_configuration_gets_todays_names() -> None:
             "rpn": {"positive_share": 0.5},
             "loss": {"_target_": "cvtrain.losses.boxes.IoULoss"},
         },
+        "proposals": {"colours": None},
         "data": {"centre_radius": 1, "reader": [{"_target_": "cvtrain.losses.boxes.SmoothL1"}]},
     }
     before = copy.deepcopy(stored)
@@ -28,6 +29,7 @@ def test_a_stored_configuration_gets_todays_names() -> None:
             "rpn": {"positive_fraction": 0.5},
             "loss": {"_target_": "cvtrain.losses.box_regression.IoULoss"},
         },
+        "proposals": {"colors": None},
         "data": {
             "centre_radius": 1,
             "reader": [{"_target_": "cvtrain.losses.box_regression.SmoothL1"}],
@@ -50,6 +52,7 @@ def test_every_new_module_is_one_that_may_be_built() -> None:
         ("model=yolo model.connected_scale=1", "model.fc_lr_scale=1"),
         ("model=faster_rcnn model.rpn.positive_share=0.4", "model.rpn.positive_fraction=0.4"),
         ("model=rfcn model.foreground_share=0.2", "model.positive_fraction=0.2"),
+        ("model=fast_rcnn proposals.colours=[RGB]", "proposals.colors=[RGB]"),
     ],
 )
 def test_an_old_key_is_refused_with_the_new_one(cli, words, new) -> None:
@@ -60,4 +63,4 @@ def test_an_old_key_is_refused_with_the_new_one(cli, words, new) -> None:
 def test_old_keys_are_gone(cli) -> None:
     for model in ("fcos", "yolox", "yolo", "faster_rcnn", "rfcn", "mask_rcnn", "deconvnet"):
         text = repr(cli(f"model={model} --cfg job").out)
-        assert [key for key in MODEL_KEYS if key in text] == []
+        assert [key for key in KEYS["model"] if key in text] == []

@@ -155,7 +155,7 @@ def test_two_processes(cvtrain, tmp_path) -> None:
 
 
 def rectangles(root: Path, counts: dict[str, int], side: int = 96) -> None:
-    """Images of one to three rectangles on noise, a class a colour, and their masks."""
+    """Images of one to three rectangles on noise, a class a color, and their masks."""
     draw = np.random.default_rng(5)
     for split, count in counts.items():
         for kind in ("images", "masks"):

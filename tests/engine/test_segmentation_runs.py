@@ -26,8 +26,8 @@ def scene(height: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     mask = np.zeros((height, width), np.uint8)
     mask[np.hypot(y - height * rng.random(), x - width * rng.random()) < height / 3] = 1
     mask[np.abs(y - height * rng.random()) < height / 8] = 2
-    colours = np.array([[90, 90, 90], [220, 60, 60], [60, 60, 220]], np.uint8)
-    image = colours[mask] + rng.integers(0, 30, (height, width, 3)).astype(np.uint8)
+    colors = np.array([[90, 90, 90], [220, 60, 60], [60, 60, 220]], np.uint8)
+    image = colors[mask] + rng.integers(0, 30, (height, width, 3)).astype(np.uint8)
     mask[:, :3] = 255
     return image, mask
 

@@ -30,10 +30,10 @@ def files(tmp_path: Path) -> Path:
     (tmp_path / "tree.txt").write_text(TREE)
     split = ShapesReader(num_train=40, max_objects=1, scene_size=48).read("train")
     for name in ("star", "oval"):
-        (tmp_path / "labelled" / name).mkdir(parents=True)
+        (tmp_path / "labeled" / name).mkdir(parents=True)
     for i in range(12):
         image = Image.fromarray(np.asarray(split.table.generator(split.table.files[i])))
-        image.save(tmp_path / "labelled" / ("star" if i % 2 else "oval") / f"{i}.png")
+        image.save(tmp_path / "labeled" / ("star" if i % 2 else "oval") / f"{i}.png")
     return tmp_path
 
 
@@ -41,7 +41,7 @@ def joint(files: Path) -> list[str]:
     return [
         *WORDS,
         f"model.tree={files / 'tree.txt'}",
-        f"data.classification_root={files / 'labelled'}",
+        f"data.classification_root={files / 'labeled'}",
     ]
 
 
@@ -75,15 +75,15 @@ def test_both_kinds_of_images_and_an_exact_resume(
     assert all(torch.equal(v, second["state_dict"][k]) for k, v in first["state_dict"].items())
     with (cut / "metrics.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
-    assert [float(row["train/num_labelled_images"]) for row in table] == [12, 12, 12]
-    assert [float(row["val/num_labelled_images"]) for row in table] == [0, 0, 0]
+    assert [float(row["train/num_labeled_images"]) for row in table] == [12, 12, 12]
+    assert [float(row["val/num_labeled_images"]) for row in table] == [0, 0, 0]
 
-    assert "labelled: 12 images with only a class, 2 classes" in (cut / "train.log").read_text()
+    assert "labeled: 12 images with only a class, 2 classes" in (cut / "train.log").read_text()
 
     # The checkpoint alone: neither the tree's file nor the class folders are needed.
     results = json.loads((cut / "results.json").read_text())["metrics"]
-    moved = shutil.move(files / "labelled" / "oval", tmp_path / "new")
-    shutil.rmtree(files / "labelled")
+    moved = shutil.move(files / "labeled" / "oval", tmp_path / "new")
+    shutil.rmtree(files / "labeled")
     trust = "trust=[killer_callback]"
     assert evaluate(command("eval", f"ckpt={cut}", f"run_dir={tmp_path / 'again'}", trust)) == 0
     again = json.loads((tmp_path / "again" / "results.json").read_text())["metrics"]
@@ -110,7 +110,7 @@ def test_a_tree_without_the_datas_classes_is_one_line(compose, files, tmp_path) 
         (["model.tree=bad.txt"], r"bad\.txt, line 3: star stands in line 2 too"),
         (["data.classification_root=no"], r"data\.classification_root=no"),
         (
-            ["data.classification_root=labelled", "augment.mixup=0.5"],
+            ["data.classification_root=labeled", "augment.mixup=0.5"],
             r"augment\.mixup=0\.5 does not go with data\.classification_root",
         ),
     ],
@@ -124,9 +124,9 @@ def test_wrong_words(compose, files, tmp_path, monkeypatch, words: list[str], sa
 
 def test_other_models_do_not_read_them(command, files) -> None:
     with pytest.raises(UsageError, match=r"would not be read: model=yolov2 .* model=yolo9000"):
-        command("model=yolov2", f"data.classification_root={files / 'labelled'}")
+        command("model=yolov2", f"data.classification_root={files / 'labeled'}")
     with pytest.raises(UsageError, match=r"read by train, not by check"):
-        command("check", f"data.classification_root={files / 'labelled'}")
+        command("check", f"data.classification_root={files / 'labeled'}")
 
 
 @pytest.mark.slow

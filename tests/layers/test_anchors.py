@@ -16,7 +16,7 @@ from cvtrain.layers.anchors import (
     points,
     shape_iou,
 )
-from cvtrain.layers.boxes import centre_size
+from cvtrain.layers.boxes import center_size
 
 CPU = torch.device("cpu")
 SSD_SCALES = [0.1, 0.2, 0.37, 0.54, 0.71, 0.88, 1.05]
@@ -57,7 +57,7 @@ def test_ssd300_has_8732_default_boxes() -> None:
     assert sizes[1][2] == pytest.approx((0.2 * 2**0.5, 0.2 / 2**0.5))
     boxes = default_boxes(sizes, SSD_MAPS, (300, 300), CPU)
     assert boxes.shape == (8732, 4)
-    first = centre_size(boxes[:1])[0]
+    first = center_size(boxes[:1])[0]
     torch.testing.assert_close(first, torch.tensor([300 / 76, 300 / 76, 30, 30]))
 
 

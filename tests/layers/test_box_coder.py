@@ -15,7 +15,7 @@ ANCHOR = torch.tensor([[10.0, 10.0, 30.0, 20.0]])
 
 
 def test_by_hand() -> None:
-    """A centre 5 to the right of (20, 15), twice as wide, half as high."""
+    """A center 5 to the right of (20, 15), twice as wide, half as high."""
     box = torch.tensor([[5.0, 12.5, 45.0, 17.5]])
     code = BoxCoder((10, 10, 5, 5)).encode(box, ANCHOR)
     expected = [10 * 5 / 20, 0, 5 * math.log(2), 5 * math.log(0.5)]

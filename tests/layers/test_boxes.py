@@ -11,7 +11,7 @@ from torchvision import ops
 from cvtrain.layers.boxes import (
     Overlap,
     area,
-    centre_size,
+    center_size,
     clip,
     corners,
     covered,
@@ -33,7 +33,7 @@ B = torch.tensor([[2.0, 0.0, 6.0, 4.0]])
 
 
 def test_overlaps_by_hand() -> None:
-    """4 shared, 8 + 16 - 4 in the union, a hull of 6 x 4, centres (2, 1) and (4, 2)."""
+    """4 shared, 8 + 16 - 4 in the union, a hull of 6 x 4, centers (2, 1) and (4, 2)."""
     iou = 4 / 20
     assert elementwise(A, B).item() == pytest.approx(iou)
     assert elementwise(A, B, "giou").item() == pytest.approx(iou - 4 / 24)
@@ -91,8 +91,8 @@ def test_area_clip_and_the_two_spellings() -> None:
     assert clipped.tolist() == [[0, 2, 4, 10], [4, 8, 4, 9]]
     assert area(clipped).tolist() == [32, 0]
     assert area(boxes[1:]).tolist() == [0]
-    assert centre_size(A).tolist() == [[2, 1, 4, 2]]
-    assert torch.equal(corners(centre_size(B)), B)
+    assert center_size(A).tolist() == [[2, 1, 4, 2]]
+    assert torch.equal(corners(center_size(B)), B)
 
 
 def test_covered_by_hand() -> None:

@@ -123,7 +123,7 @@ def test_a_strided_convolution_is_the_plain_one_and_finite_in_bfloat16(
     torch.testing.assert_close(conv_down(conv, x), conv(x))
     for _ in range(20):
         freed = [torch.full((40_000,), torch.nan) for _ in range(8)]
-        del freed  # what a kernel that reads uninitialised memory may find there
+        del freed  # what a kernel that reads uninitialized memory may find there
         conv.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             out = conv_down(conv, x)

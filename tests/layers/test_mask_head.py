@@ -127,7 +127,7 @@ def test_a_mask_as_large_as_its_box_is_ones_up_to_the_edge() -> None:
     masks[0, 4:8, 2:10] = True
     one = [regions(torch.tensor([[2.0, 4.0, 10.0, 8.0]]), [0], [0])]
     found = mask_targets(one, [Target(masks=masks)], 4).masks[0]
-    # A cell is 2 x 1 pixels; points at the centres of pixels: nothing beyond the edge is mixed in.
+    # A cell is 2 x 1 pixels; points at the centers of pixels: nothing beyond the edge is mixed in.
     assert torch.equal(found, torch.ones(4, 4))
     moved = mask_targets(one, [Target(masks=masks)], 4, half_pixel=False).masks[0]
     assert torch.equal(moved[:-1, :-1], torch.ones(3, 3))

@@ -20,7 +20,7 @@ def decoder(layers: int = 3) -> QueryDecoder:
     return made
 
 
-def test_cells_propose_boxes_around_their_centres() -> None:
+def test_cells_propose_boxes_around_their_centers() -> None:
     boxes = cell_places(SIZES, torch.device("cpu")).sigmoid()
     assert boxes.shape == (CELLS, 4)
     torch.testing.assert_close(boxes[0], torch.tensor([1 / 12, 1 / 8, 0.05, 0.05]))

@@ -62,9 +62,9 @@ def slow(boxes: Tensor, target: Target, fixed: Fixed, low: float, beta: float) -
         entropy = math.log(sum(math.exp(v) for v in logits[0].tolist())) - float(logits[0, label])
         distance = 0.0
         if foreground:
-            side, centre = box[2:] - box[:2], (box[2:] + box[:2]) / 2
+            side, center = box[2:] - box[:2], (box[2:] + box[:2]) / 2
             other = objects[best]
-            shift = 10 * ((other[2:] + other[:2]) / 2 - centre) / side
+            shift = 10 * ((other[2:] + other[:2]) / 2 - center) / side
             wanted = torch.cat([shift, 5 * ((other[2:] - other[:2]) / side).log()])
             message = codes[0, label - 1 if codes.shape[1] > 1 else 0]
             for d in (message - wanted).abs().tolist():

@@ -64,9 +64,9 @@ def test_the_loss_equals_a_slow_one(rpn: RPN, outputs: RPNOutputs) -> None:
         if positive:
             positives += 1
             side = anchor[2:] - anchor[:2]
-            centre = (anchor[2:] + anchor[:2]) / 2
+            center = (anchor[2:] + anchor[:2]) / 2
             box = objects[nearest]
-            shift = ((box[2:] + box[:2]) / 2 - centre) / side
+            shift = ((box[2:] + box[:2]) / 2 - center) / side
             wanted = torch.cat([shift, ((box[2:] - box[:2]) / side).log()])
             for d in (outputs.codes[0, a] - wanted).abs().tolist():
                 regressed += 4.5 * d * d if d < 1 / 9 else d - 0.5 / 9

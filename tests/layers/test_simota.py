@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from cvtrain.layers.simota import OUTSIDE, Grid, Objects, around_centres, simota
+from cvtrain.layers.simota import OUTSIDE, Grid, Objects, around_centers, simota
 
 
 def places_of(grid: Grid) -> list[tuple[float, float, int]]:
-    """Centre x, y and stride of every place."""
+    """Center x, y and stride of every place."""
     found = []
     for (rows, columns), s in zip(grid.sizes, grid.strides, strict=True):
         found += [((c + 0.5) * s, (r + 0.5) * s, s) for r in range(rows) for c in range(columns)]
@@ -95,12 +95,12 @@ def test_equals_the_slow_version(random_boxes: Callable[..., Tensor], spread: fl
 
 
 @pytest.mark.parametrize("radius", [0.6, 1.0, 1.5, 2.4, 2.5, 3.2])
-def test_the_places_around_a_centre_are_all_of_them(
+def test_the_places_around_a_center_are_all_of_them(
     random_boxes: Callable[..., Tensor], radius: float
 ) -> None:
     grid = Grid([(5, 9), (3, 5)], [8, 16])
     boxes = torch.cat([random_boxes(20, 40.0), torch.tensor([[8.0, 8.0, 24.0, 24.0]])])
-    place, near, inside = around_centres(boxes, grid, radius)
+    place, near, inside = around_centers(boxes, grid, radius)
     for n, box in enumerate(boxes.tolist()):
         x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
         want = {

@@ -13,7 +13,7 @@ from cvtrain.layers.warp import warp, with_context
 
 
 def bilinear(image: Tensor, y: float, x: float) -> Tensor:
-    """``(C, H, W)`` at a point in pixel units, centres at whole numbers -> ``(C,)``."""
+    """``(C, H, W)`` at a point in pixel units, centers at whole numbers -> ``(C,)``."""
     height, width = image.shape[1:]
     if not (-1 <= y <= height and -1 <= x <= width):
         return torch.zeros(len(image))
@@ -70,7 +70,7 @@ def test_the_context_is_as_wide_as_the_papers() -> None:
     torch.testing.assert_close(warp(image, [box], 227)[0], image[0, :, 34:261, 84:311])
 
 
-def test_the_context_around_a_box_at_the_edge_is_the_mean_colour() -> None:
+def test_the_context_around_a_box_at_the_edge_is_the_mean_color() -> None:
     crop = warp(torch.ones(1, 1, 64, 64), [torch.tensor([[0.0, 0.0, 64.0, 64.0]])], 32, 8)[0, 0]
     assert (crop[8:24, 8:24] == 1).all()
     assert (crop[:7] == 0).all()

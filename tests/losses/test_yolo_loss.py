@@ -126,7 +126,7 @@ def test_equals_the_slow_version(seed: int, s: int, b: int, c: int, spread: floa
 def test_worked_example() -> None:
     """S = 2, B = 2, C = 2, one object; image of 100 x 100 pixels; every number by hand.
 
-    The object [20, 10, 60, 50] has its centre at (40, 30): cell row 0, column 0, x = 0.8, y = 0.6,
+    The object [20, 10, 60, 50] has its center at (40, 30): cell row 0, column 0, x = 0.8, y = 0.6,
     w = h = 0.4. Box 0 predicts x = y = 0.5, w = h = 0.25 (roots 0.5): pixels [12.5, 12.5, 37.5,
     37.5], overlap 17.5 x 25 = 437.5, union 1600 + 625 - 437.5 = 1787.5, IoU 0.24476.
     Box 1 predicts x = 0.8, y = 0.6, w = 0.64, h = 0.16 (roots 0.8, 0.4): pixels [8, 22, 72, 38],
@@ -151,7 +151,7 @@ def test_worked_example() -> None:
 def test_a_perfect_answer_costs_nothing() -> None:
     outputs = torch.zeros(1, 7, 7, 11)
     target = Target(boxes=torch.tensor([[64.0, 128.0, 256.0, 320.0]]), labels=torch.tensor([0]))
-    # Centre (160, 224) of 448: 2.5 and 3.5 cells of 64 pixels; w = h = 192 / 448.
+    # Center (160, 224) of 448: 2.5 and 3.5 cells of 64 pixels; w = h = 192 / 448.
     side = math.sqrt(192 / 448)
     outputs[0, 3, 2] = torch.tensor([0.5, 0.5, side, side, 1.0, 0, 0, 0, 0, 0, 1.0])
     assert float(total_loss(YOLOLoss()(outputs, [target], (448, 448), 1))) == pytest.approx(0)
@@ -209,7 +209,7 @@ def test_ignored_targets_are_no_objects_and_take_no_cell() -> None:
     assert {k: float(v) for k, v in a.items()} == {k: float(v) for k, v in b.items()}
 
 
-def test_a_centre_on_the_far_edge_belongs_to_the_last_cell() -> None:
+def test_a_center_on_the_far_edge_belongs_to_the_last_cell() -> None:
     boxes = torch.tensor([[140.0, 140, 140, 140], [0, 0, 0, 0]])
     target = Target(boxes=boxes, labels=torch.tensor([0, 0]))
     found = assign([target], 7, (140, 140), torch.device("cpu"))

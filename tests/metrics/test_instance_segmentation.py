@@ -170,20 +170,20 @@ def blobs(seed: int, images: int = 14):
         size = (int(rng.integers(90, 260)), int(rng.integers(90, 260)))
         y, x = np.mgrid[: size[0], : size[1]] + 0.5
 
-        def ellipses(centres, axes, y=y, x=x, size=size):
+        def ellipses(centers, axes, y=y, x=x, size=size):
             masks = [
                 ((x - c[0]) / a[0]) ** 2 + ((y - c[1]) / a[1]) ** 2 < 1
-                for c, a in zip(centres, axes, strict=True)
+                for c, a in zip(centers, axes, strict=True)
             ]
-            boxes = np.concatenate([centres - axes, centres + axes], axis=1).reshape(-1, 4)
+            boxes = np.concatenate([centers - axes, centers + axes], axis=1).reshape(-1, 4)
             boxes = np.clip(boxes, 0, [size[1], size[0], size[1], size[0]])
             return np.array(masks, bool).reshape(-1, *size), boxes
 
         n = 0 if i % 5 == 3 else int(rng.integers(1, 7))
-        centres = rng.uniform(10, 80, (n, 2))
+        centers = rng.uniform(10, 80, (n, 2))
         axes = np.exp(rng.uniform(np.log(5), np.log(60), (n, 2)))
         labels = rng.integers(0, 3, n)
-        masks, boxes = ellipses(centres, axes)
+        masks, boxes = ellipses(centers, axes)
         areas = masks.sum(axis=(1, 2)).astype(np.float64)
         areas[rng.random(n) < 0.3] = np.nan
         ignore = rng.random(n) < 0.2
@@ -192,7 +192,7 @@ def blobs(seed: int, images: int = 14):
         source = rng.integers(0, max(n, 1), m)
         if n:
             noise = rng.choice([0.0, 0.06, 0.25], (m, 1))
-            moved = centres[source] + rng.normal(0, 1, (m, 2)) * axes[source] * noise
+            moved = centers[source] + rng.normal(0, 1, (m, 2)) * axes[source] * noise
             grown = axes[source] * np.exp(rng.normal(0, 1, (m, 2)) * noise)
             message = np.where(rng.random(m) < 0.85, labels[source], rng.integers(0, 4, m))
         else:

@@ -1,4 +1,4 @@
-"""Models from their YAML, and small batches that any of the tasks can be learnt from."""
+"""Models from their YAML, and small batches that any of the tasks can be learned from."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from cvtrain.tasks.paste_masks import paste_rles
 CONF = Path(__file__).resolve().parents[2] / "conf"
 NUM_CLASSES = 3
 EPOCHS = 20
-COLOURS = torch.tensor([[230, 30, 30], [30, 220, 40], [40, 60, 240]], dtype=torch.uint8)
+COLORS = torch.tensor([[230, 30, 30], [30, 220, 40], [40, 60, 240]], dtype=torch.uint8)
 
 
 PARTS = ("model", "task", "backbone", "loss")
@@ -75,7 +75,7 @@ def build_model(compose_config: Callable[..., dict[str, Any]]) -> Callable[..., 
 
 @pytest.fixture(scope="session")
 def make_batch() -> Callable[..., tuple[Tensor, list[Target]]]:
-    """A batch of coloured rectangles on noise; the colour is the class.
+    """A batch of colored rectangles on noise; the color is the class.
 
     ``objects``: how many there are on each image. Targets have what the task needs; an image
     without objects is all void to semantic segmentation, and to classification it is of class 0.
@@ -91,7 +91,7 @@ def make_batch() -> Callable[..., tuple[Tensor, list[Target]]]:
         images = torch.randint(90, 160, shape, dtype=torch.uint8, generator=generator)
         targets = []
         for i, count in enumerate(objects):
-            # One object in each corner at most: none hides another, and no cell holds two centres.
+            # One object in each corner at most: none hides another, and no cell holds two centers.
             boxes, labels, masks = [], [], []
             places = range(count)
             if task == "localization":  # one object per image, each in another corner
@@ -104,7 +104,7 @@ def make_batch() -> Callable[..., tuple[Tensor, list[Target]]]:
                 # One class an image where the image has one label.
                 single = task in ("classification", "localization")
                 label = i % NUM_CLASSES if single else draw(0, NUM_CLASSES)
-                images[i, :, y : y + h, x : x + w] = COLOURS[label][:, None, None]
+                images[i, :, y : y + h, x : x + w] = COLORS[label][:, None, None]
                 mask = torch.zeros(size, size, dtype=torch.bool)
                 mask[y : y + h, x : x + w] = True
                 semantic[mask] = label

@@ -104,8 +104,8 @@ def test_alexnet() -> None:
         assert parameters(backbone) == 2_334_080
 
 
-def test_alexnets_normalisation_is_the_papers() -> None:
-    # Section 3.3: b = a / (k + alpha * sum of a^2 over n = 5 neighbouring channels) ^ beta
+def test_alexnets_normalization_is_the_papers() -> None:
+    # Section 3.3: b = a / (k + alpha * sum of a^2 over n = 5 neighboring channels) ^ beta
     a = torch.rand(1, 9, 1, 1) * 50
     squares = [float(a[0, max(0, i - 2) : i + 3].square().sum()) for i in range(9)]
     want = [float(a[0, i]) / (2 + 1e-4 * squares[i]) ** 0.75 for i in range(9)]

@@ -132,11 +132,11 @@ def test_options_reach_timm() -> None:
         backbone = TimmBackbone("resnet18", options={"output_stride": 16})
         backbone.set_output("maps")
     assert backbone.strides[-1] == 16
-    with pytest.raises(TypeError, match="colour"):
-        TimmBackbone("resnet18", options={"colour": 1})
+    with pytest.raises(TypeError, match="color"):
+        TimmBackbone("resnet18", options={"color": 1})
 
 
-def test_images_are_normalised_as_the_weights_expect() -> None:
+def test_images_are_normalized_as_the_weights_expect() -> None:
     with torch.device("meta"):
         assert tuple(TimmBackbone("vit_small_patch16_224").mean) == (0.5, 0.5, 0.5)
     assert TimmBackbone("resnet18").normalizer().mean.flatten().tolist() == pytest.approx(

@@ -60,7 +60,7 @@ def proposals(model: Any, images: Tensor, targets: list[Target]) -> list[Tensor]
 
 
 def drawn(what: Target, height: int, width: int) -> Tensor:
-    """Masks (N, height, width): the pixels whose centre is in a box, of thin ones none."""
+    """Masks (N, height, width): the pixels whose center is in a box, of thin ones none."""
     assert what.boxes is not None
     x1, y1, x2, y2 = what.boxes[:, :, None].unbind(1)  # (N, 1) each
     y, x = torch.arange(height) + 0.5, torch.arange(width) + 0.5

@@ -33,7 +33,7 @@ WITH_BACKBONE = [p for p in PAIRS if "backbone" in MODELS[p[0]]]
 BACKBONES = sorted(p.stem for p in (CONF / "backbone").glob("*.yaml"))
 LOSSES = sorted(p.stem for p in (CONF / "loss").glob("*.yaml"))
 SMALL = ((0.19, 0.12), (0.375, 0.22), (0.375, 0.25), (0.25, 0.4))
-"""Centre and side of one more object an image, in shares of the image: all sizes there are."""
+"""Center and side of one more object an image, in shares of the image: all sizes there are."""
 LARGE = ((0.5, 0.55), (0.5, 0.68), (0.5, 0.82), (0.5, 0.97))
 OBJECTS = {"full": [2, 3, 1, 4], "half_empty": [2, 0, 0, 3], "empty": [0, 0, 0, 0]}
 
@@ -99,7 +99,7 @@ THIN = {
 """In place of a backbone, one of few parameters, for the short tests that learn nothing."""
 LEARNABLE = {
     "fcn": ["model.learn_last=true"],
-    # Windows are learnt from crops; batch norm has 16 codes here, where one an image made four.
+    # Windows are learned from crops; batch norm has 16 codes here, where one an image made four.
     "deconvnet": ["model.inference=whole", "model.image_size=32"],
     # The one map has 4 x 4 places here, and of windows everywhere most are far from all objects.
     "fast_rcnn": ["model.neck=fpn", "model.background_iou=0"],
@@ -176,9 +176,9 @@ def test_every_trainable_parameter_gets_a_gradient(
     for places in ((), SMALL, LARGE):
         # A layer may see objects of one size alone.
         if places and task in ("detection", "instance_segmentation"):
-            for target, (centre, share) in zip(targets, places, strict=True):
+            for target, (center, share) in zip(targets, places, strict=True):
                 assert target.boxes is not None
-                box = [centre - share / 2] * 2 + [centre + share / 2] * 2
+                box = [center - share / 2] * 2 + [center + share / 2] * 2
                 target.boxes[0] = torch.tensor(box) * SIZE
                 if target.masks is not None:
                     low, high = (round(v * SIZE) for v in (box[0], box[2]))
@@ -342,7 +342,7 @@ def test_every_loss_a_model_names_works_with_it(
 
 @pair
 @pytest.mark.slow
-def test_one_batch_can_be_learnt_by_heart(
+def test_one_batch_can_be_learned_by_heart(
     name: str, task: str, build_model: Build, compose_config: Build, make_batch: MakeBatch
 ) -> None:
     monitor = compose_config(*shipped(name, task))["task"]["monitor"]

@@ -103,7 +103,7 @@ def test_a_thousand_objects_and_other_bad_scenes(small: FastRCNN) -> None:
 
 
 @pytest.mark.slow
-def test_16_photographs_can_be_learnt_by_heart(real_data: Path, learn_photographs: Any) -> None:
+def test_16_photographs_can_be_learned_by_heart(real_data: Path, learn_photographs: Any) -> None:
     found = learn_photographs(
         *(real_data / "raccoon", "model=fast_rcnn", "backbone=darknet_tiny"),
         "model.hidden=[256,256]",

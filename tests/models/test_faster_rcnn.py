@@ -331,7 +331,7 @@ def test_bad_forms_are_refused() -> None:
 
 
 @pytest.mark.slow
-def test_16_photographs_can_be_learnt_by_heart(real_data: Path, learn_photographs: Any) -> None:
+def test_16_photographs_can_be_learned_by_heart(real_data: Path, learn_photographs: Any) -> None:
     words = ["model=faster_rcnn", "backbone=darknet_tiny", "model.channels=32"]
     words += ["model.hidden=[128,128]"]
     assert learn_photographs(real_data / "raccoon", *words, size=128, batch=4) >= 0.9

@@ -36,7 +36,7 @@ def test_the_papers_network_has_134_million_parameters() -> None:
 
 
 def test_fc6_and_fc7_slide_over_the_map() -> None:
-    """At a place whose 7 x 7 neighbourhood is inside they are VGG's own connected layers."""
+    """At a place whose 7 x 7 neighborhood is inside they are VGG's own connected layers."""
     torch.manual_seed(0)
     model = FCN(TimmBackbone("vgg16"), CrossEntropy(), 2, stride=32).eval()
     x = torch.randn(1, 512, 8, 9)
@@ -87,9 +87,9 @@ def test_it_starts_undecided_and_the_last_enlargement_is_fixed() -> None:
 def test_what_fixed_enlargement_can_tell_at_best() -> None:
     """Scores fitted to a mask themselves: finer strides tell more, none tells all of it."""
     generator = torch.Generator().manual_seed(0)
-    centres = torch.rand(40, 2, generator=generator) * 64  # a mosaic of small regions
+    centers = torch.rand(40, 2, generator=generator) * 64  # a mosaic of small regions
     pixels = torch.cartesian_prod(torch.arange(64.0), torch.arange(64.0))
-    mask = (torch.cdist(pixels, centres).argmin(1) % 3).view(1, 64, 64)
+    mask = (torch.cdist(pixels, centers).argmin(1) % 3).view(1, 64, 64)
     right = []
     for stride in (32, 16, 8):
         enlarge = Upsample(3, stride, learned=False)

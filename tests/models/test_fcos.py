@@ -132,7 +132,7 @@ def test_the_loss_by_hand(make: Callable[..., FCOS]) -> None:
         terms = model.compute_loss(out, targets)
     index = model.assign(out, targets[0].boxes, torch.zeros(0, 4))
     positive = (index >= 0).nonzero().flatten().tolist()
-    overlap = centred = 0.0
+    overlap = centered = 0.0
     for a in positive:
         x, y = out.points[a].tolist()
         box = targets[0].boxes[index[a]]
@@ -141,9 +141,9 @@ def test_the_loss_by_hand(make: Callable[..., FCOS]) -> None:
         overlap += 1 - float(elementwise(mine, box, "giou"))
         l, t, r, b = x - box[0], y - box[1], box[2] - x, box[3] - y  # noqa: E741
         aim = torch.sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b))
-        centred += float(nn.functional.binary_cross_entropy_with_logits(out.centreness[0, a], aim))
+        centered += float(nn.functional.binary_cross_entropy_with_logits(out.centreness[0, a], aim))
     assert float(terms["boxes"]) == pytest.approx(overlap / len(positive), rel=1e-4)
-    assert float(terms["centreness"]) == pytest.approx(centred / len(positive), rel=1e-4)
+    assert float(terms["centreness"]) == pytest.approx(centered / len(positive), rel=1e-4)
     assert int(terms["num_positives"]) == len(positive)
     assert int(terms["num_objects"]) == 3
 

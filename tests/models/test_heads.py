@@ -37,9 +37,9 @@ fitted = pytest.mark.parametrize("name", SKLEARN)
 def features(classes: int, count: int = 60, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Positive, as those after a ReLU are; the classes overlap."""
     generator = np.random.default_rng(seed)
-    centres = np.random.default_rng(9).uniform(0, 2, (classes, WIDTH))
+    centers = np.random.default_rng(9).uniform(0, 2, (classes, WIDTH))
     labels = np.arange(count) % classes
-    rows = np.abs(centres[labels] + generator.normal(0, 1.2, (count, WIDTH)))
+    rows = np.abs(centers[labels] + generator.normal(0, 1.2, (count, WIDTH)))
     return (rows * generator.uniform(0.1, 5, (count, 1))).astype(np.float32), labels
 
 
@@ -110,7 +110,7 @@ def test_one_class_alone_is_refused(name: str) -> None:
         head(name, 3).fit(train, np.zeros(len(train), np.int64))
 
 
-def test_more_neighbours_than_images_are_refused() -> None:
+def test_more_neighbors_than_images_are_refused() -> None:
     train, labels = features(3, count=3)
     with pytest.raises(DataError, match=r"transfer\.k=4 neighbors of 3 training images"):
         head("knn", 3).fit(train, labels)

@@ -296,7 +296,7 @@ SMALL = (*SMALL, "model.rpn.candidates=[300,300]")
 
 
 @pytest.mark.slow
-def test_16_drawn_scenes_can_be_learnt_by_heart(learn_outlines: Any) -> None:
+def test_16_drawn_scenes_can_be_learned_by_heart(learn_outlines: Any) -> None:
     reader = ShapesReader("instance_segmentation", num_train=16, scene_size=96)
     table = reader.read("train").table
     # Not 4: of the same images every time, whose mean is not that of all.

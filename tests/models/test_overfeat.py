@@ -99,7 +99,7 @@ def test_without_padding_dense_outputs_are_those_of_the_windows_of_the_image(mak
 
 @torch.no_grad()
 def test_with_padding_they_are_those_of_the_windows_of_the_map_alone(make: Make) -> None:
-    """The paper's networks pad: a window cut out of the image has zeros for its neighbours."""
+    """The paper's networks pad: a window cut out of the image has zeros for its neighbors."""
     model = make(167, backbone=OverFeatBackbone())
     rows, columns = model.classifier.extent
     x = model.normalize(images(1, 183, 183))

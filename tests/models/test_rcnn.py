@@ -273,7 +273,7 @@ def test_what_svms_and_regressors_learn_from(model: RCNN) -> None:
     np.testing.assert_allclose(found["features"][2:4], features[:2].numpy(), rtol=1e-4, atol=1e-5)
 
 
-def test_only_the_best_boxes_of_an_image_are_learnt_from_where_asked(model: RCNN) -> None:
+def test_only_the_best_boxes_of_an_image_are_learned_from_where_asked(model: RCNN) -> None:
     images, targets, proposals = batch()
     model.fit_boxes = 2
     assert len(model.examples(images, targets, proposals)["features"]) == 3 + 6
@@ -385,7 +385,7 @@ def test_boxes_are_needed(model: RCNN) -> None:
 
 
 @pytest.mark.slow
-def test_16_photographs_can_be_learnt_by_heart(real_data: Path) -> None:
+def test_16_photographs_can_be_learned_by_heart(real_data: Path) -> None:
     """At 160 pixels, from scratch, through all stages, which see the pooled features.
 
     The header of the model has what other choices reach.

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cvtrain.layers.boxes import centre_size
+from cvtrain.layers.boxes import center_size
 from cvtrain.layers.hungarian import assign
 from cvtrain.layers.query_decoder import Guess
 from cvtrain.losses.box_regression import IoULoss, SmoothL1
@@ -158,7 +158,7 @@ def test_the_loss_and_the_boxes_agree() -> None:
     for b, target in enumerate(targets):
         for n, (box, label) in enumerate(zip(target.boxes, target.labels, strict=True)):
             logits[b, 7 * n, label] = 12.0
-            places[b, 7 * n] = (centre_size(box) / out.scale).logit()
+            places[b, 7 * n] = (center_size(box) / out.scale).logit()
     made = out._replace(cells=Guess(logits, places), layers=[Guess(logits, places)] * 3)
     terms = model.compute_loss(made, targets)
     assert float(total_loss(terms)) < 0.01
@@ -273,7 +273,7 @@ def test_wrong_values_are_one_line(keywords: dict[str, Any], message: str) -> No
 
 
 @pytest.mark.slow
-def test_16_photographs_can_be_learnt_by_heart(real_data: Path, learn_photographs: Any) -> None:
+def test_16_photographs_can_be_learned_by_heart(real_data: Path, learn_photographs: Any) -> None:
     """A narrow one on real images, from scratch."""
     words = ["model=rt_detr", "backbone=darknet_tiny", "model.channels=64", "model.hidden=128"]
     words += ["model.fusion_blocks=1", "model.decoder_layers=2", "model.denoising=20"]

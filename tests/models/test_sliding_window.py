@@ -1,4 +1,4 @@
-"""Sliding window: windows against convolution, which windows are learnt from, and what is mined."""
+"""Sliding window: windows against convolution, which windows it learns from, and what is mined."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise as neighbours
+from itertools import pairwise as neighbors
 from typing import Any
 
 import pytest
@@ -121,9 +121,9 @@ def test_maps_shrink_at_any_size(size: Any, build_model: Any) -> None:
     sides = [(out.anchors[:, 2] - out.anchors[:, 0]), (out.anchors[:, 3] - out.anchors[:, 1])]
     assert float(sides[0].max()) <= width + 1e-3
     assert float(sides[1].max()) <= height + 1e-3
-    centre = (out.anchors[:, :2] + out.anchors[:, 2:]) / 2
-    assert (centre > 0).all()
-    assert (centre < torch.tensor([width, height])).all()
+    center = (out.anchors[:, :2] + out.anchors[:, 2:]) / 2
+    assert (center > 0).all()
+    assert (center < torch.tensor([width, height])).all()
 
 
 def test_l2_norm_by_hand() -> None:
@@ -237,7 +237,7 @@ def test_ssdlite_layers_equal_torchvisions(build_model: Any) -> None:
     model: SSDLite = build_model("task=detection", "model=ssd_mobilenet", "data=shapes")
     widths = [112, 960, 512, 256, 256, 128]
     head = SSDLiteHead(widths, [6] * 6, 4, NORM).eval()
-    extras = nn.ModuleList(_extra_block(a, b, NORM) for a, b in neighbours(widths[1:]))
+    extras = nn.ModuleList(_extra_block(a, b, NORM) for a, b in neighbors(widths[1:]))
     mine = model.eval().state_dict()
     for part, other in (
         ("class_heads.", head.classification_head.module_list),

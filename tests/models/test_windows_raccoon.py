@@ -30,7 +30,7 @@ SIZE = 128
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_16_photographs_can_be_learnt_by_heart(
+def test_16_photographs_can_be_learned_by_heart(
     words: list[str], lr: float, steps: int, real_data: Path, learn_photographs: Any
 ) -> None:
     folder = real_data / "raccoon"

@@ -72,7 +72,7 @@ def test_outputs_become_boxes_by_hand(make: Callable[..., YOLO]) -> None:
     raw = encode(7, 2, 3, [(2, 4, 1, [0.5, 0.25, 0.2, 0.4, 0.8], 2)])
     (found,) = model.decode(raw)
     assert found.boxes is not None
-    # Centre (4.5 * 20, 2.25 * 10) = (90, 22.5); 28 wide, 28 high.
+    # Center (4.5 * 20, 2.25 * 10) = (90, 22.5); 28 wide, 28 high.
     torch.testing.assert_close(found.boxes, torch.tensor([[76.0, 8.5, 104.0, 36.5]]))
     torch.testing.assert_close(found.scores, torch.tensor([0.8]))
     assert found.labels.tolist() == [2]
@@ -106,7 +106,7 @@ def test_boxes_are_clipped_and_those_outside_dropped(make: Callable[..., YOLO]) 
         2,
         3,
         [
-            (0, 0, 0, [0.0, 0.0, 1.0, 1.0, 0.9], 0),  # centred on the corner
+            (0, 0, 0, [0.0, 0.0, 1.0, 1.0, 0.9], 0),  # centered on the corner
             (6, 6, 1, [9.0, 9.0, 0.1, 0.1, 0.8], 1),  # far outside
         ],
     )
@@ -223,6 +223,6 @@ def test_every_cell_can_learn_from_the_whole_map(make: Callable[..., YOLO]) -> N
 
 
 @pytest.mark.slow
-def test_16_photographs_can_be_learnt_by_heart(real_data: Path, learn_photographs: Any) -> None:
+def test_16_photographs_can_be_learned_by_heart(real_data: Path, learn_photographs: Any) -> None:
     """The shipped configuration on real images, from scratch."""
     assert learn_photographs(real_data / "raccoon", "model=yolo") >= 0.95

@@ -93,7 +93,7 @@ def test_classes_of_objects_are_paths(make: Make) -> None:
     rows = grid.raw[0, 5, 3, 2, 5:].tolist(), grid.raw[0, 0, 5, 0, 5:].tolist()
     expected = -math.log(path_probability(rows[0], 3)) - math.log(path_probability(rows[1], 0))
     assert float(terms["classes"]) == pytest.approx(expected, rel=1e-4)
-    assert terms["num_labelled_images"] == 0
+    assert terms["num_labeled_images"] == 0
 
 
 @pytest.mark.parametrize("label", [0, 2])
@@ -120,7 +120,7 @@ def test_an_image_with_a_label_trains_its_best_box_alone(make: Make, label: int)
     )
     assert float(terms["objectness"]) == pytest.approx(5 * short**2, rel=1e-4)
     assert terms["coord"] == terms["no_object"] == terms["prior"] == terms["num_objects"] == 0
-    assert terms["num_labelled_images"] == 1
+    assert terms["num_labeled_images"] == 1
     assert raw.grad is not None
     touched = raw.grad.flatten(0, 3).ne(0)
     assert touched.any(dim=1).nonzero().flatten().tolist() == [best]
@@ -194,6 +194,6 @@ def test_bad_keys_are_refused(make: Make, keywords: dict[str, Any], text: str) -
 
 
 @pytest.mark.slow
-def test_16_photographs_can_be_learnt_by_heart(real_data: Path, learn_photographs: Any) -> None:
+def test_16_photographs_can_be_learned_by_heart(real_data: Path, learn_photographs: Any) -> None:
     """The shipped configuration on real images, from scratch."""
     assert learn_photographs(real_data / "raccoon", "model=yolo9000") >= 0.9

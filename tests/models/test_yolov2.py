@@ -74,7 +74,7 @@ def test_the_papers_numbers() -> None:
         assert all(isinstance(c.norm, torch.nn.BatchNorm2d) for c in convolutions)
 
 
-def test_the_pass_through_stacks_neighbours_row_by_row() -> None:
+def test_the_pass_through_stacks_neighbors_row_by_row() -> None:
     x = torch.arange(2 * 4 * 6.0).view(1, 2, 4, 6)
     out = reorg(x)
     assert out.shape == (1, 8, 2, 3)
@@ -201,7 +201,7 @@ def test_the_loss_equals_a_slow_one(make: Make, early: bool) -> None:
     assert (terms["prior"] > 0) == early
     counts = {k: float(v) for k, v in terms.items() if k.startswith("num_")}
     # The first two objects want one anchor of one cell.
-    assert counts == {"num_objects": 3, "num_lost_objects": 1, "num_labelled_images": 1}
+    assert counts == {"num_objects": 3, "num_lost_objects": 1, "num_labeled_images": 1}
 
 
 def test_ignored_regions_and_good_boxes_need_not_say_nothing(make: Make) -> None:
@@ -226,8 +226,8 @@ def test_perfect_numbers_have_no_loss_and_decode_to_the_truth(make: Make) -> Non
     raw = torch.full((1, 8, 8, 3, 8), -12.0)
     raw[..., :4] = 0.0
     for n, (row, column, k) in enumerate([(5, 3, 2), (0, 5, 0)]):
-        centre = (boxes[n, :2] + boxes[n, 2:]) / 16
-        inside = (centre - torch.tensor([column, row])).clamp(1e-4, 1 - 1e-4)
+        center = (boxes[n, :2] + boxes[n, 2:]) / 16
+        inside = (center - torch.tensor([column, row])).clamp(1e-4, 1 - 1e-4)
         raw[0, row, column, k, :2] = inside.logit()
         raw[0, row, column, k, 2:4] = ((boxes[n, 2:] - boxes[n, :2]) / model.anchors[k]).log()
         raw[0, row, column, k, 4] = 12.0
@@ -310,6 +310,6 @@ def test_a_backbone_of_one_map_has_no_pass_through(build_model: Any) -> None:
 
 
 @pytest.mark.slow
-def test_16_photographs_can_be_learnt_by_heart(real_data: Path, learn_photographs: Any) -> None:
+def test_16_photographs_can_be_learned_by_heart(real_data: Path, learn_photographs: Any) -> None:
     """The shipped configuration on real images, from scratch."""
     assert learn_photographs(real_data / "raccoon", "model=yolov2") >= 0.9

@@ -71,7 +71,7 @@ def test_the_stem_is_focus_in_another_order() -> None:
     torch.testing.assert_close(stem(x), F.conv2d(pixels, weight, padding=1))
 
 
-def test_normalised_convolutions_start_alike_however_few_their_inputs() -> None:
+def test_normalized_convolutions_start_alike_however_few_their_inputs() -> None:
     """Depthwise ones too: Adam turns a kernel as slowly as it is large."""
     model = build("nano")
     kernels = [m.conv.weight.detach() for m in model.modules() if isinstance(m, ConvBlock)]
@@ -295,7 +295,7 @@ def test_the_backbones_size_follows_the_models(compose_config: Any) -> None:
 
 
 @pytest.mark.slow
-def test_16_photographs_can_be_learnt_by_heart(real_data: Path, learn_photographs: Any) -> None:
+def test_16_photographs_can_be_learned_by_heart(real_data: Path, learn_photographs: Any) -> None:
     """The shipped configuration in size tiny on real images, from scratch."""
     words = ("model=yolox", "model.size=tiny")
     folder = real_data / "raccoon"

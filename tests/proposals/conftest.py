@@ -13,7 +13,7 @@ from cvtrain.data.table import Classes, Strings, Table
 
 
 def patches(seed: int, height: int = 40, width: int = 48) -> np.ndarray:
-    """uint8 ``(H, W, 3)``: noisy rectangles of random colours on a noisy ground."""
+    """uint8 ``(H, W, 3)``: noisy rectangles of random colors on a noisy ground."""
     rng = np.random.default_rng(seed)
     image = np.full((height, width, 3), rng.integers(40, 216, 3), np.int64)
     for _ in range(6):

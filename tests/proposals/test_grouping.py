@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from cvtrain.proposals.color import SPACES, convert, unit_rgb
 from cvtrain.proposals.grouping import group
-from cvtrain.proposals.regions import Regions, describe, features, neighbours, segment
+from cvtrain.proposals.regions import Regions, describe, features, neighbors, segment
 
 Image = Callable[..., np.ndarray]
 
@@ -19,14 +19,14 @@ Image = Callable[..., np.ndarray]
 def slow_histograms(
     image: np.ndarray, labels: np.ndarray, region: int
 ) -> tuple[list[float], list[float]]:
-    """Colour and texture histograms of one region, pixel by pixel, of ``(H, W, C)`` in 0..1."""
-    colours, textures = [], []
+    """Color and texture histograms of one region, pixel by pixel, of ``(H, W, C)`` in 0..1."""
+    colors, textures = [], []
     places = list(zip(*np.nonzero(labels == region), strict=True))
     for channel in np.moveaxis(image, 2, 0):
         counts = [0] * 25
         for y, x in places:
             counts[min(int(channel[y, x] * 25), 24)] += 1
-        colours += counts
+        colors += counts
         down = ndimage.gaussian_filter(channel, 1.0, order=(1, 0))
         right = ndimage.gaussian_filter(channel, 1.0, order=(0, 1))
         angles = [(1, 0), (0, 1), (0.5**0.5, 0.5**0.5), (0.5**0.5, -(0.5**0.5))]
@@ -39,7 +39,7 @@ def slow_histograms(
                     value = max(0.0, sign * field[y, x])
                     counts[min(int(value * np.float32(10 / most)), 9)] += 1
                 textures += counts
-    return [c / sum(colours) for c in colours], [c / sum(textures) for c in textures]
+    return [c / sum(colors) for c in colors], [c / sum(textures) for c in textures]
 
 
 def slow_group(regions: Regions, measures: str) -> list[tuple[int, ...]]:
@@ -48,11 +48,11 @@ def slow_group(regions: Regions, measures: str) -> list[tuple[int, ...]]:
         i: {
             "size": int(size),
             "box": tuple(int(v) for v in box),
-            "C": [float(v) for v in colours],
+            "C": [float(v) for v in colors],
             "T": [float(v) for v in textures],
         }
-        for i, (size, box, colours, textures) in enumerate(
-            zip(regions.sizes, regions.boxes, regions.colours, regions.textures, strict=True)
+        for i, (size, box, colors, textures) in enumerate(
+            zip(regions.sizes, regions.boxes, regions.colors, regions.textures, strict=True)
         )
     }
     touching = {frozenset(map(int, pair)) for pair in regions.pairs}
@@ -104,8 +104,8 @@ def test_features_equal_the_slow_ones(image: Image, space: str) -> None:
     regions = describe(labels, found)
     assert len(regions.sizes) > 2
     for r in range(len(regions.sizes)):
-        colours, textures = slow_histograms(pixels, labels, r)
-        np.testing.assert_allclose(regions.colours[r], colours, atol=1e-12)
+        colors, textures = slow_histograms(pixels, labels, r)
+        np.testing.assert_allclose(regions.colors[r], colors, atol=1e-12)
         np.testing.assert_allclose(regions.textures[r], textures, atol=1e-12)
         ys, xs = np.nonzero(labels == r)
         assert regions.boxes[r].tolist() == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
@@ -123,9 +123,9 @@ def test_grouping_equals_the_slow_one(image: Image, measures: str, seed: int) ->
     assert boxes[-1].tolist() == [0, 0, 48, 40]
 
 
-def test_neighbours_touch_at_corners_too() -> None:
+def test_neighbors_touch_at_corners_too() -> None:
     labels = np.array([[0, 0, 1], [0, 2, 1], [3, 2, 2]])
-    assert neighbours(labels, 4).tolist() == [[0, 1], [0, 2], [0, 3], [1, 2], [2, 3]]
+    assert neighbors(labels, 4).tolist() == [[0, 1], [0, 2], [0, 3], [1, 2], [2, 3]]
 
 
 def test_one_region_is_a_hierarchy_of_one() -> None:
@@ -135,7 +135,7 @@ def test_one_region_is_a_hierarchy_of_one() -> None:
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_colour_spaces_stay_in_0_to_1(space: str) -> None:
+def test_color_spaces_stay_in_0_to_1(space: str) -> None:
     corners = np.array(np.meshgrid([0, 128, 255], [0, 128, 255], [0, 128, 255])).reshape(3, -1).T
     found = convert(unit_rgb(corners.astype(np.uint8)[None]), space)
     assert found.dtype == np.float32
@@ -146,7 +146,7 @@ def test_colour_spaces_stay_in_0_to_1(space: str) -> None:
     assert len(np.unique(found.round(5).reshape(27, -1), axis=0)) > 2
 
 
-def test_colour_spaces_that_ignore_brightness() -> None:
+def test_color_spaces_that_ignore_brightness() -> None:
     bright = np.array([[[200, 100, 40], [100, 50, 20]]], np.uint8)
     for space in ("rgb", "C", "H"):
         found = convert(unit_rgb(bright), space)

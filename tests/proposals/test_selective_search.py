@@ -26,7 +26,7 @@ FAST = settings("fast")
 def test_modes_are_the_papers(image: Image, mode: str, count: int) -> None:
     assert len(groupings(unit_rgb(image(0, 20, 20)), settings(mode))) == count
     chosen = MODES[mode]
-    assert len(chosen.colours) * len(chosen.similarities) * len(chosen.thresholds) == count
+    assert len(chosen.colors) * len(chosen.similarities) * len(chosen.thresholds) == count
 
 
 def test_boxes_are_whole_inside_unique_and_ranked(image: Image) -> None:
@@ -80,7 +80,7 @@ def test_odd_images_have_boxes(shape: tuple[int, ...], kind: str) -> None:
     assert (found.boxes[:, 2:] > found.boxes[:, :2]).all()
 
 
-def test_an_image_of_one_colour_is_one_box() -> None:
+def test_an_image_of_one_color_is_one_box() -> None:
     found = selective_search(np.full((30, 50, 3), 200, np.uint8), settings("quality"))
     assert found.boxes.tolist() == [[0, 0, 50, 30]]
     assert found.total == 1
@@ -127,12 +127,12 @@ def test_max_side_searches_a_smaller_image_and_answers_in_original_pixels(image:
     ("options", "said"),
     [
         ({"mode": "slow"}, "choose one of single, fast, quality"),
-        ({"colours": ["XYZ"]}, "proposals.colours=XYZ: choose from RGB"),
+        ({"colors": ["XYZ"]}, "proposals.colors=XYZ: choose from RGB"),
         ({"similarities": ["CX"]}, "letters of CTSF"),
         ({"similarities": ["CC"]}, "letters of CTSF"),
         ({"thresholds": [0]}, "numbers above 0"),
         ({"thresholds": []}, "numbers above 0"),
-        ({"colours": []}, "at least one of each"),
+        ({"colors": []}, "at least one of each"),
     ],
 )
 def test_wrong_settings(options: dict, said: str) -> None:

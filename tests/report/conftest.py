@@ -130,7 +130,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 @pytest.fixture
 def look() -> Callable[[Path], SimpleNamespace]:
-    """What a PNG shows: its size, the share of pixels that are not white, its colours."""
+    """What a PNG shows: its size, the share of pixels that are not white, its colors."""
 
     def inspect(path: Path) -> SimpleNamespace:
         with Image.open(path) as image:
@@ -140,7 +140,7 @@ def look() -> Callable[[Path], SimpleNamespace]:
             height=pixels.shape[0],
             width=pixels.shape[1],
             ink=float((pixels < 250).any(axis=2).mean()),
-            colours=len(np.unique(pixels.reshape(-1, 3), axis=0)),
+            colors=len(np.unique(pixels.reshape(-1, 3), axis=0)),
             pixels=pixels,
         )
 

@@ -222,8 +222,8 @@ def test_labels_of_boxes(tmp_path, figures, look, make_table):
     counts = np.bincount(table.labels, minlength=5)
     bars = next(ax for title, ax in found.items() if title.startswith("Objects per class")).patches
     assert [bar.get_width() for bar in bars] == sorted(counts, reverse=True)
-    centres = found["Box centers"].get_images()[0].get_array()
-    assert centres.sum() == table.num_annotations
+    centers = found["Box centers"].get_images()[0].get_array()
+    assert centers.sum() == table.num_annotations
     sizes = found["Box sizes"].get_images()[0].get_array()
     assert sizes.sum() == table.num_annotations
     per_image = np.diff(table.starts)
@@ -474,7 +474,7 @@ def test_predictions_with_the_real_drawing(tmp_path, look):
     plain = look(plot_predictions([image], [none], [nothing], ["a", "日"], tmp_path / "p.png"))
     truth = Target(boxes=boxes, labels=torch.tensor([0, 1]))
     drawn = look(plot_predictions([image], [found], [truth], ["a", "日"], tmp_path / "p.png"))
-    assert drawn.colours > plain.colours
+    assert drawn.colors > plain.colors
 
 
 def test_the_iou_curve_of_a_localizer(figures, tmp_path):

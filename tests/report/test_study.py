@@ -80,9 +80,9 @@ def test_smaller_may_be_better() -> None:
 def test_the_plot_is_drawn(grid: Grid, tmp_path: Path) -> None:
     path = plot(grid, tmp_path / "study.png", "val/accuracy", "images per class", "title")
     with Image.open(path) as image:
-        colours = image.convert("RGB").getcolors(1_000_000)
-    assert colours is not None
-    known = {colour for _, colour in colours}
+        colors = image.convert("RGB").getcolors(1_000_000)
+    assert colors is not None
+    known = {color for _, color in colors}
     drawn = any(r.value is not None for r in grid.results)
     assert ((0x00, 0x72, 0xB2) in known) is drawn
     assert [p.name for p in tmp_path.iterdir()] == ["study.png"]

@@ -86,7 +86,7 @@ def digest(root: Path) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def test_the_class_of_the_centre_pixel(script: ModuleType, masks: Path, tmp_path: Path) -> None:
+def test_the_class_of_the_center_pixel(script: ModuleType, masks: Path, tmp_path: Path) -> None:
     before = digest(masks)
     out = tmp_path / "out"
     assert script.main([str(masks), str(out), "--size", "16"]) == 0
@@ -95,7 +95,7 @@ def test_the_class_of_the_centre_pixel(script: ModuleType, masks: Path, tmp_path
     assert names == [
         *(f"val/road/images_val_0_y{y}_x{x}.png" for y, x in ((0, 16), (16, 0), (16, 16))),
         *(f"val/sky/images_val_0_y{y}_x{x}.png" for y in (0, 16) for x in (32, 48)),
-    ], "the tile at (0, 0) has a void centre"
+    ], "the tile at (0, 0) has a void center"
     tile = cv2.imread(str(out / "val/road/images_val_0_y16_x0.png"))
     image = cv2.imread(str(masks / "images/val/0.png"))
     assert tile is not None
@@ -119,7 +119,7 @@ def test_the_class_that_covers_most(script: ModuleType, masks: Path, tmp_path: P
 def test_how_many_objects(script: ModuleType, objects: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     counts = script.make_tiles(objects, out, size=16, stride=16, label="count", many=3)
-    # (0, 1) holds the centre of its object; (0, 2) only an end of it.
+    # (0, 1) holds the center of its object; (0, 2) only an end of it.
     assert counts["train"] == {"empty": 4, "few": 2, "many": 1}
     few = sorted(p.name for p in (out / "train/few").iterdir())
     assert few == ["train_train_y0_x0.png", "train_train_y0_x16.png"]
@@ -127,7 +127,7 @@ def test_how_many_objects(script: ModuleType, objects: Path, tmp_path: Path) -> 
 
 
 def test_objects_are_pixels_too(script: ModuleType, objects: Path, tmp_path: Path) -> None:
-    counts = script.make_tiles(objects, tmp_path / "out", size=4, stride=4, label="centre")
+    counts = script.make_tiles(objects, tmp_path / "out", size=4, stride=4, label="center")
     assert set(counts["train"]) == {"background", "cell"}
     assert sum(counts["train"].values()) == 8 * 16
 
@@ -136,7 +136,7 @@ def test_a_draw_follows_from_the_seed(script: ModuleType, masks: Path, tmp_path:
     drawn = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         out = tmp_path / name
-        words = {"size": 4, "stride": 4, "label": "centre", "per_class": 5}
+        words = {"size": 4, "stride": 4, "label": "center", "per_class": 5}
         counts = script.make_tiles(masks, out, seed=seed, **words)
         assert counts["train"] == counts["val"] == {"road": 5, "sky": 5}
         drawn.append(sorted(p.name for p in (out / "train").rglob("*.png")))
@@ -151,7 +151,7 @@ def test_no_split_of_its_own_keeps_images_apart(
             path.unlink()
         (masks / kind / "val").rmdir()
     out = tmp_path / "out"
-    script.make_tiles(masks, out, size=16, stride=16, label="centre")
+    script.make_tiles(masks, out, size=16, stride=16, label="center")
     sources = {
         split: {p.name.split("_y")[0] for p in (out / split).rglob("*.png")}
         for split in ("train", "val")

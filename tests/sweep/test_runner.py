@@ -169,7 +169,7 @@ def test_a_used_sweep_folder_is_refused(cli: Cli, here: Path, jobs: list[list[st
 
 
 def test_the_metric_goes_to_the_sweeper(here: Path, jobs: list[list[str]], cli: Cli) -> None:
-    """A sweeper that optimises sees each job's metric, and the worst where it failed."""
+    """A sweeper that optimizes sees each job's metric, and the worst where it failed."""
     seen: list[float] = []
     real = runner.Job.__call__
 

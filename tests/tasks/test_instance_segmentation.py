@@ -23,7 +23,7 @@ from cvtrain.tasks.paste_masks import paste, paste_rles
 
 
 def slow_value(grid, box, row, column):
-    """What a grid over a box says at the centre of a pixel, cell by cell."""
+    """What a grid over a box says at the center of a pixel, cell by cell."""
     m, n = grid.shape
     left, top, right, bottom = box
     y = (row + 0.5 - top) / (bottom - top) * m - 0.5
@@ -39,8 +39,8 @@ BOXES = [
     (2.0, 3.0, 12.0, 15.0),
     (1.3, 0.2, 17.9, 6.6),
     (-5.5, -3.2, 9.4, 30.0),  # beyond the image on three sides
-    (8.2, 8.2, 8.9, 9.7),  # between two columns of centres but for one
-    (4.6, 4.6, 5.4, 5.4),  # no centre inside
+    (8.2, 8.2, 8.9, 9.7),  # between two columns of centers but for one
+    (4.6, 4.6, 5.4, 5.4),  # no center inside
     (7.0, 7.0, 7.0, 12.0),  # without width
     (40.0, 2.0, 50.0, 9.0),  # outside
 ]
@@ -91,10 +91,10 @@ def test_large_boxes_agree_with_torchvision_nearly_everywhere() -> None:
 
 def test_a_disc_is_placed_better_than_by_whole_pixels() -> None:
     """A true disc, its mask as exact as 28 x 28 cells say: the IoU is nearly one."""
-    centre, radius = (50.3, 41.7), 22.6
+    center, radius = (50.3, 41.7), 22.6
     y, x = np.mgrid[:100, :90] + 0.5
-    true = np.hypot(y - centre[0], x - centre[1]) < radius
-    box = np.array([[centre[1] - radius, centre[0] - radius] * 2])
+    true = np.hypot(y - center[0], x - center[1]) < radius
+    box = np.array([[center[1] - radius, center[0] - radius] * 2])
     box[:, 2:] += 2 * radius
     cells = (np.mgrid[:28, :28] + 0.5) / 28 * 2 - 1
     soft = 1 / (1 + np.exp((np.hypot(*cells) - 1) * 28))
@@ -184,11 +184,11 @@ def test_a_perfect_network_scores_nearly_one_at_another_size(task) -> None:
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:240, :320] + 0.5
     info = info_of(240, 320, net=80)
-    centres = np.stack(np.meshgrid([40, 120, 200, 280], [40, 120, 200]), -1).reshape(-1, 2)
-    centres = centres + rng.uniform(-8, 8, centres.shape)
-    radii = rng.uniform(14, 30, len(centres))
-    true = [np.hypot(x - c[0], y - c[1]) < r for c, r in zip(centres, radii, strict=True)]
-    boxes = np.concatenate([centres - radii[:, None], centres + radii[:, None]], axis=1)
+    centers = np.stack(np.meshgrid([40, 120, 200, 280], [40, 120, 200]), -1).reshape(-1, 2)
+    centers = centers + rng.uniform(-8, 8, centers.shape)
+    radii = rng.uniform(14, 30, len(centers))
+    true = [np.hypot(x - c[0], y - c[1]) < r for c, r in zip(centers, radii, strict=True)]
+    boxes = np.concatenate([centers - radii[:, None], centers + radii[:, None]], axis=1)
     cells = (np.mgrid[:28, :28] + 0.5) / 28 * 2 - 1
     soft = 1 / (1 + np.exp((np.hypot(*cells) - 1) * 28))
     net = info.placement.boxes_to_network(torch.from_numpy(boxes))

@@ -20,7 +20,7 @@ from cvtrain.tasks.semantic_segmentation import SemanticSegmentationTask
 
 
 class Pixels(SegmentationModel):
-    """Logits of a pixel from its own colour alone: tiles cannot change them."""
+    """Logits of a pixel from its own color alone: tiles cannot change them."""
 
     def __init__(self, num_classes: int = 3) -> None:
         super().__init__(CrossEntropy(), num_classes)

@@ -61,9 +61,9 @@ def test_a_mask_alone_goes_by_nearest_pixels(size, net) -> None:
     rows = torch.arange(net[0])[:, None].expand(net)
     got = where.mask_to_original(rows)
     assert got.shape == size
-    centres = ((torch.arange(size[0]) + 0.5) * where.scale_y + where.shift_y).floor()
-    centres = centres.clamp(max=where.shift_y + max(1, round(size[0] * where.scale_y)) - 1)
-    assert torch.equal(got[:, 0].float(), centres)
+    centers = ((torch.arange(size[0]) + 0.5) * where.scale_y + where.shift_y).floor()
+    centers = centers.clamp(max=where.shift_y + max(1, round(size[0] * where.scale_y)) - 1)
+    assert torch.equal(got[:, 0].float(), centers)
 
 
 def test_smooth_outlines_are_closer_to_the_truth_than_steps(task) -> None:

@@ -19,7 +19,7 @@ from cvtrain.config.groups import ConfDirs
 from cvtrain.models.backbones.darknet import DarknetTiny
 
 WIDTHS, BLOCKS = [4, 8, 16], [1, 1, 1]
-COLOURS = {"blue": (40, 60, 240), "green": (30, 220, 40), "red": (230, 30, 30)}
+COLORS = {"blue": (40, 60, 240), "green": (30, 220, 40), "red": (230, 30, 30)}
 WORDS = (
     "task=classification",
     "backbone=darknet_tiny",
@@ -73,7 +73,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 15 training and 6 validation images of three classes: noise with a colour."""
+    """A folder of 15 training and 6 validation images of three classes: noise with a color."""
     root = tmp_path_factory.mktemp("photos")
     write_photos(root)
     return root
@@ -82,12 +82,12 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_photos(root: Path, count: int = 5) -> None:
     generator = np.random.default_rng(3)
     for split, number in (("train", count), ("val", 2)):
-        for name, colour in COLOURS.items():
+        for name, color in COLORS.items():
             folder = root / split / name
             folder.mkdir(parents=True)
             for i in range(number):
                 image = generator.integers(0, 160, (36, 40, 3), np.uint8)
-                image[8:24, 6:30] = np.array(colour) * generator.uniform(0.5, 1)
+                image[8:24, 6:30] = np.array(color) * generator.uniform(0.5, 1)
                 Image.fromarray(image).save(folder / f"{i}.png")
                 os.utime(folder / f"{i}.png", (1_000_000_000, 1_000_000_000))
 

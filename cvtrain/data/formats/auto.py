@@ -50,7 +50,7 @@ class AutoReader(Reader):
 
     def __init__(self, root: str | Path) -> None:
         super().__init__(root)
-        self.name, line = recognise(self.root)
+        self.name, line = recognize(self.root)
         self.reader = READERS[self.name](self.root)
         self.found = f"{self.root}: {line}; splits: {', '.join(self.reader.splits())}"
         if self.name == "voc" and (masks := voc_masks(self.root)):
@@ -99,7 +99,7 @@ def voc_masks(root: Path) -> str:
     return ""
 
 
-def recognise(root: str | Path) -> tuple[str, str]:
+def recognize(root: str | Path) -> tuple[str, str]:
     """Name of the format a folder has and one line on what was found.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Where a COCO data set keeps its JSON files and images, and what can be learnt without parsing."""
+"""Where a COCO data set keeps its JSON files and images, and what is known without parsing."""
 
 from __future__ import annotations
 

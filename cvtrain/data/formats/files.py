@@ -98,7 +98,7 @@ def below(root: Path, folder: str, name: str) -> str | None:
         name: relative or absolute.
 
     Returns:
-        The normalised path, ``""`` for the root itself; None where it leaves the root.
+        The normalized path, ``""`` for the root itself; None where it leaves the root.
     """
     if is_absolute(name):
         name = posixpath.normpath(name.replace("\\", "/") if _WINDOWS.match(name) else name)

@@ -1,4 +1,4 @@
-"""Masks whose pixels number objects: instance ids, as PNG of 8 or 16 bits or in colours."""
+"""Masks whose pixels number objects: instance ids, as PNG of 8 or 16 bits or in colors."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class IdMasksReader(Reader):
             frequent value below an object is its class.
         background: values that are no object.
 
-    Masks in colours are objects by colour, black is background. All masks are read at every start.
+    Masks in colors are objects by color, black is background. All masks are read at every start.
     """
 
     layout = "id_masks: images/{train,val}/* + instances/{train,val}/*.png, a number each object"

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from cvtrain.data.formats import rle
 from cvtrain.data.formats.files import FORMATS, MalformedError, shorten
-from cvtrain.data.mask_file import is_lossy, mask_pixels, palette_colours
+from cvtrain.data.mask_file import is_lossy, mask_pixels, palette_colors
 
 _MOST_THREADS = 16
 T = TypeVar("T")
@@ -84,12 +84,12 @@ def _segment(starts: np.ndarray, ends: np.ndarray, height: int, width: int) -> b
     return json.dumps({"size": [height, width], "counts": text}, separators=(",", ":")).encode()
 
 
-def read_pixels(path: Path, colours: bool | None = None, numbers: bool = True) -> np.ndarray:
-    """``(H, W)`` whole numbers of a mask file, upright: its values, else its packed colours.
+def read_pixels(path: Path, colors: bool | None = None, numbers: bool = True) -> np.ndarray:
+    """``(H, W)`` whole numbers of a mask file, upright: its values, else its packed colors.
 
     Args:
         path: of the file.
-        colours: True: always colours. None: where it is in colours; a palette file's are indices,
+        colors: True: always colors. None: where it is in colors; a palette file's are indices,
             but where black is not index 0 it changes places with it.
         numbers: each value stands for itself, so that a JPEG is refused unless it is 0 throughout.
 
@@ -101,10 +101,10 @@ def read_pixels(path: Path, colours: bool | None = None, numbers: bool = True) -
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as image:
                 upright = ImageOps.exif_transpose(image)
-                pixels = mask_pixels(upright, bool(colours))
-                if pixels is None and colours is None:
+                pixels = mask_pixels(upright, bool(colors))
+                if pixels is None and colors is None:
                     pixels = mask_pixels(upright, True)
-                elif colours is None:
+                elif colors is None:
                     pixels = _black_is_0(image, pixels)
                 if numbers and is_lossy(image) and pixels is not None and pixels.any():
                     raise MalformedError("it is a JPEG, which changes numbers; save it as PNG")
@@ -128,10 +128,10 @@ def _black_is_0(image: Image.Image, pixels: np.ndarray | None) -> np.ndarray | N
     if pixels is None or image.mode not in ("P", "PA"):
         return pixels
     used = np.unique(pixels)
-    colours = palette_colours(image, used)
-    if colours is None or used[0] != 0 or not colours[0] or (colours != 0).all():
+    colors = palette_colors(image, used)
+    if colors is None or used[0] != 0 or not colors[0] or (colors != 0).all():
         return pixels
-    black = int(used[colours == 0][0])
+    black = int(used[colors == 0][0])
     order = np.arange(256, dtype=np.uint8)
     order[[0, black]] = order[[black, 0]]
     return order[pixels]
@@ -147,7 +147,7 @@ def read_object(path: Path) -> MaskObject:
         MalformedError: it cannot be read.
     """
     pixels = read_pixels(path, numbers=False)
-    if pixels.dtype == np.int32:  # colours: the largest of the three channels
+    if pixels.dtype == np.int32:  # colors: the largest of the three channels
         channels = [pixels >> 16 & 255, pixels >> 8 & 255, pixels & 255]
         pixels = np.maximum.reduce(channels).astype(np.uint8)
     half = np.iinfo(pixels.dtype).max // 2 + 1 if pixels.dtype.kind == "u" else 128

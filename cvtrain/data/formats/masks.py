@@ -1,4 +1,4 @@
-"""Pairs of an image and a mask whose pixels are class indices, values or colours."""
+"""Pairs of an image and a mask whose pixels are class indices, values or colors."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _HIGHEST = 65535
 
 @dataclass(frozen=True)
 class _Pixels:
-    """Classes, the pixel value of each (None: its index), void values, whether they are colours."""
+    """Classes, the pixel value of each (None: its index), void values, whether they are colors."""
 
     classes: Classes
     values: np.ndarray | None = None
     void: np.ndarray | None = None
-    colours: bool = False
+    colors: bool = False
 
 
 class MasksReader(Reader):
@@ -56,19 +56,19 @@ class MasksReader(Reader):
         mask_values: pixel value of each class, 0..65535. None: the class index; but where there are
             two classes and all masks of all splits together hold exactly 0 and 255, those.
         mask_void: pixel values that are void beside 255.
-        palette: file, below the root or anywhere, of each class's colour or pixel value, see
+        palette: file, below the root or anywhere, of each class's color or pixel value, see
             ``cvtrain.data.formats.palette``. None: one of ``palette.FOUND`` in the root, which is
-            only used where masks are in colours.
+            only used where masks are in colors.
 
     The values of JPEGs are never exactly what was saved: those that crowd around a few levels count
     as these levels; where they do not, that is an error.
 
     Attributes:
         by_value: pixel values or a palette were given, so that it is settled what counts of a
-            palette file: its indices or its colours.
+            palette file: its indices or its colors.
 
     Masks are only opened where their values are not known otherwise: with two classes until one
-    mask tells, with a palette that nobody named until one has colours, without class names all.
+    mask tells, with a palette that nobody named until one has colors, without class names all.
     """
 
     layout = "masks: images/{train,val}/* + masks/{train,val}/*.png (+ classes.txt or palette.txt)"
@@ -180,7 +180,7 @@ class MasksReader(Reader):
             masks=Strings(masks),
             mask_values=pixels.values,
             mask_void=pixels.void,
-            mask_colours=pixels.colours,
+            mask_colors=pixels.colors,
         )
         return Split(split, table, problems, known=frozenset() if self._by_masks else None)
 
@@ -192,7 +192,7 @@ class MasksReader(Reader):
                 self._table = _Pixels(Classes((), ()), self._values, self._void)
             elif palette is not None:
                 void = palette.void if self._void is None else _union(palette.void, self._void)
-                self._table = _Pixels(palette.classes, palette.values, void, palette.colours)
+                self._table = _Pixels(palette.classes, palette.values, void, palette.colors)
             elif self._names is None:
                 self._table = self._classes_by_values()
             elif self._values is None and len(self._names) == 2 and self._binary():
@@ -202,20 +202,20 @@ class MasksReader(Reader):
         return self._table
 
     def _found_palette(self) -> Palette | None:
-        """A palette in the root, where the masks have colours."""
+        """A palette in the root, where the masks have colors."""
         file = next((name for name in FOUND if (self.root / name).is_file()), None)
         if file is None or self._values is not None or self._fault is not None:
             return None
         by_index = self._names is not None  # then the indices of palette PNGs are classes
         seen: set[int] = set()
-        coloured = False
+        colored = False
         lossy = np.zeros(256, np.int64)
         for mask in self._pairs.all_masks():
-            coloured = has_colours(self.root / mask, by_index)
-            if coloured:
+            colored = has_colors(self.root / mask, by_index)
+            if colored:
                 break
             seen |= set() if by_index else mask_values(self.root / mask, lossy)
-        if by_index and not coloured:
+        if by_index and not colored:
             return None
         try:
             palette = read_palette(self.root / file)
@@ -223,7 +223,7 @@ class MasksReader(Reader):
             self._fault = (file, error)
             return None
         seen |= set(levels_of(lossy) or ()) if lossy.any() else set()
-        return palette if coloured or not palette.colours else _of_grays(palette, seen)
+        return palette if colored or not palette.colors else _of_grays(palette, seen)
 
     def _binary(self) -> bool:
         """Whether the masks together hold exactly 0 and 255; stops at the first other value."""
@@ -302,12 +302,12 @@ def _values(key: str, given: Sequence[int]) -> np.ndarray:
 
 
 def mask_values(path: Path, lossy: np.ndarray | None = None) -> set[int]:
-    """The pixel values of a mask; none where it cannot be read or is in colours.
+    """The pixel values of a mask; none where it cannot be read or is in colors.
 
     Such masks are the gate's to report. Bilevel images hold 0 and 255, palette images the indices.
     Of a JPEG they are added to ``lossy``, ``(256,)`` pixels of each value, where that is given.
     """
-    found = _open(path, colours=False)
+    found = _open(path, colors=False)
     if found is None:
         return set()
     pixels, is_jpeg = found
@@ -317,9 +317,9 @@ def mask_values(path: Path, lossy: np.ndarray | None = None) -> set[int]:
     return {int(v) for v in np.unique(pixels)}
 
 
-def has_colours(path: Path, by_index: bool = False) -> bool:
+def has_colors(path: Path, by_index: bool = False) -> bool:
     """Whether any pixel of a mask is not gray; ``by_index``: never one of a palette file."""
-    found = _open(path, colours=True, by_index=by_index)
+    found = _open(path, colors=True, by_index=by_index)
     if found is None:
         return False
     pixels, _ = found
@@ -327,16 +327,16 @@ def has_colours(path: Path, by_index: bool = False) -> bool:
 
 
 def _of_grays(palette: Palette, seen: set[int]) -> Palette:
-    """A palette for masks without a colour: of its grays, else by index in the file's order."""
+    """A palette for masks without a color: of its grays, else by index in the file's order."""
     grays = {v & 255 for v in [*palette.values.tolist(), *palette.void.tolist()]
              if v == (v & 255) * 0x010101}  # fmt: skip
     places = {*palette.places.tolist(), *palette.void_places.tolist(), VOID}
     if (seen <= grays and seen != {0}) or not seen <= places:
         return palette
-    return replace(palette, colours=False, values=palette.places, void=palette.void_places)
+    return replace(palette, colors=False, values=palette.places, void=palette.void_places)
 
 
-def _open(path: Path, colours: bool, by_index: bool = False) -> tuple[np.ndarray, bool] | None:
+def _open(path: Path, colors: bool, by_index: bool = False) -> tuple[np.ndarray, bool] | None:
     """The pixels of a mask, and whether it is a JPEG."""
     try:
         with warnings.catch_warnings():
@@ -345,7 +345,7 @@ def _open(path: Path, colours: bool, by_index: bool = False) -> tuple[np.ndarray
         with image:
             if by_index and image.mode in ("P", "PA"):
                 return None
-            pixels = mask_pixels(image, colours)
+            pixels = mask_pixels(image, colors)
             return None if pixels is None else (pixels, is_lossy(image))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning):
         return None

@@ -1,12 +1,12 @@
-"""Files that say which colour, or which pixel value, of a mask is which class.
+"""Files that say which color, or which pixel value, of a mask is which class.
 
 Text, one class a line, in any of the forms that tools write; ``#`` begins a comment line::
 
     road 128 64 128            name and R G B, parted by blanks, tabs, commas or semicolons
-    128 64 128 road            the same, colour first (CamVid's label_colors.txt)
+    128 64 128 road            the same, color first (CamVid's label_colors.txt)
     road,#804080               hexadecimal
     road:128,64,128::          CVAT's labelmap.txt
-    road 7  |  7: road         a pixel value instead of a colour (COCO-stuff's labels.txt)
+    road 7  |  7: road         a pixel value instead of a color (COCO-stuff's labels.txt)
 
 The first line may be a header (``name,r,g,b``). JSON: ``{"road": [128, 64, 128]}``, a list of
 ``{"name": "road", "color": [128, 64, 128]}``, or such a list as ``labels`` or ``categories``; a
@@ -37,9 +37,9 @@ FOUND: tuple[str, ...] = (
     "label_colors.txt",
     "labelmap.txt",
 )
-"""Names of palettes that are read where none is named, if the masks are in colours."""
+"""Names of palettes that are read where none is named, if the masks are in colors."""
 
-VOID_NAMES = frozenset({"void", "ignore", "ignored", "unlabeled", "unlabelled"})
+VOID_NAMES = frozenset({"void", "ignore", "ignored", "unlabeled"})
 """Entries, in any case, whose pixels belong to no class."""
 
 _VOID = 255
@@ -62,7 +62,7 @@ class Palette:
 
     Attributes:
         classes: names in the order of the file, void left out.
-        colours: values are colours, ``R << 16 | G << 8 | B``; False: pixel values.
+        colors: values are colors, ``R << 16 | G << 8 | B``; False: pixel values.
         values: int64 ``(K,)``, one per class.
         void: int64 ``(V,)`` of entries that are void.
         places: int64 ``(K,)``, the number of each class among the entries, from 0.
@@ -70,7 +70,7 @@ class Palette:
     """
 
     classes: Classes
-    colours: bool
+    colors: bool
     values: np.ndarray
     void: np.ndarray
     places: np.ndarray
@@ -80,7 +80,7 @@ class Palette:
 @dataclass(frozen=True)
 class _Entry:
     name: str
-    colour: bool
+    color: bool
     value: int
     where: str
 
@@ -101,7 +101,7 @@ def read_palette(path: Path) -> Palette:
     empty = np.array(void, bool)
     return Palette(
         classes=Classes.from_names(e.name for e, out in zip(entries, void, strict=True) if not out),
-        colours=entries[0].colour,
+        colors=entries[0].color,
         values=values[~empty],
         void=values[empty],
         places=np.array(ids, np.int64)[~empty],
@@ -109,13 +109,13 @@ def read_palette(path: Path) -> Palette:
     )
 
 
-def colour_name(value: int) -> str:
-    """A packed colour as a message writes it: ``128 64 128``."""
+def color_name(value: int) -> str:
+    """A packed color as a message writes it: ``128 64 128``."""
     return f"{value >> 16 & 255} {value >> 8 & 255} {value & 255}"
 
 
 def _is_void(entry: _Entry) -> bool:
-    return entry.name.lower() in VOID_NAMES or (not entry.colour and entry.value == _VOID)
+    return entry.name.lower() in VOID_NAMES or (not entry.color and entry.value == _VOID)
 
 
 def _of_lines(path: Path) -> Iterable[_Entry]:
@@ -189,10 +189,10 @@ def _record(name: Any, given: Any, where: str) -> _Entry:
     raise MalformedError(f"{shorten(given)} is neither [R, G, B] nor a pixel value", where)
 
 
-def _packed(colour: list[int], where: str) -> int:
-    if not all(0 <= v <= 255 for v in colour):
-        raise MalformedError(f"the color {shorten(colour)} is not of numbers 0 to 255", where)
-    return colour[0] << 16 | colour[1] << 8 | colour[2]
+def _packed(color: list[int], where: str) -> int:
+    if not all(0 <= v <= 255 for v in color):
+        raise MalformedError(f"the color {shorten(color)} is not of numbers 0 to 255", where)
+    return color[0] << 16 | color[1] << 8 | color[2]
 
 
 def _value(value: int, where: str) -> int:
@@ -202,16 +202,16 @@ def _value(value: int, where: str) -> int:
 
 
 def _check(entries: list[_Entry]) -> None:
-    """Colours or values throughout, each once, and so is each name of a class."""
-    kinds = {entry.colour for entry in entries}
+    """Colors or values throughout, each once, and so is each name of a class."""
+    kinds = {entry.color for entry in entries}
     if len(kinds) > 1:
-        odd = next(entry for entry in entries if entry.colour != entries[0].colour)
+        odd = next(entry for entry in entries if entry.color != entries[0].color)
         raise MalformedError("some entries have colors, others pixel values", odd.where)
     names: dict[str, str] = {}
     values: dict[int, str] = {}
     for entry in entries:
         if entry.value in values:
-            text = f"color {colour_name(entry.value)}" if entry.colour else f"value {entry.value}"
+            text = f"color {color_name(entry.value)}" if entry.color else f"value {entry.value}"
             other = values[entry.value]
             raise MalformedError(f"{entry.name!r} has the {text} of {other!r}", entry.where)
         values[entry.value] = entry.name

@@ -31,14 +31,14 @@ _SPLITS = frozenset(alias for aliases in SPLITS.values() for alias in aliases)
 _SUFFIX = re.compile(r"[_\-. ]?(masks?|labels?|gt|groundtruth|seg|segmentation|annotation|matte)")
 _LOOKED_AT = 6
 _MOST_FOLDERS = 8
-_MOST_COLOURS = 32
+_MOST_COLORS = 32
 
 
 def not_classes(root: Path, files: Mapping[str, Sequence[str]]) -> tuple[str, str] | None:
     """The two folders of which one holds what is said about the other's images; None: classes.
 
     Equal names alone say nothing, as many data sets number the images of each class anew: the names
-    end in ``_mask`` or the like, or the images are of one size and one side's hold few colours.
+    end in ``_mask`` or the like, or the images are of one size and one side's hold few colors.
 
     Args:
         root: absolute path of the data set.
@@ -95,7 +95,7 @@ def _are_pairs(root: Path, names: Mapping[str, Mapping[str, str]], a: str, b: st
 
 
 def _look(path: Path) -> tuple[tuple[int, int], bool] | None:
-    """The size of an image, and whether it holds few colours; None where it cannot be read."""
+    """The size of an image, and whether it holds few colors; None where it cannot be read."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > 50_000_000:
@@ -108,4 +108,4 @@ def _look(path: Path) -> tuple[tuple[int, int], bool] | None:
     if lossy:
         counts = np.bincount(pixels[..., 1].ravel(), minlength=256)
         return pixels.shape[:2], levels_of(counts) is not None
-    return pixels.shape[:2], len(np.unique(packed)) <= _MOST_COLOURS
+    return pixels.shape[:2], len(np.unique(packed)) <= _MOST_COLORS

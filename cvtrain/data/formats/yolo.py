@@ -1,6 +1,6 @@
 """YOLO text labels in the Ultralytics layout: one line an object, in fractions of the image.
 
-A line is ``class x y w h`` (box centre and size) or ``class x1 y1 x2 y2 x3 y3 ...`` (polygon, or
+A line is ``class x y w h`` (box center and size) or ``class x1 y1 x2 y2 x3 y3 ...`` (polygon, or
 the four corners of an oriented box); a file may mix both. Where data.yaml has ``kpt_shape``, lines
 are ``class x y w h`` and keypoints behind it, which are not read.
 """

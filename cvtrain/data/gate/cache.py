@@ -35,8 +35,8 @@ class _Entries:
         keys: uint64 ``(R, 2)`` hash of the path.
         sizes, mtimes: int64 ``(R,)`` bytes, nanoseconds.
         records: R of ``RECORD``.
-        starts: int64 ``(R + 1,)`` into ``values``, ``counts`` and ``colours``; masks only. -1: no
-            colour, the file has no palette.
+        starts: int64 ``(R + 1,)`` into ``values``, ``counts`` and ``colors``; masks only. -1: no
+            color, the file has no palette.
     """
 
     keys: np.ndarray
@@ -46,7 +46,7 @@ class _Entries:
     starts: np.ndarray
     values: np.ndarray
     counts: np.ndarray
-    colours: np.ndarray
+    colors: np.ndarray
 
 
 def cache_folder() -> Path:
@@ -63,7 +63,7 @@ def cached_probe(
     workers: int,
     tick: Any = None,
     warn: Callable[[str], None],
-    colours: bool = False,
+    colors: bool = False,
 ) -> Probes:
     """``probe_files`` for those files below ``root`` that changed since they were last looked at.
 
@@ -75,9 +75,9 @@ def cached_probe(
         workers: threads.
         tick: called with the number of files done.
         warn: told in one line where the cache cannot be used.
-        colours: of masks: their values are packed colours.
+        colors: of masks: their values are packed colors.
     """
-    path = _cache_path(root, masks, channels, colours)
+    path = _cache_path(root, masks, channels, colors)
     old = _load(path, warn)
     keys, sizes, mtimes = _stat(root, files)
     rows = _find(old, keys, sizes, mtimes)
@@ -89,8 +89,8 @@ def cached_probe(
             span = slice(int(old.starts[rows[i]]), int(old.starts[rows[i] + 1]))
             if span.stop > span.start:
                 probes.values[int(i)] = (old.values[span], old.counts[span])
-                if old.colours[span.start] >= 0:
-                    probes.palettes[int(i)] = old.colours[span]
+                if old.colors[span.start] >= 0:
+                    probes.palettes[int(i)] = old.colors[span]
     probes.cached = len(hits)
     if tick is not None and len(hits):
         tick(len(hits))
@@ -104,20 +104,20 @@ def cached_probe(
         channels=channels,
         workers=workers,
         tick=tick,
-        colours=colours,
+        colors=colors,
     )
     probes.records[missing] = fresh.records
     probes.details.update({missing[i]: text for i, text in fresh.details.items()})
     probes.values.update({missing[i]: pair for i, pair in fresh.values.items()})
-    probes.palettes.update({missing[i]: colours for i, colours in fresh.palettes.items()})
+    probes.palettes.update({missing[i]: colors for i, colors in fresh.palettes.items()})
     keep = probes.ok & (sizes >= 0) & (mtimes < now - _FRESH_NS)
     if keep[missing].any():
         _save(path, _merge(old, _entries(probes, keys, sizes, mtimes, keep)), warn)
     return probes
 
 
-def _cache_path(root: str, masks: bool, channels: int, colours: bool) -> Path:
-    kind = ("colours" if colours else "masks") if masks else f"images-{channels}"
+def _cache_path(root: str, masks: bool, channels: int, colors: bool) -> Path:
+    kind = ("colors" if colors else "masks") if masks else f"images-{channels}"
     name = hashlib.blake2b(os.fsencode(root), digest_size=12).hexdigest()
     return cache_folder() / f"{name}-{kind}-{VERSION}.npz"
 
@@ -167,7 +167,7 @@ def _entries(
         starts=starts,
         values=np.concatenate([none, *(values for values, _ in pairs)]),
         counts=np.concatenate([none, *(counts for _, counts in pairs)]),
-        colours=np.concatenate(
+        colors=np.concatenate(
             [
                 none,
                 *(
@@ -189,7 +189,7 @@ def _merge(old: _Entries | None, new: _Entries) -> _Entries:
     keys = np.concatenate([old.keys[kept], new.keys])
     values = np.concatenate([old.values[inside], new.values])
     counts = np.concatenate([old.counts[inside], new.counts])
-    colours = np.concatenate([old.colours[inside], new.colours])
+    colors = np.concatenate([old.colors[inside], new.colors])
     begins = np.concatenate([[0], np.cumsum(lengths)])
     order = np.argsort(keys[:, 0], kind="stable")
     starts = np.concatenate([[0], np.cumsum(lengths[order])]).astype(np.int64)
@@ -203,7 +203,7 @@ def _merge(old: _Entries | None, new: _Entries) -> _Entries:
         starts=starts,
         values=values[places],
         counts=counts[places],
-        colours=colours[places],
+        colors=colors[places],
     )
 
 
@@ -229,7 +229,7 @@ def _consistent(e: _Entries) -> bool:
         all(n == count for n in lengths)
         and e.keys.shape == (count, 2)
         and e.records.dtype == RECORD
-        and len(e.values) == len(e.counts) == len(e.colours) == e.starts[-1]
+        and len(e.values) == len(e.counts) == len(e.colors) == e.starts[-1]
         and (np.diff(e.starts) >= 0).all()
         and (e.keys[1:, 0] >= e.keys[:-1, 0]).all()
     )

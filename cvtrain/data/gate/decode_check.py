@@ -1,6 +1,6 @@
 """Opens one image or mask file, decodes all of it, and says what it is: a fixed-size record.
 
-Pillow decodes, because it reports a file that ends early where OpenCV fills the rest with grey;
+Pillow decodes, because it reports a file that ends early where OpenCV fills the rest with gray;
 only the formats that training reads are tried (no EPS, which would start Ghostscript). TIFFs that
 Pillow does not know and images of N channels are decoded as the loader decodes them.
 
@@ -28,10 +28,10 @@ import PIL
 from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 
 from cvtrain.data.formats.files import FORMATS, MAX_PIXELS
-from cvtrain.data.mask_file import is_lossy, mask_pixels, palette_colours
+from cvtrain.data.mask_file import is_lossy, mask_pixels, palette_colors
 from cvtrain.errors import DataError
 
-VERSION = f"4-{PIL.__version__}"
+VERSION = f"5-{PIL.__version__}"
 """Of what a record says; another version's cached records are not read."""
 
 OK, MISSING, EMPTY, UNREADABLE, TRUNCATED, BOMB, CHANNELS, NOT_FINITE = range(8)
@@ -91,7 +91,7 @@ class Probes:
         records: N of ``RECORD``.
         details: why a file is bad, by row.
         values: masks only, by row: distinct pixel values int64 ``(V,)`` and their pixel counts.
-        palettes: of palette files among them the packed colour of each value, int64 ``(V,)``.
+        palettes: of palette files among them the packed color of each value, int64 ``(V,)``.
         cached: how many came from the cache.
     """
 
@@ -130,7 +130,7 @@ def probe_files(
     channels: int,
     workers: int,
     tick: Any = None,
-    colours: bool = False,
+    colors: bool = False,
 ) -> Probes:
     """Decodes every file.
 
@@ -140,7 +140,7 @@ def probe_files(
         channels: of the images the loader will make (``data.channels``).
         workers: threads.
         tick: called with the number of files done, from this thread.
-        colours: of masks: their values are packed colours.
+        colors: of masks: their values are packed colors.
     """
     probes = Probes.blank(len(paths))
     size = max(1, min(32, len(paths) // (4 * workers)))
@@ -149,7 +149,7 @@ def probe_files(
         for start in range(0, len(paths), size):
             rows = range(start, min(start + size, len(paths)))
             chunk = [paths[i] for i in rows]
-            futures[pool.submit(_probe_chunk, chunk, masks, channels, colours)] = rows
+            futures[pool.submit(_probe_chunk, chunk, masks, channels, colors)] = rows
         try:
             for future in as_completed(futures):
                 rows = futures[future]
@@ -182,12 +182,12 @@ def _strict_pillow() -> Iterator[None]:
         ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
-def _probe_chunk(paths: list[str], masks: bool, channels: int, colours: bool) -> list[tuple]:
-    return [probe(path, mask=masks, channels=channels, colours=colours) for path in paths]
+def _probe_chunk(paths: list[str], masks: bool, channels: int, colors: bool) -> list[tuple]:
+    return [probe(path, mask=masks, channels=channels, colors=colors) for path in paths]
 
 
 _Values = tuple[np.ndarray, np.ndarray, np.ndarray | None]
-"""Distinct values of a mask, their counts, and their colours where it is a palette file."""
+"""Distinct values of a mask, their counts, and their colors where it is a palette file."""
 
 
 class _BadFileError(Exception):
@@ -197,7 +197,7 @@ class _BadFileError(Exception):
 
 
 def probe(
-    path: str, *, mask: bool = False, channels: int = 3, colours: bool = False
+    path: str, *, mask: bool = False, channels: int = 3, colors: bool = False
 ) -> tuple[np.void, str, _Values | None]:
     """Decodes one file: its record, why it is bad ("" where it is not), what a mask holds."""
     record = np.zeros(1, RECORD)[0]
@@ -209,7 +209,7 @@ def probe(
         if info.st_size == 0:
             raise _BadFileError(EMPTY, "0 bytes")
         with open(path, "rb") as file:  # noqa: PTH123
-            values = _decode(file, record, mask, 1 if mask else channels, colours)
+            values = _decode(file, record, mask, 1 if mask else channels, colors)
     except _BadFileError as bad:
         record["status"] = bad.status
         return record, bad.detail, None
@@ -223,7 +223,7 @@ def probe(
 
 
 def _decode(
-    file: BinaryIO, record: np.void, mask: bool, channels: int, colours: bool
+    file: BinaryIO, record: np.void, mask: bool, channels: int, colors: bool
 ) -> _Values | None:
     """Fills ``record``; returns what a mask of one channel holds."""
     head = file.read(32)
@@ -263,7 +263,7 @@ def _decode(
         _sizes(record, upright.height, upright.width)
         record["digest"] = _digest(file, upright, int(record["bits"]))
         record["lossy"] = is_lossy(image)
-        values = _values(image, colours) if mask else None
+        values = _values(image, colors) if mask else None
         try:
             frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         except Exception as error:  # a later frame is broken; the first, which is used, is not
@@ -329,15 +329,15 @@ def _digest(file: BinaryIO, image: Image.Image, bits: int) -> np.ndarray:
     return np.frombuffer(hashed.digest(), np.uint64)
 
 
-def _values(image: Image.Image, colours: bool) -> _Values | None:
+def _values(image: Image.Image, colors: bool) -> _Values | None:
     """What the loader sees in a mask; None where it is nothing of that kind."""
-    array = mask_pixels(image, colours)
+    array = mask_pixels(image, colors)
     if array is None:
         return None
     if array.dtype == np.uint8:
         counts = np.bincount(array.ravel(), minlength=256)
         values = np.flatnonzero(counts)
-        return values, counts[values], None if colours else palette_colours(image, values)
+        return values, counts[values], None if colors else palette_colors(image, values)
     values, counts = np.unique(array, return_counts=True)
     return values[:_MAX_VALUES].astype(np.int64), counts[:_MAX_VALUES], None
 

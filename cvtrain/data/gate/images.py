@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cvtrain.data.formats.files import MAX_PIXELS
-from cvtrain.data.formats.palette import colour_name
+from cvtrain.data.formats.palette import color_name
 from cvtrain.data.gate import decode_check
 from cvtrain.data.gate.decode_check import STATUS, Probes
 from cvtrain.data.gate.report import SplitState
@@ -211,7 +211,7 @@ def check_void_masks(states: Sequence[SplitState]) -> None:
         (state, i, set(np.unique(values).tolist()))
         for state in states
         if state.masks is not None
-        and not state.table.mask_colours
+        and not state.table.mask_colors
         and mask_values(state).tolist() == [0, 1]
         for i, (values, _) in sorted(state.masks.values.items())
         if bytes(state.masks.records[i]["mode"]) == b"L"
@@ -250,7 +250,7 @@ def _check_mask(state: SplitState, probes: Probes, i: int, name: str) -> None:
     if i not in probes.values:
         mode = bytes(record["mode"])
         text = _MODE_NAMES.get(mode, "floating point" if mode == b"F" else mode.decode())
-        if table.mask_colours:
+        if table.mask_colors:
             message = f"{text}; its colors cannot be read, save it as 8-bit RGB"
         else:
             message = f"{text}; a mask has one channel, the class index of each pixel"
@@ -271,15 +271,15 @@ def _check_mask(state: SplitState, probes: Probes, i: int, name: str) -> None:
     wrong = ~np.isin(values, known)
     if not wrong.any():
         return
-    colours = table.mask_colours
+    colors = table.mask_colors
     most = np.argsort(-counts[wrong], kind="stable")[:4]
     shown = ", ".join(
-        f"{colour_name(int(values[wrong][k])) if colours else values[wrong][k]} "
+        f"{color_name(int(values[wrong][k])) if colors else values[wrong][k]} "
         f"({counts[wrong][k]:,} pixels)"
         for k in most
     )
     more = f" and {wrong.sum() - 4:,} more" if wrong.sum() > 4 else ""
-    if colours:
+    if colors:
         message = f"color {shown}{more}; not among the {len(known)} of the palette"
         state.image_problem(i, "mask-color", message, file=name, repaired=state.fixing)
         return
@@ -297,10 +297,10 @@ def _check_lossy(state: SplitState, probes: Probes) -> None:
         if i not in probes.values or not len(mask_values(state)):
             continue
         values, counts = probes.values[i]
-        colours = table.mask_colours
+        colors = table.mask_colors
         off = int(counts[~np.isin(values, known)].sum())
         share = f"{off:,} of {counts.sum():,} pixels"
-        if not apart(known, colours) and (len(values) > 1 or off):
+        if not apart(known, colors) and (len(values) > 1 or off):
             message = (
                 f"a JPEG of {len(values)} values: its pixels are not exactly what was saved, "
                 f"and {_classes_said(state)} lie too close to tell them apart"
@@ -310,7 +310,7 @@ def _check_lossy(state: SplitState, probes: Probes) -> None:
         if not off:
             state.image_problem(i, "mask-lossy", "the mask is a JPEG", file=table.masks[i])
             continue
-        far = counts[distances(values, known, colours) > FAR].sum()
+        far = counts[distances(values, known, colors) > FAR].sum()
         if far > counts.sum() / 4:
             message = (
                 f"a JPEG whose values are not those of classes: {far:,} of {counts.sum():,} pixels "
@@ -320,44 +320,44 @@ def _check_lossy(state: SplitState, probes: Probes) -> None:
             continue
         message = f"the mask is a JPEG; {share} are not exactly a class's and count as the nearest"
         state.image_problem(i, "mask-lossy", message, file=table.masks[i])
-        taken, back = np.unique(nearest(values, known, colours), return_inverse=True)
+        taken, back = np.unique(nearest(values, known, colors), return_inverse=True)
         probes.values[i] = (taken, np.bincount(back.ravel(), counts).astype(np.int64))
 
 
 def check_palettes(states: Sequence[SplitState]) -> None:
-    """Palette masks of all splits: an index has one colour, that of most masks; black is index 0.
+    """Palette masks of all splits: an index has one color, that of most masks; black is index 0.
 
-    Grays in their order are no colours, void has any.
+    Grays in their order are no colors, void has any.
     """
     where: list[tuple[SplitState, int]] = []
     used: list[tuple[np.ndarray, np.ndarray]] = []
     for state in states:
-        if state.masks is None or state.table.mask_colours:
+        if state.masks is None or state.table.mask_colors:
             continue
-        for i, colours in sorted(state.masks.palettes.items()):
+        for i, colors in sorted(state.masks.palettes.items()):
             values, _ = state.masks.values[i]
             seen = ~np.isin(values, void_values(state))
             where.append((state, i))
-            used.append((values[seen], colours[seen]))
+            used.append((values[seen], colors[seen]))
     pairs = np.concatenate([np.zeros((0, 2), np.int64), *(np.stack(u, 1) for u in used)])
     pairs, counts = np.unique(pairs, axis=0, return_counts=True)
     usual = {int(i): int(c) for i, c in pairs[np.argsort(counts, kind="stable")]}  # the last wins
-    for (state, i), (values, colours) in zip(where, used):
-        odd = [(int(v), int(c)) for v, c in zip(values, colours) if c != usual[int(v)]]
+    for (state, i), (values, colors) in zip(where, used):
+        odd = [(int(v), int(c)) for v, c in zip(values, colors) if c != usual[int(v)]]
         if odd:
             assert state.table.masks is not None
-            index, colour = odd[0]
+            index, color = odd[0]
             message = (
-                f"index {index} is the color {colour_name(colour)}, in most other masks "
-                f"{colour_name(usual[index])}"
+                f"index {index} is the color {color_name(color)}, in most other masks "
+                f"{color_name(usual[index])}"
             )
             state.image_problem(i, "mask-palette", message, file=state.table.masks[i])
-    black = next((index for index, colour in usual.items() if not colour), 0)
+    black = next((index for index, color in usual.items() if not color), 0)
     if black and usual.get(0):
         state = where[0][0]
         message = (
             f"palette masks: black is index {black} ({_named_class(state, black)}), "
-            f"index 0 ({_named_class(state, 0)}) is the color {colour_name(usual[0])}"
+            f"index 0 ({_named_class(state, 0)}) is the color {color_name(usual[0])}"
         )
         state.split_problem("palette-order", message)
 
@@ -368,7 +368,7 @@ def _named_class(state: SplitState, value: int) -> str:
 
 
 def _classes_said(state: SplitState) -> str:
-    if state.table.mask_colours:
+    if state.table.mask_colors:
         return "the palette's colors"
     return f"{_few(mask_values(state))} (void: {_few(void_values(state))})"
 
@@ -384,7 +384,7 @@ def mask_values(state: SplitState) -> np.ndarray:
 
 
 def void_values(state: SplitState) -> np.ndarray:
-    """int64 ``(V,)``: the pixel values that are void, 255 too where they are no colours."""
+    """int64 ``(V,)``: the pixel values that are void, 255 too where they are no colors."""
     return state.table.void_values
 
 

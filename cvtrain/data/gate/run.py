@@ -276,7 +276,7 @@ def label_options(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _inner(reader: Any) -> Any:
-    """The reader itself, where one that recognises formats has chosen it."""
+    """The reader itself, where one that recognizes formats has chosen it."""
     return getattr(reader, "reader", reader)
 
 
@@ -363,8 +363,8 @@ def _open_files(
     total = sum(1 for _, names in jobs for name in names if name)
     with file_bar(total, progress) as tick:
         for masks, names in jobs:
-            colours = masks and any(s.table.mask_colours for s in states)
-            probes = _probe_named(report, names, masks, channels, workers, tick, colours)
+            colors = masks and any(s.table.mask_colors for s in states)
+            probes = _probe_named(report, names, masks, channels, workers, tick, colors)
             start = 0
             for state in states:
                 if masks and state.table.masks is None:
@@ -385,7 +385,7 @@ def _probe_named(
     channels: int,
     workers: int,
     tick: Callable[[int], None],
-    colours: bool,
+    colors: bool,
 ) -> Probes:
     """Probes of N names; those that are "" count as missing."""
     rows = [i for i, name in enumerate(names) if name]
@@ -397,14 +397,14 @@ def _probe_named(
         workers=workers,
         tick=tick,
         warn=report.warnings.append,
-        colours=colours,
+        colors=colors,
     )
     probes = Probes.blank(len(names))
     probes.records["status"] = 1  # missing
     probes.records[rows] = found.records
     probes.details = {rows[i]: text for i, text in found.details.items()}
     probes.values = {rows[i]: pair for i, pair in found.values.items()}
-    probes.palettes = {rows[i]: colours for i, colours in found.palettes.items()}
+    probes.palettes = {rows[i]: colors for i, colors in found.palettes.items()}
     report.cached += found.cached
     return probes
 
@@ -416,7 +416,7 @@ def _part(probes: Probes, start: int, count: int) -> Probes:
         probes.records[start : start + count],
         {i - start: text for i, text in probes.details.items() if i in rows},
         {i - start: pair for i, pair in probes.values.items() if i in rows},
-        {i - start: colours for i, colours in probes.palettes.items() if i in rows},
+        {i - start: colors for i, colors in probes.palettes.items() if i in rows},
     )
 
 

@@ -4,7 +4,7 @@ Paper: Krizhevsky, Sutskever, Hinton, "ImageNet Classification with Deep Convolu
 Networks", NeurIPS 2012, section 3.5 and figure 2. Written from the paper.
 
 Five convolutions with ReLU; the second, fourth and fifth in two groups (the paper's two GPUs);
-local response normalisation after the first and second (section 3.3); 3 x 3 max pooling of stride 2
+local response normalization after the first and second (section 3.3); 3 x 3 max pooling of stride 2
 after the first, second and fifth (section 3.4); two connected layers of 4096 with dropout 0.5.
 Sides of the maps at 224 x 224: 55, 27, 13, then 6 after the last pooling. 2,334,080 parameters in
 the convolutions; 60,965,224 with the connected layers and 1000 classes, the paper's "60 million".
@@ -16,7 +16,7 @@ alone: the last pooling, fc6, fc7, what the paper's classifier sees. They are co
 Deviations: 224 pixels do not give 55 in the paper's own arithmetic; two pixels of padding do.
 Weights start as He et al. 2015 with biases 0 (the paper: a normal distribution of deviation 0.01,
 some biases 1). ``norm`` other than lrn is not in the paper. Torchvision's "alexnet" is another
-network (Krizhevsky 2014, one column, 64 first filters, no normalisation): its weights do not fit.
+network (Krizhevsky 2014, one column, 64 first filters, no normalization): its weights do not fit.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LAYERS = (
     (3, 256, 1, 1, 2),
 )
 POOLED_AFTER = (1, 2)
-"""Convolutions that normalisation and pooling follow; a last pooling follows the fifth."""
+"""Convolutions that normalization and pooling follow; a last pooling follows the fifth."""
 SIDE, UNITS = 6, 4096
 
 
@@ -52,7 +52,7 @@ class AlexNet(Backbone):
     Maps: 96, 256, 256 channels at strides 4, 8, 16. The smallest image is 31 x 31.
 
     Args:
-        norm: ``lrn`` (the paper's), ``batch`` (batch normalisation in every convolution instead),
+        norm: ``lrn`` (the paper's), ``batch`` (batch normalization in every convolution instead),
             or ``none``.
         dropout: share of the inputs of each connected layer dropped in training, 0..1.
         in_channels: channels of the images.
@@ -117,7 +117,7 @@ class AlexNet(Backbone):
         return [*maps, x]
 
     def pooled(self, x: Tensor) -> Tensor:
-        """Normalised images ``(B, C, H, W)`` -> ``(B, 4096)``: the output of fc7."""
+        """Normalized images ``(B, C, H, W)`` -> ``(B, 4096)``: the output of fc7."""
         return self.last_and_pooled(x)[1]
 
     def last_and_pooled(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -29,7 +29,7 @@ class Backbone(nn.Module, ABC):
         channels: channels of each map, finest map first.
         strides: image pixels per map pixel, of each map.
         num_features: length of the pooled vector.
-        mean, std: what the images are normalised with, in 0..1.
+        mean, std: what the images are normalized with, in 0..1.
         minimum_size: the smallest side of an image that gives maps, pixels.
         architecture: what a message calls the network, e.g. ``resnet18``.
         classifiers: beginnings of the names that the network's own classifier has in a file.
@@ -54,7 +54,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Normalised images ``(B, C, H, W)`` -> maps ``(B, channels[i], H_i, W_i)``; finest first.
+        """Normalized images ``(B, C, H, W)`` -> maps ``(B, channels[i], H_i, W_i)``; finest first.
 
         ``H_i`` is ``H / strides[i]``, rounded up or down, a few less where a network has
         convolutions without padding (AlexNet, OverFeat).
@@ -64,7 +64,7 @@ class Backbone(nn.Module, ABC):
         """
 
     def pooled(self, x: Tensor) -> Tensor:
-        """Normalised images ``(B, C, H, W)`` -> ``(B, num_features)``: the mean of the last map."""
+        """Normalized images ``(B, C, H, W)`` -> ``(B, num_features)``: the mean of the last map."""
         return self(x)[-1].mean(dim=(2, 3))
 
     def last_and_pooled(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -227,7 +227,7 @@ class Backbone(nn.Module, ABC):
         super().__setattr__(name, value)
 
     def normalizer(self) -> Normalize:
-        """The input normalisation this backbone expects."""
+        """The input normalization this backbone expects."""
         return Normalize(self.in_channels, self.mean, self.std)
 
 

@@ -5,7 +5,7 @@ Localization and Detection using Convolutional Networks", arXiv 1312.6229, table
 231) and 3 (accurate, 221 x 221). Written from the paper.
 
 Convolutions with biases and ReLU, max pooling of windows that do not overlap, no local response
-normalisation. Sides of the maps:
+normalization. Sides of the maps:
 
 fast: 231 -> 56, pool 2 -> 28 -> 24, pool 2 -> 12 -> 12 -> 12; 15,987,584 parameters
 accurate: 221 -> 108, pool 3 -> 36 -> 30, pool 2 -> 15 -> 15 -> 15 -> 15; 18,916,480 parameters

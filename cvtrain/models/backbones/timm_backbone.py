@@ -257,7 +257,7 @@ def _patch(body: Any) -> tuple[int, int]:
 
 
 def _padded(x: Tensor, patch: tuple[int, int]) -> Tensor:
-    """Zeros (the mean colour) to the right and below, up to whole patches."""
+    """Zeros (the mean color) to the right and below, up to whole patches."""
     below, right = -x.shape[-2] % patch[0], -x.shape[-1] % patch[1]
     return F.pad(x, (0, right, 0, below)) if below or right else x
 

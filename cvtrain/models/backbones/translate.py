@@ -35,7 +35,7 @@ _VIT = (
     (r"\.mlp\.(?:3|linear_2)\.", ".mlp.fc2."),
 )
 COUNTERS = ("num_batches_tracked", "relative_position_index", "attn_mask")
-"""Last parts of names of buffers that are counted or computed, not learnt."""
+"""Last parts of names of buffers that are counted or computed, not learned."""
 
 
 _UNEXPECTED = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)

@@ -3,7 +3,7 @@
 - ``linear``: one linear layer.
 - ``mlp``: one hidden layer with ReLU.
 - ``svm``, ``logistic_regression``, ``knn``: scikit-learn's, fitted once on the features of all
-  training images. What they learnt is kept as tensors, so that a checkpoint holds no Python object
+  training images. What they learned is kept as tensors, so that a checkpoint holds no Python object
   and prediction is plain torch: the same as scikit-learn's own ``predict``.
 
 The fitted ones see features scaled to unit length, as is usual for those of deep networks
@@ -59,7 +59,7 @@ def build_head(config: Mapping[str, Any] | None, features: int, num_classes: int
     if name == "logistic_regression":
         return LogisticRegression(features, num_classes, C=float(config.get("C") or 10.0))
     if name == "knn":
-        return NearestNeighbours(features, num_classes, k=int(config.get("k") or 5))
+        return NearestNeighbors(features, num_classes, k=int(config.get("k") or 5))
     raise UsageError(
         f"head {name}: expected linear, mlp, svm, logistic_regression or knn (transfer.head)"
     )
@@ -175,17 +175,17 @@ class LogisticRegression(LinearClassifier):
         return Regression(C=self.C, max_iter=MAX_ITERATIONS)
 
 
-class NearestNeighbours(FittedHead):
+class NearestNeighbors(FittedHead):
     """The votes of the ``k`` training images whose features lie in the nearest directions.
 
-    As ``sklearn.neighbors.KNeighborsClassifier(k, metric="cosine")``: every neighbour has one vote,
+    As ``sklearn.neighbors.KNeighborsClassifier(k, metric="cosine")``: every neighbor has one vote,
     of classes with as many votes the first is taken. Probabilities are shares of the votes. The
     features of all training images are part of the model.
 
     Args:
         features: F.
         num_classes: K.
-        k: neighbours that vote.
+        k: neighbors that vote.
     """
 
     examples: Tensor

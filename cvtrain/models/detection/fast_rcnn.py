@@ -4,14 +4,14 @@ Paper: Girshick, "Fast R-CNN", arXiv 1504.08083. Written from the paper. The box
 from outside, by selective search or any other method (``proposals=``).
 
 One map of stride 16; RoI pooling to 7 x 7; two connected layers; softmax over the classes and the
-background beside four numbers for each class, learnt together. 64 regions an image are learnt from,
+background beside four numbers for each class, learned together. 64 regions per image are sampled,
 a quarter of them foreground (IoU 0.5 with an object and more), the others background of IoU 0.1 to
 0.5: hard examples of a kind. ``backbone=vgg16 model.top=backbone`` is the paper's VGG-16 network,
 fc6 and fc7 included: 134.7 M parameters for VOC.
 
 Where the paper is silent or we deviate:
 
-- The objects themselves are added to the regions that are learnt from (as its code does).
+- The objects themselves are added to the regions that are learned from (as its code does).
 - Of an image without background of IoU 0.1 to 0.5, as one without objects is, all background may be
   drawn: images of nothing teach too (its code leaves them out).
 - Connected layers of 1,024 in place of VGG's 4,096, started at random; no truncated SVD; no dropout
@@ -59,9 +59,9 @@ class FastRCNN(RegionModel):
         backbone: its maps are used.
         num_classes: K.
         neck, top, channels, hidden, roi, roi_size: see ``RegionModel``.
-        sampling: which regions are learnt from; None: 64, a quarter of them foreground.
+        sampling: which regions are learned from; None: 64, a quarter of them foreground.
         foreground_iou: regions of this IoU with an object and more are foreground, 0..1.
-        background_iou: regions below this IoU with every object are not learnt from, 0..1.
+        background_iou: regions below this IoU with every object are not learned from, 0..1.
         beta: where the box loss turns from parabola to line.
         nms_iou: a box that overlaps a better one of its class by more is removed, 0..1.
         nms: variant of the suppression, see layers/nms.py.

@@ -50,9 +50,9 @@ class FasterRCNN(RegionModel, TwoStage):
         num_classes: K.
         neck, top, channels, hidden, roi, roi_size: see ``RegionModel``.
         rpn: makes the proposing network of ``in_channels`` and ``strides``.
-        sampling: which regions are learnt from; None: 128, a quarter of them foreground.
+        sampling: which regions are learned from; None: 128, a quarter of them foreground.
         foreground_iou: regions of this IoU with an object and more are foreground, 0..1.
-        background_iou: regions below this IoU with every object are not learnt from, 0..1.
+        background_iou: regions below this IoU with every object are not learned from, 0..1.
         beta: where the regions' box loss turns from parabola to line.
         nms_iou: a box that overlaps a better one of its class by more is removed, 0..1.
         nms: variant of the suppression, see layers/nms.py.

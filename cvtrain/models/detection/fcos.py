@@ -1,16 +1,16 @@
 """FCOS (2019): every place of a feature pyramid says what it lies in and how far the sides are.
 
 Paper: Tian, Shen, Chen, He, "FCOS: Fully Convolutional One-Stage Object Detection", arXiv
-1904.01355, with the improvements of its last version (table 3: centre sampling, GIoU, centre-ness
+1904.01355, with the improvements of its last version (table 3: center sampling, GIoU, center-ness
 on the box branch, distances in strides). Written from the paper; with copied weights,
 ``distances=relu`` and ``point_offset=0`` outputs and losses are those of torchvision's FCOS.
 
 Five levels, P3 to P7 at strides 8 to 128; P6 and P7 grow from P5. A place is positive for an object
-if it lies inside it, within 1.5 strides of its centre, and the farthest side is within the level's
+if it lies inside it, within 1.5 strides of its center, and the farthest side is within the level's
 range (64, 128, 256, 512 pixels, no limit); of several objects the smallest has it. Two heads of
 four 3 x 3 convolutions with group norm. Focal loss (alpha 0.25, gamma 2), GIoU loss, binary
-cross-entropy of the centre-ness sqrt(min(l, r) / max(l, r) x min(t, b) / max(t, b)), each divided
-by the positives of the batch. A prediction scores the root of class probability x centre-ness.
+cross-entropy of the center-ness sqrt(min(l, r) / max(l, r) x min(t, b) / max(t, b)), each divided
+by the positives of the batch. A prediction scores the root of class probability x center-ness.
 
 Where the paper is silent or we deviate:
 
@@ -80,7 +80,7 @@ class Outputs(NamedTuple):
 
 
 class FCOS(Model):
-    """Backbone, feature pyramid, a class head and a box head with centre-ness on every level.
+    """Backbone, feature pyramid, a class head and a box head with center-ness on every level.
 
     Args:
         backbone: its maps are used.
@@ -88,7 +88,7 @@ class FCOS(Model):
         num_classes: K.
         channels: of the pyramid and the heads, a multiple of 4.
         convs: 3 x 3 convolutions in each head before the last.
-        center_radius: places so many strides from an object's centre are positive; None: all
+        center_radius: places so many strides from an object's center are positive; None: all
             places inside it (the paper's first version).
         distances: exp or relu: how a number becomes a distance.
         point_offset: where in its cell a place lies, 0..1 strides.
@@ -154,7 +154,7 @@ class FCOS(Model):
         self.scales = nn.Parameter(torch.ones(len(self.neck.strides)))
 
     def forward(self, images: Tensor) -> Outputs:
-        """``(B, C, H, W)`` of any size -> logits, distances and centre-ness of every place."""
+        """``(B, C, H, W)`` of any size -> logits, distances and center-ness of every place."""
         x = pad_to_multiple(self.normalize(images), MULTIPLE)
         levels = self.neck(self.backbone(x), (x.shape[-2], x.shape[-1]))
         logits, distances, centreness = [], [], []
@@ -181,7 +181,7 @@ class FCOS(Model):
     def compute_loss(self, outputs: Outputs, targets: list[Target]) -> dict[str, Tensor]:
         """Terms ``classes``, ``boxes``, ``centreness``; counts of objects and positives."""
         device = outputs.points.device
-        classes, regressed, centred, objects, positives = [], [], [], 0, 0
+        classes, regressed, centered, objects, positives = [], [], [], 0, 0
         for i, target in enumerate(targets):
             boxes, labels, ignored = objects_of(target, device)
             index = self.assign(outputs, boxes, ignored)
@@ -194,7 +194,7 @@ class FCOS(Model):
             places = outputs.points[positive]
             sides = outputs.distances[i][positive] * outputs.strides[positive, None]
             regressed.append(self.criterion.boxes(decode_ltrb(sides, places), boxes[found]).sum())
-            centred.append(
+            centered.append(
                 F.binary_cross_entropy_with_logits(
                     outputs.centreness[i][positive],
                     centreness(encode_ltrb(boxes[found], places)),
@@ -207,7 +207,7 @@ class FCOS(Model):
         return {
             "classes": torch.stack(classes).sum() / share,
             "boxes": torch.stack(regressed).sum() / share,
-            "centreness": torch.stack(centred).sum() / share,
+            "centreness": torch.stack(centered).sum() / share,
             "num_objects": torch.tensor(objects, device=device),
             "num_positives": torch.tensor(positives, device=device),
         }
@@ -238,8 +238,8 @@ class FCOS(Model):
             longest = sides.amax(dim=-1)
             fits = (sides.amin(dim=-1) > 0) & (longest > nearest) & (longest < farthest)
             if self.center_radius is not None:
-                centre = (part[:, :2] + part[:, 2:]) / 2
-                away = (places[:, None] - centre).abs().amax(dim=-1)  # (A, n)
+                center = (part[:, :2] + part[:, 2:]) / 2
+                away = (places[:, None] - center).abs().amax(dim=-1)  # (A, n)
                 fits &= away < self.center_radius * strides
             size = torch.where(fits, area(part), torch.inf)  # (A, n)
             smallest, which = size.min(dim=1)
@@ -270,13 +270,13 @@ class FCOS(Model):
 
 
 def centreness(sides: Tensor) -> Tensor:
-    """How near a place inside a box is to its centre.
+    """How near a place inside a box is to its center.
 
     Args:
         sides: ``(..., 4)`` distances to left, top, right, bottom, above 0.
 
     Returns:
-        ``(...,)`` in 0..1; 1 at the centre.
+        ``(...,)`` in 0..1; 1 at the center.
     """
     across, along = sides[..., 0::2], sides[..., 1::2]  # left and right; top and bottom
     across = across.amin(dim=-1) / across.amax(dim=-1)

@@ -1,4 +1,4 @@
-"""OverFeat as a detector: any number of objects, and a background class learnt on the fly.
+"""OverFeat as a detector: any number of objects, and a background class learned on the fly.
 
 Paper: Sermanet et al. 2013, arXiv 1312.6229, section 5: "Detection training is similar to
 classification training but in a spatial manner. Multiple locations of an image may be trained

@@ -46,7 +46,7 @@ Deviations:
 - Boxes are cut out of the image as it comes from the loader: letterboxed at ``data.image_size`` and
   augmented, so that a long side of VOC's 500 pixels is the original, and larger photographs lose
   detail. A crop of a part that is larger than itself is averaged, not sampled. Beyond the edge is
-  the mean colour, as in the paper; the letterbox's own border is gray.
+  the mean color, as in the paper; the letterbox's own border is gray.
 - The 128 boxes of a step are drawn from its ``data.batch_size`` images, at random among all their
   positives and all their negatives; the paper draws them from the whole set. Where the images have
   fewer than 32 positives, negatives fill up.
@@ -55,7 +55,7 @@ Deviations:
 - Mining goes through all images again until no negative in the margin is left out, ``rounds`` times
   at most; the paper stops after one pass. C = 0.001 on features of mean length 20 and the 0.3 of
   the suppression are not in the paper; they are what its authors are known to have used. They had
-  objects count twice; here so where the map is normalised and else 50 times, because on few pooled
+  objects count twice; here so where the map is normalized and else 50 times, because on few pooled
   features a machine that says no everywhere is the better one otherwise (0.17 in place of 0.44 in
   the first column above).
 - Scores are sigmoid(2 m) of a margin m, so that they lie in 0..1; their order is that of margins.
@@ -134,7 +134,7 @@ class RCNN(Model, Staged):
             pooled features are not.
         svm_negative_iou: an SVM's negatives overlap all objects of its class by less, 0..1.
         svm_C, svm_positive_weight, svm_rounds: see ``SVMs``; a weight of None: 2 where what they
-            see is normalised, else 50.
+            see is normalized, else 50.
         box_regression: whether boxes are moved at the end.
         ridge: the penalty of the box regression, lambda.
         pair_iou: proposals that overlap an object by more are what it learns from, 0..1.
@@ -246,7 +246,7 @@ class RCNN(Model, Staged):
     # Network -----------------------------------------------------------------------------------
 
     def _described(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised ``(n, C, S, S)`` -> last map, flat ``(n, F')``, and features ``(n, F)``."""
+        """Normalized ``(n, C, S, S)`` -> last map, flat ``(n, F')``, and features ``(n, F)``."""
         maps, features = self.backbone.last_and_pooled(crops)
         if max(maps.shape[-2:]) > WHOLE:
             maps = F.adaptive_max_pool2d(maps, POOL5)

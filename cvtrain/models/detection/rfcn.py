@@ -55,7 +55,7 @@ class RFCN(PositionSensitive):
         ohem: the regions of highest loss count, not random ones.
         ohem_nms_iou: of hard regions that overlap by more the worst alone counts; None: all may.
         foreground_iou: regions of this IoU with an object and more are foreground, 0..1.
-        background_iou: regions below this IoU with every object are not learnt from, 0..1.
+        background_iou: regions below this IoU with every object are not learned from, 0..1.
         beta: where the regions' box loss turns from parabola to line.
         nms_iou: a box that overlaps a better one of its class by more is removed, 0..1.
         nms: variant of the suppression, see layers/nms.py.

@@ -224,7 +224,7 @@ class RTDETR(Model):
             return self.decode(self(images, self.eval_layers))
 
     def _guesses(self, x: Tensor, layers: int | None = None) -> Outputs:
-        """Normalised images ``(B, C, H, W)`` -> what the cells and the decoder's layers say."""
+        """Normalized images ``(B, C, H, W)`` -> what the cells and the decoder's layers say."""
         image_size = (x.shape[-2], x.shape[-1])
         x = pad_to_multiple(x, MULTIPLE)
         height, width = x.shape[-2:]

@@ -292,7 +292,7 @@ class SlidingWindow(Model):
         outputs: Outputs | None,
         training: bool,
     ) -> Drawn:
-        """The windows of each image that are learnt from; hard ones if ``outputs`` are known."""
+        """The windows of each image that are learned from; hard ones if ``outputs`` are known."""
         images, places, classes = [], [], []
         rarity = torch.cat([torch.full((n,), 1 / n) for n in counts])  # every level is as likely
         for i, target in enumerate(targets):

@@ -4,8 +4,8 @@ Paper: Liu, Anguelov, Erhan, Szegedy, Reed, Fu, Berg, "SSD: Single Shot MultiBox
 1512.02325. Written from the paper; with copied weights outputs and losses of the VGG-16 network are
 those of torchvision's ssd300_vgg16.
 
-``backbone=vgg16 data.image_size=300`` is SSD300: conv4_3 (38 x 38, normalised to length 20 a place,
-the factor learnt by channel), fc6 and fc7 as convolutions (the first dilated by 6, after a pooling
+``backbone=vgg16 data.image_size=300`` is SSD300: conv4_3 (38 x 38, normalized to length 20 a place,
+the factor learned by channel), fc6 and fc7 as convolutions (the first dilated by 6, after a pooling
 of 3 x 3 and stride 1; 19 x 19), then conv8_2 to conv11_2 (10, 5, 3, 1): 8,732 default boxes.
 Softmax over the classes and a background; smooth L1; three hard negatives a positive. An object
 takes the default box it overlaps most, and every one it overlaps by 0.5.
@@ -18,7 +18,7 @@ Where the paper is silent or we deviate:
   norms to do without.
 - Images of any size: an extra layer has stride 2, but where its map is 3 or 5 pixels none and no
   padding, which at 300 is the paper's network. Boxes scale with the image.
-- Default boxes lie at the centres of an even grid, as the paper's formula says; its code (and
+- Default boxes lie at the centers of an even grid, as the paper's formula says; its code (and
   torchvision) steps by 8, 16, 32, 64, 100, 300 pixels. Their scales are those of the paper's code
   for VOC. Sides are cut to the image's.
 - Two objects never share the default box that is to be theirs alone (in torchvision the last one
@@ -54,7 +54,7 @@ SOURCES = (8, 16, 32)
 FC_CHANNELS = 1024
 """Of fc6 and fc7."""
 L2_LENGTH = 20.0
-"""To which conv4_3 is normalised at the start."""
+"""To which conv4_3 is normalized at the start."""
 
 
 class Outputs(NamedTuple):
@@ -74,7 +74,7 @@ class Outputs(NamedTuple):
 
 
 class L2Norm(nn.Module):
-    """Channels of every place scaled to one length, times a learnt factor each (ParseNet)."""
+    """Channels of every place scaled to one length, times a learned factor each (ParseNet)."""
 
     def __init__(self, channels: int, length: float = L2_LENGTH) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class SSD(Model):
             last three.
         fc: whether fc6 and fc7 follow the map of stride 16, which ends the backbone's part; None:
             with a VGG alone.
-        l2_norm: whether the first map is normalised as conv4_3 is.
+        l2_norm: whether the first map is normalized as conv4_3 is.
         scales: sides of the default boxes in shares of the image, one a map and one more.
         ratios: for each map the width / height of its boxes beside 1; the inverse comes with it.
         steps: pixels between default boxes, one a map; None: the image evenly divided.

@@ -4,7 +4,7 @@ Paper: Redmon, Farhadi, "YOLO9000: Better, Faster, Stronger", arXiv 1612.08242, 
 Written from the paper; nothing of darknet's code is in here.
 
 Two 3 x 3 convolutions on the backbone's last map; beside it the map of half its stride, its 2 x 2
-neighbours stacked into channels (pass-through); both together through one more 3 x 3 convolution;
+neighbors stacked into channels (pass-through); both together through one more 3 x 3 convolution;
 a 1 x 1 convolution to A x (5 + C) numbers a cell: for each of A anchors four of a box, its
 objectness and its own classes. Batch norm throughout. With ``backbone=darknet19`` at 416 x 416,
 A = 5, C = 20: 13 x 13 x 125, and 50,655,389 parameters. The loss is in losses/yolov2.py.
@@ -15,7 +15,7 @@ Where the paper is silent or we deviate:
   13 x 13 x 256), as in the network that was released. The paper's text stacks all 512 into 2048:
   ``passthrough=null``, 67,137,565 parameters. A backbone without a map of half the last stride
   (a ViT) has no pass-through.
-- How neighbours are stacked: channel by channel, row by row. The released weights have an order of
+- How neighbors are stacked: channel by channel, row by row. The released weights have an order of
   their own; a network that is trained here does not care.
 - Anchors are shares of the image's width and height. The paper's are in cells, 1/13 of a 416 pixel
   image; so they are here, but hold for any stride and any ``data.image_size``. In multi-scale
@@ -160,7 +160,7 @@ class YOLOv2(Model):
         return self._grid(self.normalize(images))
 
     def _grid(self, x: Tensor) -> Grid:
-        """Normalised images ``(B, C, H, W)`` -> what every cell says."""
+        """Normalized images ``(B, C, H, W)`` -> what every cell says."""
         size = (x.shape[-2], x.shape[-1])
         x = pad_to_multiple(x, self.stride)
         maps = self.backbone(x)
@@ -207,7 +207,7 @@ class YOLOv2(Model):
 
 
 def reorg(x: Tensor) -> Tensor:
-    """``(B, C, 2h, 2w)`` -> ``(B, 4C, h, w)``: channel c's 2 x 2 neighbours are 4c to 4c + 3."""
+    """``(B, C, 2h, 2w)`` -> ``(B, 4C, h, w)``: channel c's 2 x 2 neighbors are 4c to 4c + 3."""
     return F.pixel_unshuffle(x, 2)
 
 

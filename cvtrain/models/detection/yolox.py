@@ -5,7 +5,7 @@ from the paper.
 
 CSPDarknet with spatial pyramid pooling, a pyramid down and up again (PAFPN), levels at strides 8,
 16 and 32. On each a head of its own: 1 x 1, then two branches of two 3 x 3 convolutions, one for
-the classes, one for the box and the objectness. A place predicts the centre from the left-top
+the classes, one for the box and the objectness. A place predicts the center from the left-top
 corner of its cell, in strides, and the logarithms of width and height in strides. SimOTA chooses
 the positives (layers/simota.py). Binary cross-entropy of classes (their target is the IoU of the
 prediction) and objectness, 5 x IoU loss, and an L1 loss of the four numbers once the mixing of
@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cvtrain.layers.anchors import flatten_map, points
-from cvtrain.layers.boxes import centre_size, corners, covered, elementwise, objects_of
+from cvtrain.layers.boxes import center_size, corners, covered, elementwise, objects_of
 from cvtrain.layers.csp import Scale, Size, conv, conv3, scale_of
 from cvtrain.layers.dense_head import prior_bias
 from cvtrain.layers.multi_scale import MultiScale, resize_batch
@@ -65,7 +65,7 @@ class Outputs(NamedTuple):
     Attributes:
         logits: float32 ``(B, A, K)``, one per class and place.
         objectness: float32 ``(B, A)``, logits.
-        codes: float32 ``(B, A, 4)``: x, y of the centre from the place, log width and log height,
+        codes: float32 ``(B, A, 4)``: x, y of the center from the place, log width and log height,
             in strides.
         corners: float32 ``(A, 2)`` left-top corners of the cells, x, y pixels.
         strides: float32 ``(A,)``.
@@ -95,7 +95,7 @@ class YOLOX(Model):
         multi_scale: smallest and largest size trained at, in shares of the images'; None: one.
         resize_every: batches in a row of one size.
         seed: the sizes are drawn from it.
-        center_radius: places so many strides from an object's centre may be positive, above 0.5.
+        center_radius: places so many strides from an object's center may be positive, above 0.5.
         prior: class probability and objectness at the start, 0..1.
         nms_iou: a box that overlaps a better one of its class by more is removed, 0..1.
         nms: variant of the suppression, see layers/nms.py.
@@ -187,7 +187,7 @@ class YOLOX(Model):
         return self.compute_loss(self._places(x), targets)
 
     def _places(self, x: Tensor) -> Outputs:
-        """Normalised images ``(B, C, H, W)`` -> logits, objectness and box of every place."""
+        """Normalized images ``(B, C, H, W)`` -> logits, objectness and box of every place."""
         image_size = (x.shape[-2], x.shape[-1])
         x = pad_to_multiple(x, MULTIPLE)
         levels = self.neck(self.backbone(x), (x.shape[-2], x.shape[-1]))
@@ -301,14 +301,14 @@ class Head(nn.Module):
 def decode_cells(codes: Tensor, places: Tensor, strides: Tensor) -> Tensor:
     """Codes ``(N, 4)`` at corners of cells ``(N, 2)`` of strides ``(N,)`` -> ``(N, 4)`` xyxy."""
     step = strides[:, None]
-    centre = codes[:, :2] * step + places
+    center = codes[:, :2] * step + places
     side = codes[:, 2:].clamp(max=_LARGEST_LOG).exp() * step
-    return corners(torch.cat([centre, side], dim=1))
+    return corners(torch.cat([center, side], dim=1))
 
 
 def encode_cells(boxes: Tensor, places: Tensor, strides: Tensor) -> Tensor:
     """The inverse of ``decode_cells``; sides count for a thousandth of a stride at least."""
-    box, step = centre_size(boxes), strides[:, None]
+    box, step = center_size(boxes), strides[:, None]
     side = (box[:, 2:] / step).clamp(min=1e-3)
     return torch.cat([(box[:, :2] - places) / step, side.log()], dim=1)
 
@@ -325,11 +325,11 @@ def gathered(targets: list[Target], device: torch.device) -> tuple[Objects, list
 
 
 def counted_places(outputs: Outputs, ignored: list[Tensor], positive: Tensor) -> Tensor:
-    """float32 ``(B, A)``: 0 for places of no object whose centre is in a region to ignore, or 1."""
+    """float32 ``(B, A)``: 0 for places of no object whose center is in a region to ignore, or 1."""
     counted = torch.ones_like(positive)
     if any(len(regions) for regions in ignored):
-        centre = outputs.corners + outputs.strides[:, None] / 2
-        cells = torch.cat([centre - 0.5, centre + 0.5], dim=1)
+        center = outputs.corners + outputs.strides[:, None] / 2
+        cells = torch.cat([center - 0.5, center + 0.5], dim=1)
         for row, regions in zip(counted, ignored, strict=True):
             row[covered(cells, regions) > 0.5] = 0.0
         counted[positive > 0] = 1.0

@@ -18,17 +18,17 @@ rounded to whole pixels of the map, up to half a stride off. The paper's table 2
 Where the paper is silent or we deviate:
 
 - What layers/rpn.py and models/detection/faster_rcnn.py say of regions; in short, 128 regions an
-  image are learnt from (the paper: 64 with C4, 512 with FPN), 300 are looked at outside of training
+  image are sampled (the paper: 64 with C4, 512 with FPN), 300 are looked at outside of training
   (the paper: 300 and 1,000), batch norms train.
 - ``neck=c4`` without a ResNet's last stage (``top=fc``, or VGG's connected layers, which leave no
   map): the four convolutions on a map of 7 x 7, so that masks are 14 x 14 there too.
-- RoIAlign's points are torchvision's: two a cell each way, map pixels not centred at halves.
+- RoIAlign's points are torchvision's: two a cell each way, map pixels not centered at halves.
 - Truths are read from the objects' masks by RoIAlign, shares of a cell rather than 0 or 1; from
-  pixels centred at half numbers, as predictions are drawn. Torchvision has them at whole ones
-  (``half_pixel=False``; its COCO weights learnt so), which teaches masks half a pixel to the left
+  pixels centered at half numbers, as predictions are drawn. Torchvision has them at whole ones
+  (``half_pixel=False``; its COCO weights learned so), which teaches masks half a pixel to the left
   and up: of small objects that costs much. An object without any pixel (lost in resizing) teaches
   no mask.
-- With ``HardRoIs`` masks are learnt from the regions that count alone.
+- With ``HardRoIs`` masks are learned from the regions that count alone.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class MaskRCNN(FasterRCNN):
         mask_convs: its 3 x 3 convolutions; None: 4, on a ResNet's last stage 0.
         mask_roi_size: rows and columns of a region's map for it, a mask has twice as many; None: 14
             with ``fpn``, 7 with ``c4``; not on a ResNet's last stage, which gives the map.
-        half_pixel: whether the pixels of the masks to learn are centred at half numbers, see
+        half_pixel: whether the pixels of the masks to learn are centered at half numbers, see
             ``mask_targets``.
 
     Raises:

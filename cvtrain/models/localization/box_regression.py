@@ -2,7 +2,7 @@
 
 After the localization networks of Simonyan & Zisserman 2014, "Very Deep Convolutional Networks for
 Large-Scale Image Recognition", arXiv 1409.1556, appendix A: the last layer of a classifier gives
-the centre, width and height of a box instead, one for all classes (SCR) or one per class (PCR).
+the center, width and height of a box instead, one for all classes (SCR) or one per class (PCR).
 
 Deviations: class and box come from one network trained in one go, not from two; the box head
 sees the last map averaged to a grid of cells and flattened, so that it knows where each feature
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cvtrain.layers.boxes import centre_size, corners
+from cvtrain.layers.boxes import center_size, corners
 from cvtrain.losses.box_regression import iou_loss, smooth_l1
 from cvtrain.losses.targets import class_targets
 from cvtrain.models.backbones.base import Backbone
@@ -120,7 +120,7 @@ class BoxRegression(Model):
         if self.per_class:
             which = (labels if labels.ndim == 1 else labels.argmax(dim=1))[rows]
         boxes = outputs.boxes[rows, which]  # (B, P, 4) -> (N, 4) cx, cy, w, h
-        distance = smooth_l1(boxes, centre_size(truths), BETA).sum()
+        distance = smooth_l1(boxes, center_size(truths), BETA).sum()
         apart = iou_loss(corners(boxes), truths, "giou").sum()
         return {
             "classes": self.criterion(logits, labels),

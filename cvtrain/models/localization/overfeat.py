@@ -258,7 +258,7 @@ class OverFeat(Model):
         """The last map at a scale, and where the windows on it lie.
 
         Args:
-            x: normalised images ``(B, C, H, W)``.
+            x: normalized images ``(B, C, H, W)``.
             scale: the images are enlarged by it, to the nearest number of whole windows.
 
         Returns:
@@ -329,7 +329,7 @@ class OverFeat(Model):
         return terms
 
     def _class_terms(self, x: Tensor, targets: list[Target], scale: float) -> dict[str, Tensor]:
-        """Of normalised images: ``classes``, and ``windows`` where there is a background."""
+        """Of normalized images: ``classes``, and ``windows`` where there is a background."""
         maps, _ = self.maps(x, 1.0)
         logits = self.classifier(maps).float().flatten(2)  # (B, K', V): views of all the image
         terms = {"classes": self._class_loss(logits, targets)}

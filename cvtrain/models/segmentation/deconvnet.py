@@ -9,7 +9,7 @@ into a map of 7 x 7 again, and five levels of unpooling and 3 x 3 transposed con
 to the window. An unpooling puts each value to where the maximum of the matching pooling came from
 (``cvtrain.layers.unpool``). Batch norm and ReLU follow every convolution and transposed one.
 
-It is trained on crops in two stages, first one centred object each, then windows that overlap with
+It is trained on crops in two stages, first one centered object each, then windows that overlap with
 one (``augment=object_crops``), and looks at an image in windows: the 50 best of its proposals, 1.2
 times as large each. The scores of a window are resized to its place, zeros around them; the maximum
 over the windows at each pixel goes into the softmax. The paper's mean is ``aggregate=mean``.
@@ -79,7 +79,7 @@ class DeconvNet(SegmentationModel):
         aggregate: of the windows' scores at a pixel, ``max`` or ``mean`` (over those it lies in).
         pretrained: ``start`` fetches timm's VGG-16 with batch norm, trained on ImageNet.
         weights: a file of such, or a run of this model, that ``start`` reads instead.
-        mean, std: the images are normalised with, in 0..1.
+        mean, std: the images are normalized with, in 0..1.
 
     Raises:
         ValueError: a value out of range.
@@ -156,7 +156,7 @@ class DeconvNet(SegmentationModel):
         return self._scores(self.normalize(images))
 
     def _scores(self, x: Tensor) -> Tensor:
-        """Normalised ``(B, C, H, W)`` of any size -> float32 ``(B, K, H, W)``."""
+        """Normalized ``(B, C, H, W)`` of any size -> float32 ``(B, K, H, W)``."""
         height, width = x.shape[-2:]
         down = max(0, self.cells[0] * MULTIPLE - height)
         right = max(0, self.cells[1] * MULTIPLE - width)

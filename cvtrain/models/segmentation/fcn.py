@@ -6,7 +6,7 @@ Paper: Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Segm
 A 1 x 1 convolution scores every place of the last map, at stride 32; FCN-32s enlarges these scores
 32 times. FCN-16s doubles them, adds scores of the map of stride 16 and enlarges the sum 16 times;
 FCN-8s does this once more at stride 8. Scores start at zero. The doublings are transposed
-convolutions that start as bilinear interpolation and are learnt, the last is fixed. VGG-16's
+convolutions that start as bilinear interpolation and are learned, the last is fixed. VGG-16's
 connected layers fc6 and fc7 become a 7 x 7 and a 1 x 1 convolution, with dropout.
 
 Where the paper is silent or we deviate:
@@ -52,7 +52,7 @@ class FCN(SegmentationModel):
         fc: whether the backbone's connected layers follow its last map, as convolutions; None:
             where it has any (VGG).
         dropout: share of the channels' values dropped after each connected layer, 0..1.
-        learn_last: whether the last enlargement is learnt too.
+        learn_last: whether the last enlargement is learned too.
 
     Raises:
         ValueError: another stride, connected layers that are not there, a backbone without maps

@@ -19,7 +19,7 @@ from cvtrain.structures import IGNORE_INDEX, Placement, Target
 Mode = Literal["fit", "whole", "tiles"]
 
 OVERLAP = 0.25
-"""Of tiles, where the user does not say: neighbours share a quarter of a side."""
+"""Of tiles, where the user does not say: neighbors share a quarter of a side."""
 STRIP = 1 << 26
 """Numbers of the strip of a map that is held at once, all classes: 256 MiB."""
 CHUNK = 1 << 23

@@ -14,7 +14,7 @@ Decoders take maps of stride 2, 4, 8, 16 and 32, each from the image's:
 - DeepLab takes the last map at stride 16, the last stage dilated, which ResNets can (``Backbone
   .dilate``); PAN too where it can. smp's DeepLabV3 is at stride 8 by default.
 - Images are padded to a multiple of 32 at the right and below and the logits cropped: any size.
-- A batch norm that sees one value a channel, an image alone pooled to one place, normalises by its
+- A batch norm that sees one value a channel, an image alone pooled to one place, normalizes by its
   running statistics; torch would stop the training.
 
 Not taken: DPT, whose tokens of several depths of a ViT the backbones do not give.

@@ -57,7 +57,7 @@ class UNet(SegmentationModel):
         in_channels: of the images.
         width: channels of the first level; the paper's 64.
         dropout: share of the values dropped after the last two levels, 0..1.
-        mean, std: the images are normalised with, in 0..1.
+        mean, std: the images are normalized with, in 0..1.
 
     Raises:
         ValueError: a width below 1.

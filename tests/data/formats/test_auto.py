@@ -1,10 +1,10 @@
-"""Recognising layouts."""
+"""Recognizing layouts."""
 
 from __future__ import annotations
 
 import pytest
 
-from cvtrain.data.formats.auto import READERS, AutoReader, recognise
+from cvtrain.data.formats.auto import READERS, AutoReader, recognize
 from cvtrain.errors import DataError
 
 
@@ -50,7 +50,7 @@ def layouts(make, img, ann):
 
 
 @pytest.mark.parametrize("name", list(READERS))
-def test_every_layout_is_recognised_and_read(make, layouts, name):
+def test_every_layout_is_recognized_and_read(make, layouts, name):
     layouts[name]()
     reader = AutoReader(make.root)
     assert reader.name == name
@@ -65,7 +65,7 @@ def test_every_layout_is_recognised_and_read(make, layouts, name):
 
 def _csv(file: str, files: list[str]) -> str:
     if file == "classes.csv":
-        return "class,colour\ncat,red\ndog,blue"
+        return "class,color\ncat,red\ndog,blue"
     boxes = any(f.endswith(".xml") for f in files)
     return "filename,class,xmin\na.jpg,cat,1" if boxes else "image,label\na.jpg,cat"
 
@@ -95,7 +95,7 @@ def test_variants(make, files, name):
             make.text(file, "0 0.5 0.5 1 1")
         else:
             make.image(file)
-    assert recognise(make.root)[0] == name
+    assert recognize(make.root)[0] == name
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_json_of_something_else_is_not_coco(make):
     make.image("train/cat/a.jpg", "train/dog/b.jpg")
     make.json("train.json", {"epochs": 3})
     make.text("val.json", "")
-    assert recognise(make.root)[0] == "folder"
+    assert recognize(make.root)[0] == "folder"
 
 
 def test_two_layouts_are_asked_about(make, layouts):

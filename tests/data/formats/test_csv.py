@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cvtrain.data.formats.auto import recognise
+from cvtrain.data.formats.auto import recognize
 from cvtrain.data.formats.csv_labels import CSVReader
 from cvtrain.errors import DataError
 
@@ -337,4 +337,4 @@ def test_class_folders_with_a_list_are_two_things(make):
     make.image("cat/a.jpg", "dog/b.jpg")
     make.text("all.csv", "image,label\ncat/a.jpg,cat\ndog/b.jpg,dog\n")
     with pytest.raises(DataError, match="say data=csv or data=folder"):
-        recognise(make.root)
+        recognize(make.root)

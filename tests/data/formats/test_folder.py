@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvtrain.data.formats.auto import AutoReader, recognise
+from cvtrain.data.formats.auto import AutoReader, recognize
 from cvtrain.data.formats.folder import FolderReader
 from cvtrain.data.formats.masks import MasksReader
 from cvtrain.errors import DataError
@@ -104,7 +104,7 @@ def test_linked_class_folder(make, tmp_path, codes):
 
 
 def fill(make, folder, names, few=False):
-    """Images of 16 x 12 with random pixels, or masks of two colours."""
+    """Images of 16 x 12 with random pixels, or masks of two colors."""
     draws = np.random.default_rng(len(folder))
     (make.root / folder).mkdir(parents=True, exist_ok=True)
     for name in names:
@@ -138,7 +138,7 @@ def test_images_and_masks_are_no_classes(make, images, others, suffix, said):
     assert said in str(error.value)
     if "data.reader.images" in said:
         with pytest.raises(DataError, match="not classes"):
-            recognise(make.root)
+            recognize(make.root)
         options = dict(w.removeprefix("data.reader.").split("=") for w in said.split())
         assert len(MasksReader(make.root, **options).read("train").table) == 3
     elif "data=masks" in said:
@@ -153,7 +153,7 @@ def test_images_and_masks_are_no_classes(make, images, others, suffix, said):
     ("classes", "few"),
     [
         (("cat", "dog"), False),  # Cat/1.png, Dog/1.png: numbered anew
-        (("zero", "one"), True),  # glyphs in two colours
+        (("zero", "one"), True),  # glyphs in two colors
         (("mask", "no_mask"), False),
         (("with_mask", "without_mask"), False),
         (("person", "train"), False),
@@ -163,7 +163,7 @@ def test_equal_names_alone_are_no_masks(make, classes, few):
     for name in classes:
         fill(make, name, NAMES, few=few)
     assert FolderReader(make.root).read("train").table.classes.names == tuple(sorted(classes))
-    assert recognise(make.root)[0] == "folder"
+    assert recognize(make.root)[0] == "folder"
 
 
 def test_named_classes_may_have_any_names(make):
@@ -238,4 +238,4 @@ def test_folders_per_session_are_a_note(make, images):
 def test_auto_names_the_folder_above_the_classes(make):
     make.image(*below("animals"))
     with pytest.raises(DataError, match=r"cat 2, dog 1: say data\.root=.*/animals$"):
-        recognise(make.root)
+        recognize(make.root)

@@ -108,7 +108,7 @@ def test_values_of_every_mode(make, mode, held):
     assert mask_values(make.mask(f"{mode}.png", [0, 255], mode)) == held
 
 
-def test_values_of_16_bit_colour_and_broken_masks(make, monkeypatch):
+def test_values_of_16_bit_color_and_broken_masks(make, monkeypatch):
     Image.new("I;16", (4, 4), 700).save(make.root / "deep.png")
     Image.new("RGB", (4, 4), (0, 255, 0)).save(make.root / "rgb.png")
     make.text("broken.png", "x")

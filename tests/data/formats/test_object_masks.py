@@ -148,8 +148,8 @@ def test_soft_edges_and_noise_are_not_the_object(tmp_path):
     soft = block(4, 4, value=250)
     soft[4, 4:10], soft[0, 0] = 90, 3
     assert read_object(save(tmp_path / "soft.png", soft)).box == (4, 5, 10, 9)
-    colour = np.dstack([block(2, 2), block(2, 2) * 0, block(2, 2) * 0])
-    assert read_object(save(tmp_path / "red.png", colour)).box == (2, 2, 8, 7)
+    color = np.dstack([block(2, 2), block(2, 2) * 0, block(2, 2) * 0])
+    assert read_object(save(tmp_path / "red.png", color)).box == (2, 2, 8, 7)
     deep = block(3, 1, value=65535, dtype=np.uint16)
     assert read_object(save(tmp_path / "deep.png", deep)).box == (1, 3, 7, 8)
     Image.fromarray(np.zeros(SIZE, np.float32)).save(tmp_path / "float.tif")
@@ -170,13 +170,13 @@ def numbered(make):
     return build
 
 
-def test_numbers_of_16_bits_and_colours_are_objects(numbered):
+def test_numbers_of_16_bits_and_colors_are_objects(numbered):
     pixels = block(0, 0, 7, dtype=np.uint16) | block(12, 20, 40_000, dtype=np.uint16)
     table = numbered(pixels).read("train").table
     assert table.lines.tolist() == [7, 40_000]
     assert table.boxes.tolist() == [[0, 0, 6, 5], [20, 12, 26, 17]]
-    colours = np.dstack([block(0, 0), block(12, 20, 9), block(0, 0, 0)])
-    reader = numbered(colours)
+    colors = np.dstack([block(0, 0), block(12, 20, 9), block(0, 0, 0)])
+    reader = numbered(colors)
     assert IdMasksReader.detect(reader.root)
     assert reader.read("train").table.boxes.tolist() == [[20, 12, 26, 17], [0, 0, 6, 5]]
 

@@ -39,17 +39,17 @@ ROAD, CAR = 128 << 16 | 64 << 8 | 128, 64 << 8 | 128
                 {
                     "labels": [
                         {"name": "road", "color": [128, 64, 128]},
-                        {"name": "fast car", "colour": [0, 64, 128, 255]},
-                        {"name": "Unlabelled", "color": [0, 0, 0]},
+                        {"name": "fast car", "color": [0, 64, 128, 255]},
+                        {"name": "Unlabeled", "color": [0, 0, 0]},
                     ]
                 }
             ),
         ),
     ],
 )  # fmt: skip
-def test_forms_of_colours(make, name, content):
+def test_forms_of_colors(make, name, content):
     palette = read_palette(make.text(name, content))
-    assert palette.colours
+    assert palette.colors
     assert palette.classes.names == ("road", "fast car")
     assert palette.values.tolist() == [ROAD, CAR]
     assert palette.void.tolist() == [0]
@@ -71,7 +71,7 @@ def test_forms_of_colours(make, name, content):
 )
 def test_forms_of_values(make, name, content):
     palette = read_palette(make.text(name, content))
-    assert not palette.colours
+    assert not palette.colors
     assert palette.classes.names == ("road", "banner")
     assert palette.values.tolist() == [7, 92]
 
@@ -101,15 +101,15 @@ def test_what_is_wrong_with_a_palette(make, name, content, where, said):
 
 
 @pytest.fixture
-def coloured(make):
-    """Three pairs of 4 x 4 pixels: road, car and void in colours, as RGB and as palette PNG."""
+def colored(make):
+    """Three pairs of 4 x 4 pixels: road, car and void in colors, as RGB and as palette PNG."""
 
     def build(palette="palette.txt", mode="RGB", odd=()):
-        colours = np.zeros((4, 4, 3), np.uint8)
-        colours[1:3], colours[3] = (128, 64, 128), (0, 64, 128)
+        colors = np.zeros((4, 4, 3), np.uint8)
+        colors[1:3], colors[3] = (128, 64, 128), (0, 64, 128)
         for k, place in enumerate(("train/a", "train/b", "val/c")):
             make.image(f"images/{place}.jpg", size=(4, 4))
-            held = colours.copy()
+            held = colors.copy()
             if place in odd:
                 held[0, :3] = (1, 2, 3)
             path = make.root / f"masks/{place}.png"
@@ -133,22 +133,22 @@ def gate(reader, **options):
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
 @pytest.mark.parametrize("named", [True, False])
-def test_masks_in_colours(coloured, mode, named):
-    root = coloured("palette.txt" if not named else "mine.txt", mode)
+def test_masks_in_colors(colored, mode, named):
+    root = colored("palette.txt" if not named else "mine.txt", mode)
     reader = MasksReader(root, palette="mine.txt" if named else None)
     report = gate(reader)
     assert not report.errors
     table = report.tables["train"]
     assert table.classes.names == ("road", "car")
-    assert table.mask_colours
-    pixels = decode_mask(root / table.masks[0], table.mask_colours)
+    assert table.mask_colors
+    pixels = decode_mask(root / table.masks[0], table.mask_colors)
     classes = ClassOfValue(table.mask_values)(pixels)
     assert classes[:, 0].tolist() == [255, 0, 0, 1]
 
 
 @pytest.mark.parametrize("on_bad", ["error", "fix", "drop"])
-def test_a_colour_that_the_palette_lacks(coloured, on_bad):
-    report = gate(MasksReader(coloured(odd=("train/b",))), on_bad=on_bad)
+def test_a_color_that_the_palette_lacks(colored, on_bad):
+    report = gate(MasksReader(colored(odd=("train/b",))), on_bad=on_bad)
     (problem,) = report.errors
     assert (problem.code, problem.file) == ("mask-color", "masks/train/b.png")
     assert problem.message == "color 1 2 3 (3 pixels); not among the 3 of the palette"
@@ -156,14 +156,14 @@ def test_a_colour_that_the_palette_lacks(coloured, on_bad):
     assert report.images == report.used + report.rejected
 
 
-def test_colours_without_a_palette_name_the_key(coloured):
-    report = gate(MasksReader(coloured(palette=None), names=["road", "car"]))
+def test_colors_without_a_palette_name_the_key(colored):
+    report = gate(MasksReader(colored(palette=None), names=["road", "car"]))
     assert {p.code for p in report.errors} == {"mask-mode", "empty-split"}
     assert "data.palette=FILE" in report.errors[0].fix
 
 
-def test_a_broken_or_absent_palette_is_one_line(coloured):
-    root = coloured(palette=None)
+def test_a_broken_or_absent_palette_is_one_line(colored):
+    root = colored(palette=None)
     (root / "bad.txt").write_text("road 1 2 3\nroad")
     (problem, *_) = MasksReader(root, palette="bad.txt").read("train").problems
     assert (problem.code, problem.file, problem.where) == ("classes-missing", "bad.txt", "line 2")
@@ -179,14 +179,14 @@ def test_gray_masks_beside_a_palette_hold_indices_or_its_grays(make):
         make.mask(f"masks/{place}.png", [0, 2])
     make.text("class_dict.csv", "name,r,g,b\nsky,1,2,3\nvoid,0,0,0\nsea,4,5,6")
     table = MasksReader(make.root).read("train").table
-    assert not table.mask_colours
+    assert not table.mask_colors
     assert (table.classes.names, table.mask_values.tolist()) == (("sky", "sea"), [0, 2])
     assert table.mask_void.tolist() == [1]
     for place in ("train/a", "val/b"):
         make.mask(f"masks/{place}.png", [0, 255])
     make.text("class_dict.csv", "name,r,g,b\nland,0,0,0\nhouse,255,255,255")
     table = MasksReader(make.root).read("train").table
-    assert (table.mask_colours, table.mask_values.tolist()) == (True, [0, 0xFFFFFF])
+    assert (table.mask_colors, table.mask_values.tolist()) == (True, [0, 0xFFFFFF])
 
 
 def test_values_with_gaps_and_of_16_bits(make):

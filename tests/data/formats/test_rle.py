@@ -47,7 +47,7 @@ def test_good_ones_pass_and_every_other_size_fails(masks, monkeypatch):
     assert not rle.broken(encodings, pixels).any()
 
 
-def test_a_bad_one_does_not_touch_its_neighbours(masks):
+def test_a_bad_one_does_not_touch_its_neighbors(masks):
     encodings = [encode(mask) for mask in masks]
     pixels = [mask.size for mask in masks]
     for at, bad in ((0, ""), (7, "~~"), (20, "ooo"), (50, "é"), (119, "o" * 40 + "1"), (60, "-1")):

@@ -213,7 +213,7 @@ def test_modes_bits_and_mask_values(
         assert counted is None
 
 
-def test_mask_in_gray_colours_has_values(tmp_path: Path) -> None:
+def test_mask_in_gray_colors_has_values(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 3, (40, 60), np.uint8)
     Image.fromarray(np.dstack([values] * 3)).save(tmp_path / "a.png")
     counted = probe_one(tmp_path / "a.png", mask=True)[2]

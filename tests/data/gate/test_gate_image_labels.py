@@ -118,7 +118,7 @@ def test_val_is_drawn_by_the_rarest_class(csv) -> None:
     assert (len(train), len(val)) == (28, 7)
 
 
-def test_copies_say_what_they_are_labelled(csv, tmp_path) -> None:
+def test_copies_say_what_they_are_labeled(csv, tmp_path) -> None:
     reader = csv(["a.png,cat;dog", "b.png,dog", "c.png,dog"], ["e.png,cat"])
     for name in ("b.png", "e.png"):
         (tmp_path / name).write_bytes((tmp_path / "a.png").read_bytes())

@@ -217,7 +217,7 @@ def test_exif_turns_runs_too(dataset) -> None:
         ("1", "png", "black and white; read as RGB"),
     ],
 )
-def test_colour_modes_are_notes(dataset, box, mode: str, suffix: str, said: str) -> None:
+def test_color_modes_are_notes(dataset, box, mode: str, suffix: str, said: str) -> None:
     dataset.add(f"a.{suffix}", image=dataset.pixels().convert(mode), boxes=[box])
     report = dataset.gate()
     (note,) = [p for p in report.notes if p.code == "color-mode"]
@@ -226,7 +226,7 @@ def test_colour_modes_are_notes(dataset, box, mode: str, suffix: str, said: str)
     assert len(report.tables["train"]) == 1
 
 
-def test_colour_modes_follow_the_channels_asked_for(dataset, box) -> None:
+def test_color_modes_follow_the_channels_asked_for(dataset, box) -> None:
     dataset.add("a.png", boxes=[box])
     dataset.add("b.png", boxes=[box], image=dataset.pixels().convert("L"))
     notes = [p for p in dataset.gate(channels=1).notes if p.code == "color-mode"]

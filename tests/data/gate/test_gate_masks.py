@@ -190,12 +190,12 @@ def test_a_jpeg_of_indices_is_refused(masks) -> None:
     assert "are more than 24 from any of 0, 128" in problem.message
 
 
-def palette_mask(dataset, name: str, colours: list[tuple[int, int, int]]) -> None:
-    """Index i has the i-th colour; all indices are used, and void."""
-    pixels = np.arange(2400, dtype=np.uint8).reshape(40, 60) % len(colours)
+def palette_mask(dataset, name: str, colors: list[tuple[int, int, int]]) -> None:
+    """Index i has the i-th color; all indices are used, and void."""
+    pixels = np.arange(2400, dtype=np.uint8).reshape(40, 60) % len(colors)
     pixels[0, :9] = 255
     image = Image.frombytes("P", (60, 40), pixels.astype(np.uint8).tobytes())
-    flat = [v for colour in colours for v in colour]
+    flat = [v for color in colors for v in color]
     image.putpalette(flat + [len(name)] * (768 - len(flat)))
     dataset.save(name, image)
 
@@ -203,7 +203,7 @@ def palette_mask(dataset, name: str, colours: list[tuple[int, int, int]]) -> Non
 BLACK, GREEN, RED = (0, 0, 0), (0, 128, 0), (128, 0, 0)
 
 
-def test_an_index_has_one_colour_over_the_set(masks) -> None:
+def test_an_index_has_one_color_over_the_set(masks) -> None:
     masks.names = ("background", "leaf", "fruit")
     for name in "abcv":
         palette_mask(masks, f"masks/{name}.png", [BLACK, GREEN, RED])

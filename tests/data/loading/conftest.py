@@ -28,7 +28,7 @@ def shapes() -> Callable[..., dict[str, Table]]:
 
 @pytest.fixture
 def files(tmp_path: Path) -> Callable[..., Table]:
-    """A table of PNG files of one colour each, image i of value ``10 * (i + 1)``, no objects."""
+    """A table of PNG files of one color each, image i of value ``10 * (i + 1)``, no objects."""
 
     def make(count: int = 4, height: int = 24, width: int = 32, **fields: Any) -> Table:
         names = [f"{i:03d}.png" for i in range(count)]

@@ -28,11 +28,11 @@ def folders(tmp_path: Path) -> Path:
     """oval: 4 images, star: 3."""
     generator = np.random.default_rng(0)
     for name, count in (("oval", 4), ("star", 3)):
-        (tmp_path / "labelled" / name).mkdir(parents=True)
+        (tmp_path / "labeled" / name).mkdir(parents=True)
         for k in range(count):
             pixels = generator.integers(0, 256, (20, 30, 3), np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "labelled" / name / f"{k}.png")
-    return tmp_path / "labelled"
+            Image.fromarray(pixels).save(tmp_path / "labeled" / name / f"{k}.png")
+    return tmp_path / "labeled"
 
 
 @pytest.fixture

@@ -241,7 +241,7 @@ def test_mask_files_hold_classes(tmp_path, save):
     assert np.array_equal(classes, values)
 
 
-def test_masks_in_colours_are_refused(tmp_path):
+def test_masks_in_colors_are_refused(tmp_path):
     Image.fromarray(np.eye(3, dtype=np.uint8)[None].repeat(3, 0) * 255).save(tmp_path / "m.png")
     with pytest.raises(DataError, match="a mask in colors"):
         decode_mask(tmp_path / "m.png")
@@ -319,7 +319,7 @@ def test_real_data_load_for_their_tasks(real_data, folder, reader, task):
             back = sample.info.placement.boxes_to_original(sample.target.boxes)
             assert torch.allclose(back, sample.truth.boxes, atol=1e-2)
         if sample.truth.rles is not None:
-            # Polygons run through pixel centres: they lose about half a pixel all around.
+            # Polygons run through pixel centers: they lose about half a pixel all around.
             inside = float(rle_areas(sample.truth.rles).sum())
             assert 0.85 < inside / float(sample.truth.areas.sum()) < 1.02
         if sample.truth.mask is not None:

@@ -56,10 +56,10 @@ def test_exif_turns_are_applied_where_channels_are_kept(tmp_path, orientation):
      ("RGBA", "PNG"), ("RGBA", "WEBP"), ("RGBA", "TIFF"), ("LA", "TIFF"), ("CMYK", "JPEG"),
      ("CMYK", "TIFF"), ("YCbCr", "JPEG"), ("RGB", "BMP"), ("RGB", "PPM")],
 )  # fmt: skip
-def test_every_colour_mode_becomes_rgb(tmp_path, mode, kind):
+def test_every_color_mode_becomes_rgb(tmp_path, mode, kind):
     image = Image.fromarray(CORNERS).convert(mode)
     if mode in ("RGBA", "LA"):
-        image.putalpha(90)  # dropped: what lies behind it keeps its colour
+        image.putalpha(90)  # dropped: what lies behind it keeps its color
     expected = write(tmp_path / "a", image, kind)
     out = decode(tmp_path / "a")
     assert out.shape == (40, 60, 3)
@@ -75,9 +75,9 @@ def test_sixteen_bits_stay(tmp_path):
     assert gray.dtype == np.uint16
     assert np.array_equal(gray[:, :, 0], deep)
     assert np.array_equal(decode(tmp_path / "gray.png", 3)[:, :, 1], deep)
-    colour = decode(tmp_path / "rgb.tif", 3)
-    assert colour.dtype == np.uint16
-    assert np.array_equal(colour, np.dstack([deep // 3, deep // 2, deep]))  # BGR was written
+    color = decode(tmp_path / "rgb.tif", 3)
+    assert color.dtype == np.uint16
+    assert np.array_equal(color, np.dstack([deep // 3, deep // 2, deep]))  # BGR was written
 
 
 @pytest.mark.parametrize(("mode", "dtype"), [("I", np.uint16), ("F", np.float32)])

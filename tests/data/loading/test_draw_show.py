@@ -13,7 +13,7 @@ from PIL import Image
 from cvtrain.augment.config import settled
 from cvtrain.commands.show import _blocks, _picture, show
 from cvtrain.data.masks import rles_from_masks
-from cvtrain.report.draw import PALETTE, colour, draw, grid, is_crowd, save, save_mask, to_rgb8
+from cvtrain.report.draw import PALETTE, color, draw, grid, is_crowd, save, save_mask, to_rgb8
 from cvtrain.storage import cache_folder, is_run_folder
 from cvtrain.structures import Target
 
@@ -33,11 +33,11 @@ def test_small_images_are_enlarged_and_the_input_is_left_alone():
     assert draw(image, min_side=1, max_side=24).shape == (16, 24, 3)
 
 
-def test_boxes_are_drawn_where_they_are_in_the_colour_of_their_class():
+def test_boxes_are_drawn_where_they_are_in_the_color_of_their_class():
     out = draw(GRAY, [[10, 20, 60, 90]], [2], ["a", "b", "c"], min_side=100)
     line = out[20:90, 10]
-    assert near(line[None], colour(2)) > 60
-    assert near(out[:, 70:], colour(2)) == 0  # nothing right of the box
+    assert near(line[None], color(2)) > 60
+    assert near(out[:, 70:], color(2)) == 0  # nothing right of the box
     assert near(out, (255, 255, 255)) > 5 or near(out, (0, 0, 0)) > 5  # the name
 
 
@@ -45,16 +45,16 @@ def test_names_do_not_lie_on_each_other():
     boxes = [[10, 30, 70, 90], [12, 32, 72, 92], [14, 34, 74, 94]]
     one = draw(GRAY, boxes[:1], [0], ["name"])
     three = draw(GRAY, boxes, [0, 1, 2], ["name"] * 3)
-    solo = near(one, colour(0), 5)
+    solo = near(one, color(0), 5)
     for k in range(3):
-        assert near(three, colour(k), 5) > 0.6 * solo
+        assert near(three, color(k), 5) > 0.6 * solo
 
 
 def test_scores_ignored_and_unknown_classes_are_drawn():
     plain = draw(GRAY, [[10, 30, 90, 90]], [7], ["a"])
     scored = draw(GRAY, [[10, 30, 90, 90]], [7], ["a"], scores=[0.5])
     ignored = draw(GRAY, [[10, 30, 90, 90]], [7], ["a"], ignore=[True])
-    assert near(scored, colour(7), 5) > near(plain, colour(7), 5) > near(ignored, colour(7), 5) == 0
+    assert near(scored, color(7), 5) > near(plain, color(7), 5) > near(ignored, color(7), 5) == 0
 
 
 def test_thin_boxes_are_white_on_a_dark_edge_and_below_the_others():
@@ -63,7 +63,7 @@ def test_thin_boxes_are_white_on_a_dark_edge_and_below_the_others():
     assert (out[10, 70:110] == 255).all()
     assert (out[94, 70:110] == 255).all()
     assert (out[10:95, 69] == 40).all()
-    assert near(out[60:90, 10][None], colour(2)) > 25
+    assert near(out[60:90, 10][None], color(2)) > 25
 
 
 def test_masks_tint_and_a_legend_names_them():
@@ -290,7 +290,7 @@ def test_a_name_at_the_upper_edge_is_whole() -> None:
     image = np.zeros((320, 320, 3), np.uint8)
 
     def rows(top: float) -> int:
-        """How many rows of pixels the letters have, white on the colour of the class."""
+        """How many rows of pixels the letters have, white on the color of the class."""
         drawn = draw(image, np.array([[50.0, top, 250.0, 300.0]]), np.zeros(1, int), ["raccoon"])
         return int((drawn > 230).all(2).any(1).sum())
 
@@ -347,7 +347,7 @@ def test_an_image_of_another_size_is_drawn_in_the_aspect_of_its_frame():
     box, square = [[300.0, 20, 380, 180]], np.full((64, 64, 3), 128, np.uint8)
     out = draw(square, box, [2], ["a", "b", "c"], frame=(200, 400), max_side=480)
     assert out.shape == (240, 480, 3)
-    assert near(out[30:210, 360:361], colour(2)) > 150
+    assert near(out[30:210, 360:361], color(2)) > 150
     masks = np.zeros((1, 200, 400), bool)
     masks[0, 100:] = True
     out = draw(square, box, [2], ["a", "b", "c"], masks=masks, frame=(200, 400), max_side=480)
@@ -364,4 +364,4 @@ def test_a_crowd_is_drawn_alike_though_one_side_has_few_boxes():
     ]
     assert alike[0].shape == alike[1].shape  # a legend below each
     plain = draw(GRAY, few, [0, 0], ["cat"], crowded=False)
-    assert near(plain, colour(0), 5) > 3 * near(alike[1][:320], colour(0), 5)
+    assert near(plain, color(0), 5) > 3 * near(alike[1][:320], color(0), 5)

@@ -8,14 +8,14 @@ from importlib import metadata
 import pytest
 from packaging.requirements import Requirement
 
-# LGPL is another licence (linking is allowed); "GPL" must stand alone or as (A)GPL-x.
+# LGPL is another license (linking is allowed); "GPL" must stand alone or as (A)GPL-x.
 FORBIDDEN = re.compile(
     r"(?<![A-Za-z])A?GPL(?![A-Za-z])|Affero|(?<!Lesser )(?<!Library )General Public License", re.I
 )
 
 
-def licence_of(name: str) -> str:
-    """What a distribution's metadata declares: expression, classifiers, else the licence field."""
+def license_of(name: str) -> str:
+    """What a distribution's metadata declares: expression, classifiers, else the license field."""
     meta = metadata.metadata(name)
     declared = [meta.get("License-Expression") or ""]
     declared += [c for c in meta.get_all("Classifier") or [] if c.startswith("License ::")]
@@ -43,9 +43,9 @@ def closure(root: str, extras: tuple[str, ...] = ("",)) -> set[str]:
     return seen
 
 
-def is_forbidden(licence: str) -> bool:
-    """A dual licence with a free choice ("MIT OR GPL-2.0") is fine; GPL alone or joined is not."""
-    choices = re.split(r"\bOR\b", licence)
+def is_forbidden(license: str) -> bool:
+    """A dual license with a free choice ("MIT OR GPL-2.0") is fine; GPL alone or joined is not."""
+    choices = re.split(r"\bOR\b", license)
     return all(FORBIDDEN.search(choice) for choice in choices)
 
 
@@ -54,22 +54,22 @@ def test_no_gpl_among_dependencies() -> None:
     names |= {"scikit-learn"} | closure("scikit-learn")  # young: an older install lacks it
     assert {"scipy", "joblib", "threadpoolctl"} <= names
     assert {"torch", "albumentations", "numpy", "antlr4-python3-runtime"} <= names
-    found = {name: licence for name in sorted(names) if is_forbidden(licence := licence_of(name))}
+    found = {name: license for name in sorted(names) if is_forbidden(license := license_of(name))}
     assert not found
 
 
-def test_every_dependency_declares_a_licence_or_ships_one() -> None:
+def test_every_dependency_declares_a_license_or_ships_one() -> None:
     def ships_one(name: str) -> bool:
         files = metadata.files(name) or []
         return any(re.search(r"licen[cs]e|copying|notice", f.name, re.I) for f in files)
 
-    silent = [n for n in sorted(closure("cvtrain")) if not licence_of(n) and not ships_one(n)]
+    silent = [n for n in sorted(closure("cvtrain")) if not license_of(n) and not ships_one(n)]
     # Its metadata is bare; it is NVIDIA's and BSD-licensed CUDA tooling or a meta package.
     assert [n for n in silent if not n.startswith(("nvidia-", "cuda-"))] == []
 
 
 @pytest.mark.parametrize(
-    ("licence", "forbidden"),
+    ("license", "forbidden"),
     [
         ("AGPL-3.0", True),
         ("GNU General Public License v3 (GPLv3)", True),
@@ -81,5 +81,5 @@ def test_every_dependency_declares_a_licence_or_ships_one() -> None:
         ("Apache-2.0", False),
     ],
 )
-def test_the_judgement_itself(licence: str, forbidden: bool) -> None:
-    assert is_forbidden(licence) is forbidden
+def test_the_judgement_itself(license: str, forbidden: bool) -> None:
+    assert is_forbidden(license) is forbidden
