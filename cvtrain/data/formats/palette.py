@@ -39,7 +39,7 @@ FOUND: tuple[str, ...] = (
 )
 """Names of palettes that are read where none is named, if the masks are in colors."""
 
-VOID_NAMES = frozenset({"void", "ignore", "ignored", "unlabeled"})
+VOID_NAMES = frozenset({"void", "ignore", "ignored", "unlabeled", "unlabelled"})
 """Entries, in any case, whose pixels belong to no class."""
 
 _VOID = 255
