@@ -24,6 +24,7 @@ from cvtrain.config.compose import (
     hydra_session,
 )
 from cvtrain.config.groups import ConfDirs, load, pick
+from cvtrain.config.moved import up_to_date
 from cvtrain.config.overrides import Typed, by_key, parse
 from cvtrain.config.resume import OWN, with_typed
 from cvtrain.errors import UsageError
@@ -192,7 +193,7 @@ def _typed_again(config: dict[str, Any], typed: Sequence[Typed]) -> dict[str, An
 
 
 def run_config(folder: Path) -> dict[str, Any] | None:
-    """The config.yaml of a run folder; None where it has none.
+    """The config.yaml of a run folder, brought up to date; None where it has none.
 
     Raises:
         UsageError: a config.yaml that is no run's.
@@ -212,7 +213,7 @@ def run_config(folder: Path) -> dict[str, Any] | None:
                 f"{path} is not the configuration of a run: it has no {group}; {_WITHOUT_CONFIG}"
             )
     check_stored(config, path)
-    return dict(config)
+    return up_to_date(config)
 
 
 def checkpoint_config(command: CommandLine, conf: ConfDirs) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import IO, Any, cast
 import torch
 from lightning_fabric.plugins import CheckpointIO
 
+from cvtrain.config.moved import up_to_date
 from cvtrain.data.table import Classes
 from cvtrain.engine.build import build_model
 from cvtrain.engine.rundir import shown
@@ -67,7 +68,8 @@ def checkpoint_path(path: str | Path) -> Path:
 
 
 def load_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
-    """A cvtrain checkpoint as a dict, on the CPU. Runs no code that the file carries.
+    """A cvtrain checkpoint as a dict, on the CPU, its configuration brought up to date. Runs no
+    code that the file carries.
 
     Args:
         path: the file.
@@ -99,6 +101,7 @@ def load_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
     ):
         raise CheckpointError(f"{path}: not a cvtrain checkpoint (its config is missing)")
     check_stored(header["config"], path)
+    header["config"] = up_to_date(header["config"])
     _check_classes(header["classes"], path)
     if not isinstance(checkpoint.get("state_dict"), dict):
         raise CheckpointError(f"{path}: not a cvtrain checkpoint (its weights are missing)")
