@@ -82,9 +82,9 @@ def _one(text: str, multirun: bool) -> Typed:
     left, equals, shown = text.partition("=")
     key = left.lstrip("+~").strip()
     override = text
-    if (new := new_key(key)) != key:
+    if (current := new_key(key)) != key:
         raise UsageError(
-            f"{text}: {key} has another name now; write {left.replace(key, new)}{equals}{shown}"
+            f"{text}: {key} has another name now; write {left.replace(key, current)}{equals}{shown}"
         )
     if key in PATHS and equals:
         if key in _WANTED and shown.strip() in ("", "''", '""'):  # it would be this very folder

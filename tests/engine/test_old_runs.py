@@ -57,7 +57,7 @@ def test_there_is_a_run_of_every_task() -> None:
     assert sorted(path.stem for path in conf.glob("*.yaml")) == TASKS
 
 
-def test_it_evaluates_to_the_same_numbers(old_run, command, tmp_path) -> None:
+def test_it_evaluates_to_the_same_numbers(old_run, command, no_plots, tmp_path) -> None:
     assert evaluate(command("eval", f"ckpt={old_run}", f"run_dir={tmp_path / 'new'}")) == 0
     before = json.loads((old_run / "evaluated.json").read_text())
     after = json.loads((tmp_path / "new" / "results.json").read_text())
