@@ -92,6 +92,14 @@ def test_it_resumes(old_run, command, no_plots) -> None:
     assert config == moved.up_to_date(config), "an old name was stored again"
 
 
+def test_its_backbone_starts_another_run(compose, capsys) -> None:
+    backbone = ["backbone.widths=[8,12,16,24]", "backbone.narrow=null"]
+    weights = f"backbone.weights={RUNS / 'classification'}"
+    words = ["task=localization", "model=box_regression", "backbone=darknet_tiny", *backbone]
+    assert train(compose(*words, weights, "trainer.max_epochs=1")) == 0
+    assert "took 24 of the backbone's 24 tensors" in capsys.readouterr().out
+
+
 def test_every_target_that_a_configuration_named_is_still_one(configurations) -> None:
     for name, config in configurations.items():
         before = json.dumps(config)
