@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from cvtrain.config.moved import renamed_key
-
 # Their key -> our key, the value unchanged.
 _KEYS = {
     "trainer.max_epochs": "epochs epoch num_epochs n_epochs max_epochs max_epoch",
@@ -99,8 +97,6 @@ def replacement(key: str, value: str, verb: str = "train") -> str | None:
         return _SPECIAL[key](value, verb)
     if key in _RENAMED:
         return f"{_RENAMED[key]}={value}"
-    if (new := renamed_key(key)) is not None:
-        return f"{new}={value}"
     return None
 
 

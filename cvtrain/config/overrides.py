@@ -10,6 +10,7 @@ from typing import Any
 
 from cvtrain.config import aliases
 from cvtrain.config.groups import GROUPS, LISTS
+from cvtrain.config.moved import new_key
 from cvtrain.config.readable_keys import PATHS
 from cvtrain.errors import UsageError
 
@@ -57,7 +58,8 @@ def parse(texts: Sequence[str], *, multirun: bool = False) -> list[Typed]:
     """Parse overrides in Hydra's grammar; values of path keys are taken literally.
 
     Raises:
-        UsageError: a value Hydra cannot read, the same key twice, several values without ``-m``.
+        UsageError: a value Hydra cannot read, the same key twice, a key's name of an earlier
+            version, several values without ``-m``.
     """
     found = [_one(text, multirun) for text in texts]
     seen: dict[str, Typed] = {}
@@ -80,6 +82,10 @@ def _one(text: str, multirun: bool) -> Typed:
     left, equals, shown = text.partition("=")
     key = left.lstrip("+~").strip()
     override = text
+    if (current := new_key(key)) != key:
+        raise UsageError(
+            f"{text}: {key} has another name now; write {left.replace(key, current)}{equals}{shown}"
+        )
     if key in PATHS and equals:
         if key in _WANTED and shown.strip() in ("", "''", '""'):  # it would be this very folder
             raise UsageError(f"{text}: it is empty; give {_WANTED[key]}")

@@ -212,9 +212,8 @@ def run_config(folder: Path) -> dict[str, Any] | None:
             raise UsageError(
                 f"{path} is not the configuration of a run: it has no {group}; {_WITHOUT_CONFIG}"
             )
-    config = up_to_date(config)
     check_stored(config, path)
-    return config
+    return up_to_date(config)
 
 
 def checkpoint_config(command: CommandLine, conf: ConfDirs) -> dict[str, Any]:

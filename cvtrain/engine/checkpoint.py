@@ -68,7 +68,8 @@ def checkpoint_path(path: str | Path) -> Path:
 
 
 def load_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
-    """A cvtrain checkpoint as a dict, on the CPU. Runs no code that the file carries.
+    """A cvtrain checkpoint as a dict, on the CPU, its configuration brought up to date. Runs no
+    code that the file carries.
 
     Args:
         path: the file.
@@ -99,8 +100,8 @@ def load_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
         isinstance(header.get(key), kind) for key, kind in wanted.items()
     ):
         raise CheckpointError(f"{path}: not a cvtrain checkpoint (its config is missing)")
-    header["config"] = up_to_date(header["config"])
     check_stored(header["config"], path)
+    header["config"] = up_to_date(header["config"])
     _check_classes(header["classes"], path)
     if not isinstance(checkpoint.get("state_dict"), dict):
         raise CheckpointError(f"{path}: not a cvtrain checkpoint (its weights are missing)")

@@ -10,6 +10,7 @@ from typing import Any
 
 from cvtrain import failures, signals
 from cvtrain.config.groups import load, pick
+from cvtrain.config.moved import up_to_date
 from cvtrain.signals import Interrupted
 
 JOB_FILE = "job.json"
@@ -76,7 +77,7 @@ def monitored(folder: Path) -> tuple[str | None, float | None, str]:
     path = folder / "config.yaml"
     if not path.is_file():
         return None, None, "max"
-    config = load(path)
+    config = up_to_date(load(path))
     name, mode = pick(config, "task.monitor"), pick(config, "task.mode") or "max"
     results = folder / "results.json"
     if not results.is_file():

@@ -23,7 +23,7 @@ WRONG = [
     ("modle=yolo", "model=yolo"),
     ("sed=3", "seed=3"),
     ("grid=9 model=yolo", "model.grid=9"),
-    ("optimizer.lr=0.1", "optimizer.lr=0.1"),
+    ("optimiser.lr=0.1", "optimizer.lr=0.1"),
     ("model=yolo model.gird=9", "model.grid=9"),
     ("augment.transforms.0.scael=1", "augment.transforms.0.scale=1"),
     ("optimizer.momentum=0.5", "optimizer=sgd"),

@@ -39,8 +39,8 @@ ROAD, CAR = 128 << 16 | 64 << 8 | 128, 64 << 8 | 128
                 {
                     "labels": [
                         {"name": "road", "color": [128, 64, 128]},
-                        {"name": "fast car", "color": [0, 64, 128, 255]},
-                        {"name": "Unlabeled", "color": [0, 0, 0]},
+                        {"name": "fast car", "colour": [0, 64, 128, 255]},
+                        {"name": "Unlabelled", "color": [0, 0, 0]},
                     ]
                 }
             ),
