@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cvtrain.data.gate.classes import class_counts
 from cvtrain.data.gate.images import mask_values
 from cvtrain.data.gate.report import SplitState
 from cvtrain.data.image_labels import tag_images
+from cvtrain.data.mask_file import VOID
 from cvtrain.data.table import CROWD, DIFFICULT, Problem, Table
 
 _BY_TASK = frozenset({"image-without-object", "image-several-objects"})
@@ -59,6 +61,8 @@ def check_losses(
         elif 2 * images > len(state.images):
             lost = f"{images:,} of {len(state.images):,} images"
             state.split_problem("labels-lost", f"{state.name} lost {lost}: {_reasons(state)}")
+        elif (state.name != "test" or wanted is not None) and (message := _one_class(state)):
+            state.split_problem("labels-none", message)
 
 
 def without_objects(tables: Mapping[str, Table], classes: Sequence[str | int] | None) -> list[str]:
@@ -118,6 +122,29 @@ def _count_masks(state: SplitState, chosen: np.ndarray) -> _Count:
             there, _ = state.masks.values.get(i, (np.zeros(0, np.int64), None))
             held[i] = bool(np.isin(there, values).any())
     return _Count(int(held.sum()), int((held & state.images).sum()), "mask")
+
+
+def _one_class(state: SplitState) -> str:
+    """What is wrong with masks all of whose pixels are one class of several, or void; or ""."""
+    if state.masks is None or len(state.table.classes) < 2:
+        return ""
+    counts = class_counts(state, written=True)
+    if np.count_nonzero(counts) > 1:
+        return ""
+    void = sum(
+        int(pixels[values == VOID].sum())
+        for values, pixels in state.masks.values.values()
+        if VOID not in mask_values(state)
+    )
+    only = int(counts.argmax())
+    if state.name != "train" and not (void and mask_values(state)[only] == 0):
+        return ""  # classes-absent says what the split does not have
+    also = ""
+    if void:
+        also = f", the other {void:,} are {VOID}, void: masks of 0 and {VOID} have two classes"
+    name = state.table.classes.names[only]
+    masks = f"all {len(state.images):,} masks of {state.name}"
+    return f"in {masks} every pixel that has a class is {name!r}{also}"
 
 
 def _known(labels: np.ndarray, classes: int) -> np.ndarray:

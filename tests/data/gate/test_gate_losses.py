@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from cvtrain.data.formats.masks import MasksReader
 from cvtrain.data.gate.run import run_gate
 from cvtrain.data.table import CROWD, DIFFICULT
 from cvtrain.errors import DataError
@@ -113,3 +116,34 @@ def test_one_image_with_objects_cannot_be_on_both_sides(dataset, apart) -> None:
     with pytest.raises(DataError, match="has no object: val is drawn from train"):
         run_gate(dataset, "detection", progress=False, workers=1)
     assert run_gate(dataset, "detection", progress=False, workers=1, allow_empty=True).used == 6
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "message"),
+    [
+        ([0, 0], [0, 1], "in all 2 masks of train every pixel that has a class is 'background'"),
+        ([0, 255], [0, 1], "the other 9,600 are 255, void: masks of 0 and 255 have two classes"),
+        ([0, 1], [0, 255], "in all 2 masks of val every pixel that has a class is 'background'"),
+        ([0, 1], [0, 0], ""),  # a note: classes-absent
+        ([0, 1], [1, 255], ""),
+        ([1, 2], [0, 2], ""),
+    ],
+)
+def test_masks_that_hold_nothing_but_one_class(tmp_path, train, val, message) -> None:
+    for split, values in (("train", train), ("val", val)):
+        for k in range(2):
+            for folder, pixels in (
+                ("images", np.full((80, 120, 3), 40 * k, np.uint8)),
+                ("masks", np.repeat(np.array(values, np.uint8), 60)[None].repeat(80, 0)),
+            ):
+                path = tmp_path / folder / split / f"{k}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+    (tmp_path / "classes.txt").write_text("background\nroad\ncar\n")
+    report = run_gate(MasksReader(tmp_path), "semantic_segmentation", strict=False, progress=False)
+    found = [p.message for p in report.stopping if p.code == "labels-none"]
+    assert (len(found), message in "".join(found)) == (bool(message), True)
+    allowed = run_gate(
+        MasksReader(tmp_path), "semantic_segmentation", progress=False, allow_empty=True
+    )
+    assert allowed.stopping == []
