@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import textwrap
 from collections.abc import Callable, Sequence
@@ -140,6 +139,5 @@ def _fitting(name: str, suffix: str) -> str:
 
 
 def relative(path: Path) -> str:
-    """A path as it is printed: relative to the working directory where that is shorter."""
-    from_here = os.path.relpath(path)
-    return from_here if len(from_here) < len(str(path)) else str(path)
+    """A path as it is printed: relative where it lies below the working directory."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
