@@ -106,8 +106,6 @@ def recognize(root: str | Path) -> tuple[str, str]:
         DataError: no layout fits, or several do; the message lists the layouts.
     """
     path = data_root(root)
-    if not VOCReader.detect(path) and (masks := voc_masks(path)):
-        raise DataError(f"{path} holds Pascal VOC's masks without boxes: write {masks}")
     found: dict[str, str] = {}
     doubts: list[DataError] = []
     for name, reader in READERS.items():
@@ -120,6 +118,9 @@ def recognize(root: str | Path) -> tuple[str, str]:
             continue
         if line is not None:
             found[name] = line
+    boxes_or_labels = set(found) & {"coco", "voc", "yolo", "csv"}
+    if not boxes_or_labels and (masks := voc_masks(path)):
+        raise DataError(f"{path} holds Pascal VOC's masks without boxes: write {masks}")
     if len(found) == 1:
         return next(iter(found.items()))
     if found:

@@ -160,3 +160,10 @@ def test_masks_of_pascal_voc_without_boxes_are_named(make, parent, objects) -> N
     assert str(caught.value).endswith(line)
     make.voc(f"{base}Annotations/a.xml", ("cat", 1, 1, 2, 2))
     assert f"its masks: data=voc_segmentation{folder}" in AutoReader(make.root).found
+
+
+def test_boxes_of_another_format_beside_vocs_masks_are_read(make, img, ann) -> None:
+    make.image("JPEGImages/a.jpg")
+    make.mask("SegmentationClass/a.png", [0, 1], "P")
+    make.coco("annotations.json", [img(1, "JPEGImages/a.jpg")], [ann(1, 1)])
+    assert AutoReader(make.root).name == "coco"
