@@ -8,12 +8,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from cvtrain import failures, signals, streams
 from cvtrain.cli import args
-from cvtrain.config.command import Command, CommandLine, command, function, names
+from cvtrain.config.command import Command, CommandLine, command, function, names, search_here
 from cvtrain.config.groups import ConfDirs
 from cvtrain.errors import UsageError
 
@@ -131,8 +130,8 @@ def configuration(line: CommandLine, conf: ConfDirs) -> dict[str, Any]:
         UsageError: anything that is wrong with the command.
     """
     config: dict[str, Any] = function(command(line.verb).configure)(line, conf)
-    if config.get("trust") and str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # a package of the user's own, beside their images
+    if config.get("trust"):
+        search_here()
     return config
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cvtrain.config.command import Command
+from cvtrain.config.command import OF_TRAINING, Command
 from cvtrain.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ COMMAND = Command(
     run="cvtrain.commands.anchors:anchors",
     reads=("seed", "run_dir", "k", "data.", "task.", "model", "experiment"),
     unread={
-        **dict.fromkeys(("data.sampler", "data.classification_root"), ""),
+        **OF_TRAINING,
         **dict.fromkeys(
             ("data.batch_size", "data.cache", "data.train_per_class", "data.num_workers"),
             "{key}= is not read by anchors, which looks only at the boxes",

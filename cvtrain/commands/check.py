@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cvtrain.config.command import Command
+from cvtrain.config.command import OF_TRAINING, Command
 from cvtrain.text import printable
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ COMMAND = Command(
     run="cvtrain.commands.check:check",
     reads=("seed", "run_dir", "data.", "task.", "model", "experiment"),
     unread={
-        **dict.fromkeys(("data.sampler", "data.classification_root"), ""),
+        **OF_TRAINING,
         **dict.fromkeys(
             (
                 *("data.batch_size", "data.image_size", "data.resize", "data.cache"),

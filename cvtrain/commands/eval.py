@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cvtrain.config.command import CHECKPOINT, Command
+from cvtrain.config.command import CHECKPOINT, OF_TRAINING, Command
 from cvtrain.config.readable_keys import AFTER_TRAINING, DEVICE
 
 COMMAND = Command(
@@ -16,7 +16,8 @@ COMMAND = Command(
     ),
     unread={
         **dict.fromkeys(("task.", "task.inference", "model.", "backbone.", "loss."), CHECKPOINT),
-        **dict.fromkeys(("data.sampler", "data.classification_root", "data.train_per_class"), ""),
+        **OF_TRAINING,
+        "data.train_per_class": "",
     },
     order=1,
 )

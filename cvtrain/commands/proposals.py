@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cvtrain.config.command import Command
+from cvtrain.config.command import OF_TRAINING, Command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,7 +24,7 @@ COMMAND = Command(
     run="cvtrain.commands.proposals:proposals",
     reads=("seed", "run_dir", "split", "data.", "proposals.", "task.", "experiment"),
     unread={
-        **dict.fromkeys(("data.sampler", "data.classification_root"), ""),
+        **OF_TRAINING,
         "model.": "{key}= is not read by proposals: no model is run",
         **dict.fromkeys(
             ("data.batch_size", "data.resize", "data.cache", "data.train_per_class"),

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cvtrain.config.command import Command, CommandLine
+from cvtrain.config.command import OF_TRAINING, Command, CommandLine
 from cvtrain.config.groups import ConfDirs
 from cvtrain.text import output_file, say
 
@@ -33,7 +33,7 @@ COMMAND = Command(
         *("seed", "run_dir", "data.", "augment.", "proposals.", "task.", "model"),
         "experiment",
     ),
-    unread=dict.fromkeys(("data.sampler", "data.classification_root"), ""),
+    unread=OF_TRAINING,
     order=6,
 )
 

@@ -22,6 +22,9 @@ from cvtrain.errors import UsageError
 CHECKPOINT = "{key}= is not read by {verb}: it comes from the checkpoint (ckpt=)"
 """For ``Command.unread``: what is settled by training."""
 
+OF_TRAINING = {"data.sampler": "", "data.classification_root": ""}
+"""For ``Command.unread``: keys of the data that only train reads."""
+
 
 @dataclass
 class CommandLine:
@@ -65,8 +68,7 @@ class Command:
         start: called with both instead of ``configure`` and ``run``; returns the exit code.
         sweep: called with both first; returns the exit code, or None where one run was typed.
         reads: the keys that it reads: ``seed`` that key or, of a group, its choice alone;
-            ``data.`` a group with all its keys; ``""`` every key. Each verb that leaves a file
-            reads ``trust``, too.
+            ``data.`` a group with all its keys. Each verb that leaves a file reads ``trust``, too.
         unread: keys, written as in ``reads``, that it does not read, with the message (``{key}``,
             ``{verb}`` and ``{readers}`` are filled in; empty: the usual one). Of all entries that
             fit a key, the longest counts.
@@ -110,7 +112,7 @@ class Command:
 def _fits(entry: str, key: str) -> bool:
     if entry.endswith("."):
         return key == entry[:-1] or key.startswith(entry)
-    return entry in ("", key)
+    return entry == key
 
 
 def function(name: str) -> Callable[..., Any]:
@@ -129,19 +131,28 @@ def trust_commands(packages: Sequence[str]) -> None:
 
     Args:
         packages: the values of ``trust=``; single classes, and packages without such a folder, add
-            nothing.
+            nothing and are not imported.
     """
-    if packages and str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # a package of the user's own, beside their images
+    if packages:
+        search_here()
     for package in packages:
         name = f"{package}.commands"
+        if "." in package or name in _PACKAGES:
+            continue
         try:
-            spec = importlib.util.find_spec(name)
-        except (ImportError, ValueError):  # there is none: who reads trust= says so
-            spec = None
-        if spec is not None and spec.submodule_search_locations and name not in _PACKAGES:
+            spec = importlib.util.find_spec(package)
+        except ValueError:  # __main__, which is no package
+            continue
+        folders = (spec.submodule_search_locations or []) if spec else []  # none: trust= says so
+        if any((Path(folder) / "commands").is_dir() for folder in folders):
             _PACKAGES.append(name)
             names.cache_clear()
+
+
+def search_here() -> None:
+    """Let Python find packages of the user's own in the working folder, beside their images."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
 
 
 @functools.cache

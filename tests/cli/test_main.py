@@ -152,6 +152,12 @@ def test_a_verb_of_a_package_of_ones_own(
 # --help ----------------------------------------------------------------------------------------
 
 
+def test_a_trusted_module_is_not_imported_to_parse_a_command(cli: Cli, here: Path) -> None:
+    (here / "my_nets.py").write_text("raise RuntimeError('imported')")
+    done = cli("task=detection model=yolo trust=[my_nets] run_dir=a")
+    assert (done.code, done.config["trust"]) == (0, ["my_nets"])
+
+
 def test_help_of_a_topic_is_its_guide_or_what_a_verb_reads(cli: Cli) -> None:
     for topic, part in {
         "data": "## The gate",

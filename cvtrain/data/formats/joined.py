@@ -38,13 +38,14 @@ def joined_labels(names: Sequence[str], given: str) -> Joined | None:
     same place (``cat dog``, ``dog bird``, ``bird cat``). ``polar bear`` beside ``grizzly bear`` and
     ``bear`` is a name of two words, and so is ``red car`` beside ``blue car`` and ``red truck``.
     """
-    every = sorted(set(names))
+    known = set(names)
+    every = sorted(known)
     for separator in SEPARATORS:
         if separator == given:
             continue
         split = {name: _parts(name, separator) for name in every if separator in name}
         split = {name: parts for name, parts in split.items() if len(parts) > 1}
-        joins = [name for name, parts in split.items() if all(part in every for part in parts)]
+        joins = [name for name, parts in split.items() if known.issuperset(parts)]
         sure = len(joins) >= _FEWEST and 2 * len(joins) >= len(split)
         if not joins:
             joins = _recombined(split)

@@ -131,13 +131,10 @@ def _one_class(state: SplitState) -> str:
     counts = class_counts(state, written=True)
     if np.count_nonzero(counts) > 1:
         return ""
-    void = sum(
-        int(pixels[values == VOID].sum())
-        for values, pixels in state.masks.values.values()
-        if VOID not in mask_values(state)
-    )
-    only = int(counts.argmax())
-    if state.name != "train" and not (void and mask_values(state)[only] == 0):
+    of_classes, only, void = mask_values(state), int(counts.argmax()), 0
+    if VOID not in of_classes:
+        void = sum(int(n[values == VOID].sum()) for values, n in state.masks.values.values())
+    if state.name != "train" and not (void and of_classes[only] == 0):
         return ""  # classes-absent says what the split does not have
     also = ""
     if void:

@@ -19,8 +19,13 @@ BOX = ("cat", 1, 1, 2, 2)
 
 
 @pytest.fixture
-def broken(make, img, ann):
-    """One data set of each format with many things wrong at once -> all their problems."""
+def broken(broken_boxes, broken_images):
+    """Data sets of each format with many things wrong at once: name -> what builds and reads it."""
+    return {build.__name__: build for build in (*broken_boxes, *broken_images)}
+
+
+@pytest.fixture
+def broken_boxes(make, img, ann):
 
     def coco():
         make.image("train/a.png", "train/b.png", "train/c.png", "val/v.png")
@@ -84,6 +89,11 @@ def broken(make, img, ann):
         make.text("data.yaml", "train: images/train\nval: images/val\nnames: [x]")
         return YOLOReader(make.root)
 
+    return coco, voc, yolo, keypoints, unsaid
+
+
+@pytest.fixture
+def broken_images(make):
     def masks():
         make.image("images/train/a.jpg")
         make.mask("masks/train/b.png", [0])
@@ -140,24 +150,8 @@ def broken(make, img, ann):
         make.image("a/b/1.jpg", "a/c/1.jpg")
         return FolderReader(make.root)
 
-    makers = (
-        coco,
-        voc,
-        yolo,
-        keypoints,
-        unsaid,
-        masks,
-        jpeg_masks,
-        object_masks,
-        id_masks,
-        *(numbered(*values) for values in ((0, 255), (1, 2, 1), (0, 1, 255))),
-        csv,
-        separated,
-        joined,
-        folder,
-        nested,
-    )
-    return {make.__name__: make for make in makers}
+    ids = [numbered(*values) for values in ((0, 255), (1, 2, 1), (0, 1, 255))]
+    return masks, jpeg_masks, object_masks, id_masks, *ids, csv, separated, joined, folder, nested
 
 
 def test_every_code_has_a_case(make, broken, tmp_path):
